@@ -1,0 +1,91 @@
+//! A checkpoint as plain data. One file for each kind; capture's and restore's folders mirror the names.
+//!
+//! All process and thread numbers are the job's own (the innermost pid namespace's), all paths are as the
+//! program sees them. Things that several processes share (open files, shared memory, disk files) lie in
+//! tables of the [`Checkpoint`] and are named by id; an id is the entry's `id` field, unique in its table.
+
+mod files;
+mod memory;
+mod process;
+mod signals;
+mod sockets;
+mod terminals;
+mod thread;
+mod timers;
+
+pub use files::*;
+pub use memory::*;
+pub use process::*;
+pub use signals::*;
+pub use sockets::*;
+pub use terminals::*;
+pub use thread::*;
+pub use timers::*;
+
+/// A whole checkpoint, without the bulk bytes: pages and blobs lie in sections of their own, named by
+/// [`PageOwner`].
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Checkpoint {
+    /// The host that it was taken on.
+    pub host: Host,
+    /// The clocks as the program saw them when it was frozen.
+    pub clocks: Clocks,
+    /// The command line of the root process, for people.
+    pub command: Vec<Vec<u8>>,
+    /// The job's name, where it had one.
+    pub job: Option<String>,
+    /// The root of the tree; its entry is in `processes`.
+    pub root: brant_base::Pid,
+    /// Parents stand before their children.
+    pub processes: Vec<Process>,
+    /// Open file descriptions, shared by descriptors (and by descriptors in flight).
+    pub open_files: Vec<OpenFile>,
+    /// Files on disk that are open or mapped.
+    pub disk_files: Vec<DiskFile>,
+    /// Shared memory: anonymous shared mappings and memfds.
+    pub shared_memory: Vec<SharedMemory>,
+    /// Pipes and fifos.
+    pub pipes: Vec<Pipe>,
+    /// Unix sockets.
+    pub unix_sockets: Vec<UnixSocket>,
+    /// Internet sockets.
+    pub inet_sockets: Vec<InetSocket>,
+    /// Pseudo-terminals, inside the tree or relayed.
+    pub terminals: Vec<Terminal>,
+}
+
+/// Where the checkpoint was taken.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Host {
+    /// `uname -n`.
+    pub name: String,
+    /// `uname -r`.
+    pub kernel_release: String,
+    /// `uname -m`; only `x86_64` so far.
+    pub machine: String,
+    /// XCR0: the state components that the CPU and kernel had enabled.
+    pub xstate_features: u64,
+    /// CPU flags of /proc/cpuinfo, sorted.
+    pub cpu_flags: Vec<String>,
+    /// The vdso's bytes (page multiple), as mapped in the root process.
+    pub vdso: Vec<u8>,
+}
+
+/// Clock readings in nanoseconds, as the program saw them (its time namespace).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Clocks {
+    pub realtime_ns: i64,
+    pub monotonic_ns: i64,
+    pub boottime_ns: i64,
+}
+
+/// Whose bytes a run of pages is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PageOwner {
+    /// Private memory of a process; page numbers are addresses / 4096.
+    Process(brant_base::Pid),
+    /// Shared memory; page numbers are offsets / 4096.
+    Shared(SharedMemoryId),
+    /// Contents of a disk file that travels in the image; page numbers are offsets / 4096.
+    File(DiskFileId),
+}

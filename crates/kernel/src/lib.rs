@@ -1,1 +1,7 @@
-//! TODO
+//! The unsafe quarantine: the remote hand (ptrace and remote system calls), /proc, and the host's abilities.
+//!
+//! Every other crate of the engine forbids unsafe code. What lies here is offered as safe functions whose
+//! worst outcome on a vanished or hostile target is an error.
+
+pub mod ptrace;
+pub mod remote;

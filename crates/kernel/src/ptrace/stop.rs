@@ -1,0 +1,146 @@
+//! Waiting for tracees, with a limit.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use brant_base::Tid;
+
+/// Why a tracee stopped or ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// PTRACE_INTERRUPT, or a new tracee's first stop.
+    Interrupt,
+    /// A job-control stop by this signal.
+    Group(i32),
+    /// At the entry or exit of a system call.
+    Syscall,
+    /// A PTRACE_EVENT_ number of another kind.
+    Event(i32),
+    /// About to receive this signal.
+    Signal(i32),
+    /// Ended, with the wait status.
+    Ended(i32),
+    /// Something that this kernel reports and we do not know.
+    Unknown(i32),
+}
+
+impl Stop {
+    fn from_status(status: i32) -> Stop {
+        if libc::WIFEXITED(status) || libc::WIFSIGNALED(status) {
+            return Stop::Ended(status);
+        }
+        if !libc::WIFSTOPPED(status) {
+            return Stop::Unknown(status);
+        }
+        let (signal, event) = (libc::WSTOPSIG(status), status >> 16);
+        match (event, signal) {
+            (libc::PTRACE_EVENT_STOP, libc::SIGTRAP) => Stop::Interrupt,
+            (libc::PTRACE_EVENT_STOP, signal) => Stop::Group(signal),
+            (0, signal) if signal == libc::SIGTRAP | 0x80 => Stop::Syscall,
+            (0, signal) => Stop::Signal(signal),
+            (event, _) => Stop::Event(event),
+        }
+    }
+}
+
+/// Why waiting failed.
+#[derive(Debug, thiserror::Error)]
+pub enum WaitError {
+    #[error("thread {0} did not stop within {1:?}")]
+    TimedOut(Tid, Duration),
+    #[error("waiting for thread {0}")]
+    Wait(Tid, #[source] io::Error),
+}
+
+/// Waits for tracees of the calling thread.
+///
+/// A blocking wait is the fastest way to meet a tracee, but it has no limit of its own. So a timer of the
+/// calling thread ticks while a `Waiter` lives, and each tick ends the wait for a look at the clock.
+pub struct Waiter {
+    timer: libc::timer_t,
+}
+
+const TICK_MS: i64 = 20;
+/// The signal of the tick. Its handler does nothing; the signal belongs to brant's own process.
+fn tick_signal() -> i32 {
+    libc::SIGRTMAX() - 3
+}
+
+extern "C" fn ignore_tick(_: i32) {}
+
+impl Waiter {
+    /// Starts the tick for the calling thread.
+    pub fn new() -> io::Result<Waiter> {
+        // SAFETY: an all-zero sigaction is valid; the handler does nothing and so is async-signal-safe.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = ignore_tick as *const () as usize;
+            if libc::sigaction(tick_signal(), &action, std::ptr::null_mut()) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        // SAFETY: an all-zero sigevent is valid, and `timer` outlives the call that fills it.
+        let timer = unsafe {
+            let mut event: libc::sigevent = std::mem::zeroed();
+            event.sigev_notify = libc::SIGEV_THREAD_ID;
+            event.sigev_signo = tick_signal();
+            event.sigev_notify_thread_id = libc::gettid();
+            let mut timer: libc::timer_t = std::ptr::null_mut();
+            if libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            timer
+        };
+        let waiter = Waiter { timer };
+        let tick = libc::timespec { tv_sec: 0, tv_nsec: TICK_MS * 1_000_000 };
+        let setting = libc::itimerspec { it_interval: tick, it_value: tick };
+        // SAFETY: the timer was just made and `setting` is valid.
+        if unsafe { libc::timer_settime(timer, 0, &setting, std::ptr::null_mut()) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(waiter)
+    }
+
+    /// Waits until `tid` stops or ends.
+    pub fn wait(&self, tid: Tid, timeout: Duration) -> Result<Stop, WaitError> {
+        let started = Instant::now();
+        loop {
+            match self.wait_once(tid, libc::__WALL) {
+                Ok(Some(stop)) => return Ok(stop),
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(WaitError::Wait(tid, error)),
+            }
+            if started.elapsed() >= timeout {
+                return Err(WaitError::TimedOut(tid, timeout));
+            }
+        }
+    }
+
+    /// Whether `tid` has stopped or ended by now.
+    pub fn poll(&self, tid: Tid) -> Result<Option<Stop>, WaitError> {
+        loop {
+            match self.wait_once(tid, libc::__WALL | libc::WNOHANG) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other.map_err(|error| WaitError::Wait(tid, error)),
+            }
+        }
+    }
+
+    fn wait_once(&self, tid: Tid, flags: i32) -> io::Result<Option<Stop>> {
+        let mut status = 0;
+        // SAFETY: `status` outlives the call.
+        match unsafe { libc::waitpid(tid.0, &mut status, flags) } {
+            0 => Ok(None),
+            found if found < 0 => Err(io::Error::last_os_error()),
+            _ => Ok(Some(Stop::from_status(status))),
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        // SAFETY: the timer was made by `new` and is deleted once.
+        unsafe { libc::timer_delete(self.timer) };
+    }
+}

@@ -1,0 +1,118 @@
+//! The remote hand on real processes.
+
+use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
+use std::time::Duration;
+
+use brant_base::{Addr, PageRange, Pid, Tid};
+use brant_kernel::ptrace::{self, Options, Stop, UserRegisters, Waiter};
+use brant_kernel::remote::{Call, Fork, Hand, HandThread, Puppet, StubPlace};
+
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+fn vdso_of(pid: i32) -> PageRange {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let line = maps.lines().find(|line| line.ends_with("[vdso]")).unwrap();
+    let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
+    PageRange::new(u64::from_str_radix(start, 16).unwrap(), u64::from_str_radix(end, 16).unwrap()).unwrap()
+}
+
+fn freeze(waiter: &Waiter, tid: Tid) -> HandThread {
+    ptrace::seize(tid, Options::default()).unwrap();
+    ptrace::interrupt(tid).unwrap();
+    assert_eq!(waiter.wait(tid, STOP_TIMEOUT).unwrap(), Stop::Interrupt);
+    HandThread { tid, registers: ptrace::registers(tid).unwrap(), mask: ptrace::signal_mask(tid).unwrap() }
+}
+
+fn sleeper() -> Child {
+    let child = Command::new("sleep").arg("1.5").stdin(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    child
+}
+
+#[test]
+fn a_sleeping_program_makes_calls_for_us_and_sleeps_on() {
+    let waiter = Waiter::new().unwrap();
+    let mut child = sleeper();
+    let pid = Pid(child.id() as i32);
+    let thread = freeze(&waiter, pid.into());
+    let vdso = vdso_of(pid.0);
+    let mut hand = Hand::open(&waiter, pid, &[thread], &[vdso]).unwrap();
+    assert_eq!(hand.call(0, libc::SYS_getpid, [0; 6]).unwrap(), pid.0 as u64);
+    let data = hand.data();
+    hand.call(0, libc::SYS_sigaltstack, [0, data.start().0, 0, 0, 0, 0]).unwrap();
+    let error = hand.call(0, libc::SYS_close, [999, 0, 0, 0, 0, 0]).unwrap_err();
+    assert_eq!(error.errno(), Some(libc::EBADF));
+    hand.finish().unwrap();
+    assert_eq!(ptrace::registers(pid.into()).unwrap(), thread.registers);
+    ptrace::detach(pid.into(), 0).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_thread_let_go_in_the_middle_of_a_call_finds_its_own_way_back() {
+    let waiter = Waiter::new().unwrap();
+    let mut child = sleeper();
+    let pid = Pid(child.id() as i32);
+    let thread = freeze(&waiter, pid.into());
+    let mut hand = Hand::open(&waiter, pid, &[thread], &[vdso_of(pid.0)]).unwrap();
+    hand.call(0, libc::SYS_getpid, [0; 6]).unwrap();
+    std::mem::forget(hand);
+    // As the kernel does for a tracer that was killed.
+    ptrace::detach(pid.into(), 0).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+/// A fork of the test process that waits for ever.
+fn fork_of_us() -> Tid {
+    // SAFETY: the child only makes async-signal-safe system calls.
+    match unsafe { libc::fork() } {
+        0 => loop {
+            // SAFETY: no arguments.
+            unsafe { libc::pause() };
+        },
+        pid => Tid(pid),
+    }
+}
+
+#[test]
+fn a_puppet_forks_threads_and_children_from_an_empty_address_space() {
+    let waiter = Rc::new(Waiter::new().unwrap());
+    let root = fork_of_us();
+    let place = StubPlace { range: PageRange::new(0x10000, 0x10000 + StubPlace::PAGES * 4096).unwrap() };
+    let mut puppet = Puppet::from_fork(waiter.clone(), root, place, &[]).unwrap();
+    assert_eq!(puppet.call(libc::SYS_getpid, &[]).unwrap(), root.0 as u64);
+    let calls = [Call::new(libc::SYS_getpid, &[]), Call::new(libc::SYS_close, &[999])];
+    let results = puppet.batch(&calls).unwrap();
+    assert_eq!(results, [root.0 as u64, -libc::EBADF as i64 as u64]);
+    let maps = std::fs::read_to_string(format!("/proc/{root}/maps")).unwrap();
+    assert!(maps.lines().filter(|line| !line.contains("[vsyscall]")).count() <= 2, "{maps}");
+    let is_root = std::fs::read_to_string("/proc/self/status").unwrap().contains("CapEff:\t000001ff");
+    if !is_root {
+        println!("skipped: choosing pids needs CAP_CHECKPOINT_RESTORE");
+        puppet.end(0).unwrap();
+        return;
+    }
+    let mut child = puppet.fork(Fork::Child { exit_signal: libc::SIGCHLD }, 31_000).unwrap();
+    assert_eq!(child.call(libc::SYS_getpid, &[]).unwrap(), 31_000);
+    assert_eq!(child.call(libc::SYS_getppid, &[]).unwrap(), root.0 as u64);
+    let mut thread = child.fork(Fork::Thread, 31_001).unwrap();
+    assert_eq!(thread.call(libc::SYS_gettid, &[]).unwrap(), 31_001);
+    assert_eq!(thread.call(libc::SYS_getpid, &[]).unwrap(), 31_000);
+    assert_eq!(child.call(libc::SYS_gettid, &[]).unwrap(), 31_000);
+    let zombie = puppet.fork(Fork::Child { exit_signal: libc::SIGCHLD }, 31_002).unwrap();
+    zombie.end(7 << 8).unwrap();
+    let room = puppet.arguments().start();
+    assert_eq!(puppet.call(libc::SYS_wait4, &[31_002, room.0, 0, 0]).unwrap(), 31_002);
+    let mut status = [0u8; 4];
+    puppet.read_memory(room, &mut status).unwrap();
+    assert_eq!(i32::from_le_bytes(status), 7 << 8);
+    let zombie = puppet.fork(Fork::Child { exit_signal: libc::SIGCHLD }, 31_003).unwrap();
+    zombie.end(libc::SIGTERM).unwrap();
+    puppet.call(libc::SYS_wait4, &[31_003, room.0, 0, 0]).unwrap();
+    puppet.read_memory(room, &mut status).unwrap();
+    assert_eq!(i32::from_le_bytes(status), libc::SIGTERM);
+    drop((thread, child));
+    let _ = (Addr(0), UserRegisters::default());
+    // The test's end kills what is left.
+}

@@ -1,0 +1,124 @@
+//! The container: what is written is read back.
+
+use std::io::{Seek, Write};
+
+use brant_base::{PageRange, Pid, Tid};
+use brant_image::model::*;
+use brant_image::{Codec, Head, Image, ImageError, PageContent, Writer};
+
+fn tiny() -> Checkpoint {
+    let mapping = Mapping {
+        range: PageRange::new(0x10000, 0x10000 + (4 << 20)).unwrap(),
+        protection: Protection { read: true, write: true, execute: false },
+        sharing: Sharing::Private,
+        backing: Backing::Anonymous,
+        flags: MappingFlags::default(),
+        name: None,
+    };
+    let body = ProcessBody {
+        cwd: b"/".to_vec(),
+        root: b"/".to_vec(),
+        limits: vec![Limit::default(); 16],
+        actions: vec![SignalAction::default(); 64],
+        memory: AddressSpace { mappings: vec![mapping], ..Default::default() },
+        threads: vec![Thread { tid: Tid(5), ..Default::default() }],
+        ..Default::default()
+    };
+    let process = Process {
+        pid: Pid(5),
+        ppid: Pid(1),
+        pgid: Pid(5),
+        sid: Pid(5),
+        body: Some(body),
+        ..Default::default()
+    };
+    let executable = DiskFile { path: b"/bin/true".to_vec(), ..Default::default() };
+    Checkpoint { root: Pid(5), processes: vec![process], disk_files: vec![executable], ..Default::default() }
+}
+
+/// Three packs of pages that compress, with a hole and a zero run.
+fn write(codec: Codec) -> std::fs::File {
+    let owner = PageOwner::Process(Pid(5));
+    let file = tempfile();
+    let mut writer = Writer::create(&file, &tiny(), codec).unwrap();
+    let bytes: Vec<u8> = (0..600u32 * 4096).map(|at| (at / 4096 % 251) as u8).collect();
+    writer.pages(owner, 0x10, &bytes).unwrap();
+    writer.zero_pages(owner, 0x10 + 700, 5).unwrap();
+    writer.pages(owner, 0x10 + 705, &bytes[..8192]).unwrap();
+    let (_, summary) = writer.finish().unwrap();
+    assert_eq!((summary.pages, summary.zero_pages), (602, 5));
+    assert_eq!(summary.bytes, file.metadata().unwrap().len());
+    file
+}
+
+fn tempfile() -> std::fs::File {
+    let path = std::env::temp_dir().join(format!(
+        "brant-test-{}-{:?}",
+        std::process::id(),
+        std::thread::current().id()
+    ));
+    let file = std::fs::File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    file
+}
+
+#[test]
+fn pages_come_back() {
+    let owner = PageOwner::Process(Pid(5));
+    for codec in [Codec::Raw, Codec::Lz4, Codec::Zstd(3)] {
+        let image = Image::open(write(codec)).unwrap();
+        assert_eq!(image.checkpoint(), &tiny());
+        assert_eq!(image.pack_count(), 3);
+        let runs: Vec<_> =
+            image.runs(owner).map(|run| (run.first_page, run.pages, run.zero, run.pack)).collect();
+        let expected = [
+            (0x10, 256, false, 0),
+            (0x110, 256, false, 1),
+            (0x210, 88, false, 2),
+            (0x2cc, 5, true, 2),
+            (0x2d1, 2, false, 2),
+        ];
+        assert_eq!(runs, expected);
+        for index in 0..3 {
+            for run in image.pack(index).unwrap().runs() {
+                let PageContent::Bytes(bytes) = run.content else { continue };
+                let first = if run.first_page == 0x2d1 { 0 } else { run.first_page - 0x10 };
+                for (page, content) in bytes.chunks(4096).enumerate() {
+                    assert!(content.iter().all(|&byte| u64::from(byte) == (first + page as u64) % 251));
+                }
+            }
+        }
+        assert_eq!(image.verify().unwrap().pages, 602);
+    }
+}
+
+#[test]
+fn a_head_needs_no_end() {
+    let file = write(Codec::Raw);
+    let head = Head::read(&file).unwrap();
+    file.set_len(head.bytes / 2).unwrap();
+    assert_eq!(Head::read(&file).unwrap().checkpoint, tiny());
+    assert!(matches!(Image::open(file).unwrap_err(), ImageError::Truncated { .. }));
+}
+
+#[test]
+fn bytes_after_the_end_are_an_error() {
+    let mut file = write(Codec::Raw);
+    file.seek(std::io::SeekFrom::End(0)).unwrap();
+    file.write_all(b"x").unwrap();
+    assert_eq!(Image::open(file).unwrap_err().code(), "B-0507");
+}
+
+#[test]
+fn pages_nobody_has_are_refused() {
+    let owner = PageOwner::Process(Pid(5));
+    let mut writer = Writer::create(Vec::new(), &tiny(), Codec::Raw).unwrap();
+    let page = [7; 4096];
+    assert_eq!(writer.pages(owner, 0xf, &page).unwrap_err().code(), "B-0512");
+    assert_eq!(writer.zero_pages(owner, 0x10, 1025).unwrap_err().code(), "B-0512");
+    assert_eq!(writer.zero_pages(owner, u64::MAX, 2).unwrap_err().code(), "B-0512");
+    assert_eq!(writer.pages(PageOwner::Process(Pid(6)), 0x10, &page).unwrap_err().code(), "B-0512");
+    writer.pages(owner, 0x10, &page).unwrap();
+    writer.zero_pages(owner, 0x10, 1).unwrap();
+    assert_eq!(writer.finish().unwrap_err().code(), "B-0512");
+}

@@ -1,1 +1,16 @@
-//! TODO
+//! The only consumer of images: plans a restore, builds the tree stopped, lets it go.
+//!
+//! - [`plan`]: what a restore of this image on this host would do, or every reason why it cannot. Pure.
+//! - [`restore`]: performs a plan.
+#![forbid(unsafe_code)]
+
+mod build;
+mod builder;
+mod error;
+mod namespace;
+mod plan;
+mod resume;
+
+pub use builder::{Handoff, Options, Restored, restore};
+pub use error::Error;
+pub use plan::{FilesPolicy, Plan, plan};

@@ -1,0 +1,28 @@
+//! What a restore of an image would do on this host, or every reason why it cannot.
+
+use brant_base::Refusals;
+use brant_image::Image;
+
+use crate::Options;
+
+/// What to do about files that are not as they were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FilesPolicy {
+    /// Refuse, naming each.
+    #[default]
+    Strict,
+    /// Take them as they are.
+    Keep,
+    /// Cut files that have only grown to their recorded size.
+    Rewind,
+}
+
+/// A plan without refusals.
+#[derive(Debug, Default)]
+pub struct Plan {}
+
+/// Looks at the image and the host and changes nothing.
+pub fn plan(image: &Image, options: &Options) -> Result<Plan, Refusals> {
+    let _ = (image, options);
+    Ok(Plan::default())
+}

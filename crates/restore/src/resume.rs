@@ -1,0 +1,1 @@
+//! The last steps: final registers, commit, release.

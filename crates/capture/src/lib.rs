@@ -1,7 +1,165 @@
 //! The only producer of images: discovers a process tree, finds what stands in the way, freezes it, writes it down and
 //! lets it go on.
+//!
+//! State of the target: whatever fails, in every phase, the tree runs on as it was; so it does when brant is killed
+//! (see `freeze` and `brant_kernel::remote::Hand`). It ends only by [`Captured::end`].
 #![forbid(unsafe_code)]
 
+mod collect;
+mod error;
+mod files;
+mod freeze;
+mod preflight;
+mod sleep;
+mod tables;
 mod tree;
 
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use brant_base::{Pid, Refusals};
+use brant_image::model::{Checkpoint, PageOwner};
+use brant_image::{Codec, Summary, Writer};
+use brant_kernel::facts::HostFacts;
+use brant_kernel::proc;
+use brant_kernel::remote::Memory;
+
+pub use error::Error;
 pub use tree::Member;
+
+use freeze::Frozen;
+use tables::Tables;
+
+/// How a checkpoint is taken.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long the tree may take to come to a stop.
+    pub freeze_timeout: Duration,
+    /// The tree stays frozen until it is ended or dropped.
+    pub stop: bool,
+    pub codec: Codec,
+    /// The job's name, for the image.
+    pub job: Option<String>,
+}
+
+/// A written image whose tree is still held, where that was asked for. Dropping it lets the tree go on.
+pub struct Captured<W> {
+    pub sink: W,
+    pub summary: Summary,
+    /// For how long the tree stood still; up to now where it is still held.
+    pub pause: Duration,
+    pub processes: usize,
+    pub threads: usize,
+    frozen: Option<Frozen>,
+}
+
+impl<W> Captured<W> {
+    /// Ends the tree: the image is safe. Without `stop` in the options it does nothing.
+    pub fn end(self) -> Result<W, Error> {
+        if let Some(frozen) = self.frozen {
+            frozen.end()?;
+        }
+        Ok(self.sink)
+    }
+}
+
+/// Every blocker of a checkpoint of the tree under `roots`, without touching it.
+pub fn check(roots: &[Pid], facts: &HostFacts) -> Result<Refusals, Error> {
+    let members = found(roots)?;
+    let mut tables = Tables::default();
+    preflight::look(&members, &mut tables, facts).map(|(_, refusals)| refusals)
+}
+
+/// Takes a checkpoint of the tree under `roots` (host numbers; the first one gives it its name) and writes it to `sink`.
+/// On return the tree runs on, unless `options.stop` keeps it frozen in [`Captured`].
+pub fn checkpoint<W: Write>(
+    roots: &[Pid],
+    facts: &HostFacts,
+    options: &Options,
+    sink: impl FnOnce() -> Result<W, Error>,
+) -> Result<Captured<W>, Error> {
+    let refusals = check(roots, facts)?;
+    refusals.into_result(()).map_err(Error::Refused)?;
+    let sink = sink()?;
+    let started = Instant::now();
+    let frozen = freeze::freeze(roots, options.freeze_timeout)?;
+    let members: Vec<Member> = frozen.processes.iter().map(|process| process.member.clone()).collect();
+    let mut tables = Tables::default();
+    // What has come into being since is found before anything is changed.
+    let (survey, refusals) = preflight::look(&members, &mut tables, facts)?;
+    refusals.into_result(()).map_err(Error::Refused)?;
+    let mut checkpoint = describe(&frozen, roots, facts, options, &mut tables)?;
+    survey.collect(&mut tables, &mut checkpoint)?;
+    tables.fill(&mut checkpoint)?;
+    let mut writer = Writer::create(sink, &checkpoint, options.codec)?;
+    write_memory(&members, &checkpoint, &mut writer)?;
+    tables.write_contents(&mut writer)?;
+    let threads = frozen.processes.iter().map(|process| process.threads.len()).sum();
+    let frozen = if options.stop {
+        Some(frozen)
+    } else {
+        frozen.thaw()?;
+        None
+    };
+    let pause = started.elapsed();
+    let (sink, summary) = writer.finish()?;
+    Ok(Captured { sink, summary, pause, processes: members.len(), threads, frozen })
+}
+
+fn found(roots: &[Pid]) -> Result<Vec<Member>, Error> {
+    let members = tree::discover(roots);
+    match roots.iter().find(|root| members.iter().all(|member| member.host != **root)) {
+        Some(gone) => Err(Error::NoTarget(*gone)),
+        None => Ok(members),
+    }
+}
+
+/// The tree's own state: everything but descriptors.
+fn describe(
+    frozen: &Frozen,
+    roots: &[Pid],
+    facts: &HostFacts,
+    options: &Options,
+    tables: &mut Tables,
+) -> Result<Checkpoint, Error> {
+    let mut processes = Vec::with_capacity(frozen.processes.len());
+    for process in &frozen.processes {
+        processes.push(collect::process::collect(frozen, process, tables)?);
+    }
+    let root = frozen
+        .processes
+        .iter()
+        .find(|process| process.member.host == roots[0])
+        .ok_or(Error::Ended { pid: roots[0] })?;
+    Ok(Checkpoint {
+        host: collect::host::collect(facts, &root.member)?,
+        clocks: tables.clocks.unwrap_or_default(),
+        command: proc::cmdline(root.member.host)?,
+        job: options.job.clone(),
+        root: root.member.pid,
+        processes,
+        ..Checkpoint::default()
+    })
+}
+
+fn write_memory<W: Write>(
+    members: &[Member],
+    checkpoint: &Checkpoint,
+    writer: &mut Writer<W>,
+) -> Result<(), Error> {
+    for (member, process) in members.iter().zip(&checkpoint.processes) {
+        let Some(body) = &process.body else { continue };
+        let memory = Memory::open(member.host).map_err(|error| Error::Memory { pid: member.host, error })?;
+        collect::memory::write_private(member, &body.memory, &memory, writer)?;
+    }
+    Ok(())
+}
+
+/// Contents that belong to no process: shared memory and files that travel.
+pub(crate) fn write_file<W: Write>(
+    owner: PageOwner,
+    file: &std::fs::File,
+    writer: &mut Writer<W>,
+) -> Result<(), Error> {
+    collect::memory::write_extents(owner, file, writer)
+}

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use brant_base::Pid;
+use brant_base::{PageRange, Pid, Tid};
+use brant_kernel::proc::{self, IdMapLine, MapEntry, MapKind};
 
 /// One process as discovery found it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,13 +16,8 @@ pub struct Member {
     pub zombie: bool,
 }
 
-/// Everything that descends from `roots` (host numbers), parents before children. `children` lists a process's children,
-/// `member` looks one up; both give `None` for a process that has gone.
-pub(crate) fn discover(
-    roots: &[Pid],
-    children: impl Fn(Pid) -> Vec<Pid>,
-    member: impl Fn(Pid) -> Option<Member>,
-) -> Vec<Member> {
+/// Everything that descends from `roots` (host numbers), parents before children.
+pub(crate) fn discover(roots: &[Pid]) -> Vec<Member> {
     let mut found = Vec::<Member>::new();
     let mut queue: VecDeque<Pid> = roots.iter().copied().collect();
     while let Some(host) = queue.pop_front() {
@@ -29,8 +25,37 @@ pub(crate) fn discover(
             continue;
         }
         let Some(process) = member(host) else { continue };
-        queue.extend(children(host));
+        queue.extend(proc::children(host).unwrap_or_default());
         found.push(process);
     }
     found
+}
+
+/// Looks one process up; `None` where it has gone.
+pub(crate) fn member(host: Pid) -> Option<Member> {
+    let status = proc::status(host).ok()?;
+    // A main thread that has ended shows as a zombie, although other threads go on.
+    let zombie = status.is_zombie() && status.threads <= 1;
+    Some(Member { host, pid: status.inner_pid(), zombie })
+}
+
+/// Private executable mappings, the vdso first: where a return thunk may find room.
+pub(crate) fn executable_ranges(entries: &[MapEntry]) -> Vec<PageRange> {
+    let mut ranges: Vec<&MapEntry> = entries
+        .iter()
+        .filter(|entry| entry.permissions.execute && !entry.shared && entry.kind != MapKind::Vsyscall)
+        .collect();
+    ranges.sort_by_key(|entry| entry.kind != MapKind::Vdso);
+    ranges.into_iter().map(|entry| entry.range).collect()
+}
+
+/// Whether a thread has ended (or is about to), although its process may go on.
+pub(crate) fn thread_ended(process: Pid, tid: Tid) -> bool {
+    proc::stat((process, tid)).map_or(true, |stat| matches!(stat.state, b'Z' | b'X'))
+}
+
+/// A user or group number as it is inside a user namespace; the overflow number where it is not mapped.
+pub(crate) fn id_inside(map: &[IdMapLine], outside: u32) -> u32 {
+    const OVERFLOW: u32 = 65534;
+    map.iter().find_map(|line| line.to_inside(outside)).unwrap_or(OVERFLOW)
 }

@@ -3,7 +3,10 @@
 //! Every other crate of the engine forbids unsafe code. What lies here is offered as safe functions whose
 //! worst outcome on a vanished or hostile target is an error.
 
+pub mod descriptor;
+pub mod facts;
 pub mod namespace;
 pub mod proc;
 pub mod ptrace;
 pub mod remote;
+pub mod thread;

@@ -1,0 +1,187 @@
+//! Address spaces: the list of mappings, and which of their pages an image must hold.
+
+use brant_base::{Addr, PAGE_SIZE, PageRange};
+use brant_image::Writer;
+use brant_image::model::*;
+use brant_kernel::proc::{self, MapEntry, MapKind, PageKind, Pagemap, Stat, VmFlags};
+use brant_kernel::remote::Memory;
+
+use crate::error::Error;
+use crate::tables::Tables;
+use crate::tree::Member;
+
+/// Bytes that are copied from a target at once.
+const COPY_BYTES: usize = 1 << 20;
+
+/// The address space of a frozen process. `current_break` is what brk(0) gives.
+pub(crate) fn address_space(
+    member: &Member,
+    entries: &[MapEntry],
+    stat: &Stat,
+    current_break: u64,
+    tables: &mut Tables,
+) -> Result<AddressSpace, Error> {
+    let mut mappings = Vec::with_capacity(entries.len());
+    for entry in entries {
+        if entry.kind == MapKind::Vsyscall {
+            continue;
+        }
+        mappings.push(mapping(member, entry, tables)?);
+    }
+    let layout = MemoryLayout {
+        code: (stat.start_code, stat.end_code),
+        data: (stat.start_data, stat.end_data),
+        brk: (stat.start_brk, Addr(current_break)),
+        stack_start: stat.start_stack,
+        arguments: (stat.arg_start, stat.arg_end),
+        environment: (stat.env_start, stat.env_end),
+    };
+    Ok(AddressSpace { layout, auxv: auxv(member)?, mappings })
+}
+
+fn auxv(member: &Member) -> Result<Vec<u8>, Error> {
+    let words = proc::auxv(member.host)?;
+    Ok(words.iter().flat_map(|(key, value)| [key.to_le_bytes(), value.to_le_bytes()]).flatten().collect())
+}
+
+fn mapping(member: &Member, entry: &MapEntry, tables: &mut Tables) -> Result<Mapping, Error> {
+    let shared = entry.shared;
+    let may_write = shared && entry.flags.has(VmFlags::MAY_WRITE);
+    let (backing, name) = match &entry.kind {
+        MapKind::Anonymous | MapKind::Heap | MapKind::Stack => (Backing::Anonymous, None),
+        MapKind::AnonymousNamed(name) => (Backing::Anonymous, Some(name.clone())),
+        MapKind::Vdso => (Backing::Vdso, None),
+        MapKind::Vvar => (Backing::Vvar, None),
+        MapKind::SharedAnonymous(_) | MapKind::Memfd(_) => {
+            let memory = tables.mapped_memory(member, entry)?;
+            (Backing::Shared { memory, offset: entry.offset, writable: may_write }, None)
+        }
+        _ => {
+            let file = tables.mapped_file(member, entry)?;
+            (Backing::File { file, offset: entry.offset, writable: may_write }, None)
+        }
+    };
+    Ok(Mapping {
+        range: entry.range,
+        protection: Protection {
+            read: entry.permissions.read,
+            write: entry.permissions.write,
+            execute: entry.permissions.execute,
+        },
+        sharing: if shared { Sharing::Shared } else { Sharing::Private },
+        backing,
+        flags: flags(entry),
+        name,
+    })
+}
+
+fn flags(entry: &MapEntry) -> MappingFlags {
+    let has = |flag| entry.flags.has(flag);
+    MappingFlags {
+        grows_down: has(VmFlags::GROWS_DOWN),
+        no_reserve: has(VmFlags::NO_RESERVE),
+        locked: has(VmFlags::LOCKED),
+        dont_fork: has(VmFlags::DONT_COPY),
+        wipe_on_fork: has(VmFlags::WIPE_ON_FORK),
+        dont_dump: has(VmFlags::DONT_DUMP),
+        mergeable: has(VmFlags::MERGEABLE),
+        huge_page: has(VmFlags::HUGE_PAGE),
+        no_huge_page: has(VmFlags::NO_HUGE_PAGE),
+        sequential: has(VmFlags::SEQUENTIAL),
+        random: has(VmFlags::RANDOM),
+    }
+}
+
+/// The runs of private pages that differ from what the mappings give by themselves.
+pub(crate) fn private_pages(member: &Member, space: &AddressSpace) -> Result<Vec<PageRange>, Error> {
+    let pagemap = Pagemap::open(member.host)?;
+    let mut runs = Vec::new();
+    for mapping in &space.mappings {
+        let kernels = matches!(mapping.backing, Backing::Vdso | Backing::Vvar);
+        if kernels || mapping.sharing == Sharing::Shared {
+            continue;
+        }
+        let populated = pagemap.populated(mapping.range)?;
+        runs.extend(populated.iter().filter(|run| run.kind == PageKind::Anonymous).map(|run| run.range));
+    }
+    Ok(runs)
+}
+
+/// Copies the private pages of a process into the image. A page of zeros is left out where nothing lies below it.
+pub(crate) fn write_private<W: std::io::Write>(
+    member: &Member,
+    space: &AddressSpace,
+    memory: &Memory,
+    writer: &mut Writer<W>,
+) -> Result<(), Error> {
+    let owner = PageOwner::Process(member.pid);
+    let failed = |error| Error::Memory { pid: member.host, error };
+    let mut buffer = vec![0u8; COPY_BYTES];
+    let mut mappings = space.mappings.iter().peekable();
+    for run in private_pages(member, space)? {
+        while mappings.peek().is_some_and(|mapping| mapping.range.end() <= run.start()) {
+            mappings.next();
+        }
+        let over_something = mappings.peek().is_some_and(|mapping| mapping.backing != Backing::Anonymous);
+        let mut at = run.start();
+        while at < run.end() {
+            let length = COPY_BYTES.min((run.end().0 - at.0) as usize);
+            memory.read(at, &mut buffer[..length]).map_err(failed)?;
+            write_pages(writer, owner, at.0 / PAGE_SIZE, &buffer[..length], over_something)?;
+            at = Addr(at.0 + length as u64);
+        }
+    }
+    Ok(())
+}
+
+/// Writes whole pages, those of zeros as zero runs or, unless `keep_zeros`, not at all.
+pub(crate) fn write_pages<W: std::io::Write>(
+    writer: &mut Writer<W>,
+    owner: PageOwner,
+    first_page: u64,
+    bytes: &[u8],
+    keep_zeros: bool,
+) -> Result<(), Error> {
+    const PAGE: usize = PAGE_SIZE as usize;
+    let pages = bytes.len() / PAGE;
+    let page = |index: usize| &bytes[index * PAGE..(index + 1) * PAGE];
+    let mut from = 0;
+    while from < pages {
+        let zero = brant_image::is_zero_page(page(from));
+        let run = (from..pages).take_while(|index| brant_image::is_zero_page(page(*index)) == zero).count();
+        let first = first_page + from as u64;
+        if !zero {
+            writer.pages(owner, first, &bytes[from * PAGE..(from + run) * PAGE])?;
+        } else if keep_zeros {
+            writer.zero_pages(owner, first, run as u64)?;
+        }
+        from += run;
+    }
+    Ok(())
+}
+
+/// Copies a file's or a shared memory's extents that hold data. The last page is filled up with zeros.
+pub(crate) fn write_extents<W: std::io::Write>(
+    owner: PageOwner,
+    file: &std::fs::File,
+    writer: &mut Writer<W>,
+) -> Result<(), Error> {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::FileExt;
+    let failed =
+        |error| Error::Descriptor { what: "reading contents that travel in the image".to_owned(), error };
+    let size = file.metadata().map_err(failed)?.len();
+    let mut buffer = vec![0u8; COPY_BYTES];
+    for extent in proc::data_extents(file.as_fd()).map_err(failed)? {
+        let mut at = extent.start / PAGE_SIZE * PAGE_SIZE;
+        while at < extent.end {
+            let wanted = COPY_BYTES.min((extent.end.next_multiple_of(PAGE_SIZE) - at) as usize);
+            let present = wanted.min((size.saturating_sub(at)) as usize);
+            file.read_exact_at(&mut buffer[..present], at).map_err(failed)?;
+            buffer[present..wanted].fill(0);
+            write_pages(writer, owner, at / PAGE_SIZE, &buffer[..wanted], false)?;
+            at += wanted as u64;
+        }
+    }
+    Ok(())
+}

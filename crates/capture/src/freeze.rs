@@ -1,0 +1,289 @@
+//! Freezing a tree and letting it go on.
+//!
+//! State of the target: a frozen thread is in a ptrace stop with its own registers. If brant is killed, the kernel
+//! detaches every thread and each goes on; one in a job-control stop stays in it. [`Frozen::thaw`] does the same in
+//! order, and so does dropping it. A call that our stop alone ended with EINTR is made again.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use brant_base::{Pid, Tid};
+use brant_kernel::proc;
+use brant_kernel::ptrace::{self, Options, Stop, UserRegisters, Waiter};
+use brant_kernel::thread;
+
+use crate::error::Error;
+use crate::sleep::{self, Sleep};
+use crate::tree::{self, Member};
+
+/// A whole tree, stopped.
+pub(crate) struct Frozen {
+    pub(crate) processes: Vec<FrozenProcess>,
+    tracees: Tracees,
+}
+
+/// One process, all of whose threads are stopped; a zombie has none.
+pub(crate) struct FrozenProcess {
+    pub(crate) member: Member,
+    /// The main thread first, where it is alive; the others by number.
+    pub(crate) threads: Vec<FrozenThread>,
+    /// The main thread has ended, others go on.
+    pub(crate) leader_exited: bool,
+}
+
+pub(crate) struct FrozenThread {
+    /// Its number in our pid namespace.
+    pub(crate) host: Tid,
+    /// As the thread has them; an interrupted restartable sequence is already aborted.
+    pub(crate) registers: UserRegisters,
+    pub(crate) mask: u64,
+    /// The signal of a job-control stop that it was in.
+    pub(crate) stopped_by: Option<i32>,
+    /// The timed call that it slept in when it was stopped.
+    pub(crate) sleep: Option<Sleep>,
+}
+
+/// How long one round waits for every thread to stop. A process in vfork cannot stop while its child lives in it, so
+/// the others run for a moment after a round, and another one begins.
+const ROUND_TIMEOUT: Duration = Duration::from_millis(300);
+const ROUND_PAUSE: Duration = Duration::from_millis(20);
+const POLL_PAUSE: Duration = Duration::from_micros(20);
+/// How long letting go waits for a thread that is neither stopped nor ended.
+/// How long a killed tree may take to be gone.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Stops every thread of every process that descends from `roots` (host numbers).
+pub(crate) fn freeze(roots: &[Pid], freeze_timeout: Duration) -> Result<Frozen, Error> {
+    let waiter = Waiter::new().map_err(Error::Waiter)?;
+    let mut tracees = Tracees { waiter, threads: BTreeMap::new() };
+    let deadline = Instant::now() + freeze_timeout;
+    loop {
+        let mut members = tree::discover(roots);
+        if tracees.seize_new(&members)? == 0 {
+            return Frozen::gather(members, tracees);
+        }
+        while let Err(stuck) = tracees.stop_all(ROUND_TIMEOUT)? {
+            if Instant::now() > deadline {
+                return Err(Error::DoesNotStop { tid: stuck, timeout: freeze_timeout, place: wchan(stuck) });
+            }
+            tracees.run_for(ROUND_PAUSE)?;
+            members = tree::discover(roots);
+            tracees.seize_new(&members)?;
+        }
+    }
+}
+
+/// Where in the kernel a thread hangs, for people.
+fn wchan(tid: Tid) -> String {
+    let text = std::fs::read_to_string(format!("/proc/{tid}/wchan")).unwrap_or_default();
+    if text.is_empty() || text == "0" { "an unknown place".to_owned() } else { text }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Tracee {
+    /// `None` while it runs.
+    stop: Option<Stop>,
+    interrupted: bool,
+    sleep: Option<Sleep>,
+}
+
+/// Every thread that we hold. Dropping lets all of them go.
+struct Tracees {
+    waiter: Waiter,
+    threads: BTreeMap<Tid, Tracee>,
+}
+
+impl Tracees {
+    /// Seizes and interrupts the threads that are not held yet. Returns how many there were.
+    fn seize_new(&mut self, members: &[Member]) -> Result<usize, Error> {
+        let mut new = 0;
+        for member in members.iter().filter(|member| !member.zombie) {
+            for tid in proc::tasks(member.host).unwrap_or_default() {
+                if !self.threads.contains_key(&tid) && self.seize(member.host, tid)? {
+                    new += 1;
+                }
+            }
+        }
+        Ok(new)
+    }
+
+    fn seize(&mut self, process: Pid, tid: Tid) -> Result<bool, Error> {
+        let sleep = sleep::measure(process, tid);
+        match ptrace::seize(tid, Options::default()) {
+            Ok(()) => {}
+            Err(_) if tree::thread_ended(process, tid) => return Ok(false),
+            Err(error) => return Err(Error::Seize { tid, error }),
+        }
+        self.threads.insert(tid, Tracee { stop: None, interrupted: false, sleep });
+        self.interrupt(tid);
+        Ok(true)
+    }
+
+    fn interrupt(&mut self, tid: Tid) {
+        if let Some(tracee) = self.threads.get_mut(&tid) {
+            // Fails only where it has ended, which the next poll shows.
+            tracee.interrupted = ptrace::interrupt(tid).is_ok();
+        }
+    }
+
+    /// Waits until all are stopped, or names one that was not within `timeout`.
+    fn stop_all(&mut self, timeout: Duration) -> Result<Result<(), Tid>, Error> {
+        let deadline = Instant::now() + timeout;
+        let running: Vec<Tid> = self.running().collect();
+        for tid in running {
+            if !self.threads[&tid].interrupted {
+                self.interrupt(tid);
+            }
+        }
+        loop {
+            self.poll()?;
+            let Some(stuck) = self.running().next() else { return Ok(Ok(())) };
+            if Instant::now() > deadline {
+                return Ok(Err(stuck));
+            }
+            std::thread::sleep(POLL_PAUSE);
+        }
+    }
+
+    fn running(&self) -> impl Iterator<Item = Tid> {
+        self.threads.iter().filter(|(_, tracee)| tracee.stop.is_none()).map(|(tid, _)| *tid)
+    }
+
+    /// Takes note of every stop that has been reported. A signal is passed on; its handler's frame is built before the
+    /// interrupt stops the thread.
+    fn poll(&mut self) -> Result<(), Error> {
+        let running: Vec<Tid> = self.running().collect();
+        for tid in running {
+            match self.waiter.poll(tid) {
+                Ok(None) => {}
+                Ok(Some(stop @ (Stop::Interrupt | Stop::Group(_)))) => {
+                    self.threads.get_mut(&tid).expect("held").stop = Some(stop);
+                }
+                Ok(Some(Stop::Ended(_))) | Err(_) => drop(self.threads.remove(&tid)),
+                Ok(Some(Stop::Signal(signal))) => drop(ptrace::resume(tid, signal)),
+                Ok(Some(_)) => drop(ptrace::resume(tid, 0)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the stopped ones run for a moment, but those that job control has stopped.
+    fn run_for(&mut self, pause: Duration) -> Result<(), Error> {
+        for (tid, tracee) in &mut self.threads {
+            if tracee.stop == Some(Stop::Interrupt) && ptrace::resume(*tid, 0).is_ok() {
+                *tracee = Tracee { stop: None, interrupted: false, sleep: None };
+            }
+        }
+        let until = Instant::now() + pause;
+        while Instant::now() < until {
+            self.poll()?;
+            std::thread::sleep(POLL_PAUSE);
+        }
+        Ok(())
+    }
+
+    /// Lets go of all. Only a stopped thread can be let go, so one that runs is waited for; where it does not stop in
+    /// time (it hangs in the kernel), the kernel lets it go when we end.
+    fn release(&mut self) {
+        let deadline = Instant::now() + RELEASE_TIMEOUT;
+        while !self.threads.is_empty() {
+            self.threads.retain(|tid, tracee| tracee.stop.is_none() || ptrace::detach(*tid, 0).is_err());
+            if self.poll().is_err() || Instant::now() > deadline {
+                break;
+            }
+            self.threads.retain(|tid, tracee| tracee.stop.is_none() || ptrace::detach(*tid, 0).is_err());
+            if !self.threads.is_empty() {
+                std::thread::sleep(POLL_PAUSE);
+            }
+        }
+        self.threads.clear();
+    }
+}
+
+impl Tracees {
+    /// Waits for the end of all, which were killed.
+    fn reap(&mut self, timeout: Duration) -> Result<(), Error> {
+        let deadline = Instant::now() + timeout;
+        while !self.threads.is_empty() && Instant::now() < deadline {
+            self.threads.values_mut().for_each(|tracee| tracee.stop = None);
+            self.poll()?;
+            std::thread::sleep(POLL_PAUSE);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Tracees {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl Frozen {
+    fn gather(members: Vec<Member>, tracees: Tracees) -> Result<Frozen, Error> {
+        let mut processes = Vec::with_capacity(members.len());
+        for member in members {
+            let mut threads = Vec::new();
+            for tid in proc::tasks(member.host).unwrap_or_default() {
+                if let Some(tracee) = tracees.threads.get(&tid) {
+                    threads.push(FrozenThread::read(tid, tracee)?);
+                }
+            }
+            let zombie = threads.is_empty();
+            let leader_exited = !zombie && threads.iter().all(|thread| thread.host != member.host.into());
+            threads.sort_by_key(|thread| (thread.host != member.host.into(), thread.host));
+            processes.push(FrozenProcess { member: Member { zombie, ..member }, threads, leader_exited });
+        }
+        Ok(Frozen { processes, tracees })
+    }
+
+    /// What waits for our tracees.
+    pub(crate) fn waiter(&self) -> &Waiter {
+        &self.tracees.waiter
+    }
+
+    /// Lets everything go on where it was.
+    pub(crate) fn thaw(self) -> Result<(), Error> {
+        for thread in self.processes.iter().flat_map(|process| &process.threads) {
+            if let Some(again) = sleep::call_again(thread) {
+                ptrace::set_registers(thread.host, &again).map_err(|error| Error::Thread {
+                    tid: thread.host,
+                    operation: "setting registers",
+                    error,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends every process of the tree. From here on it lives in its image only. Returns when all have ended.
+    pub(crate) fn end(mut self) -> Result<(), Error> {
+        for process in self.processes.iter().filter(|process| !process.member.zombie) {
+            let pid = process.member.host;
+            thread::kill(pid).map_err(|error| Error::Thread {
+                tid: pid.into(),
+                operation: "ending",
+                error,
+            })?;
+        }
+        self.tracees.reap(END_TIMEOUT)
+    }
+}
+
+impl FrozenThread {
+    fn read(tid: Tid, tracee: &Tracee) -> Result<FrozenThread, Error> {
+        let failed = |operation| move |error| Error::Thread { tid, operation, error };
+        let stopped_by = match tracee.stop {
+            Some(Stop::Group(signal)) => Some(signal),
+            _ => None,
+        };
+        Ok(FrozenThread {
+            host: tid,
+            registers: ptrace::registers(tid).map_err(failed("reading registers"))?,
+            mask: ptrace::signal_mask(tid).map_err(failed("reading its signal mask"))?,
+            stopped_by,
+            sleep: tracee.sleep,
+        })
+    }
+}

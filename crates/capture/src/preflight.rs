@@ -1,0 +1,354 @@
+//! What stands in the way of a checkpoint: all of it at once, with a reason and a remedy, before anything is touched.
+//!
+//! Runs before the freeze and once more after it, when what has come into being since leads to a thaw.
+
+use brant_base::{Pid, Refusal, Refusals};
+use brant_kernel::facts::HostFacts;
+use brant_kernel::proc::{self, MapEntry, MapKind, Namespaces, Status, VmFlags};
+use brant_kernel::{descriptor, thread};
+
+use crate::error::Error;
+use crate::files::{self, Survey};
+use crate::tables::Tables;
+use crate::tree::{self, Member};
+
+/// Looks at every process and every descriptor.
+pub(crate) fn look(
+    members: &[Member],
+    tables: &mut Tables,
+    facts: &HostFacts,
+) -> Result<(Survey, Refusals), Error> {
+    let mut refusals = Refusals::default();
+    for member in members.iter().filter(|member| !member.zombie) {
+        may_trace(member.host)?;
+        process(member, &mut refusals)?;
+        mappings(member, tables, &mut refusals)?;
+    }
+    namespaces(members, &mut refusals)?;
+    shared_tables(members, &mut refusals);
+    let (survey, found) = files::survey(members, tables, facts);
+    found.0.into_iter().for_each(|refusal| refusals.push(refusal));
+    Ok((survey, refusals))
+}
+
+/// The kernel's own answer to whether we may trace it: the same check guards this file.
+fn may_trace(pid: Pid) -> Result<(), Error> {
+    match std::fs::File::open(format!("/proc/{pid}/mem")) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::Ended { pid }),
+        Err(error) => Err(Error::Permission { pid, error }),
+    }
+}
+
+fn process(member: &Member, refusals: &mut Refusals) -> Result<(), Error> {
+    let pid = member.host;
+    let status = proc::status(pid)?;
+    let mut refuse = |code, resource: String, why: &str, hint: &str| {
+        refusals.push(Refusal { code, pid: Some(pid), resource, why: why.to_owned(), hint: hint.to_owned() });
+    };
+    if status.tracer != Pid(0) && status.tracer.0 != std::process::id() as i32 {
+        refuse(
+            "B-0301",
+            format!("a tracer, process {}", status.tracer),
+            "a process has one tracer at a time",
+            "detach the debugger or strace first",
+        );
+    }
+    if status.seccomp != 0 && !under_our_filter(&status) {
+        refuse(
+            "B-0302",
+            "a seccomp filter".to_owned(),
+            "a plain user can neither read the filter nor make calls past it",
+            "start the program without its sandbox",
+        );
+    }
+    if status.x86_thread_features.iter().any(|feature| feature == b"shstk") {
+        refuse(
+            "B-0303",
+            "a shadow stack".to_owned(),
+            "its contents cannot be put back",
+            "start the program with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off",
+        );
+    }
+    if status.inner_pid() == Pid(1) {
+        refuse(
+            "B-0304",
+            "the first process of a pid namespace".to_owned(),
+            "a restored tree has brant's keeper in this place",
+            "name a process below it",
+        );
+    }
+    if !is_64_bit(pid) {
+        refuse(
+            "B-0305",
+            "a program that is not 64-bit".to_owned(),
+            "only x86-64 code is carried",
+            "use a 64-bit build of the program",
+        );
+    }
+    if std::fs::read_link(format!("/proc/{pid}/root")).is_ok_and(|root| root.as_os_str() != "/") {
+        refuse(
+            "B-0306",
+            "a changed root directory".to_owned(),
+            "paths would mean other files after a restore",
+            "start the program without chroot",
+        );
+    }
+    if status.capabilities[2] != 0 && !is_root() && own_user_namespace(pid) {
+        refuse(
+            "B-0307",
+            "capabilities".to_owned(),
+            "a plain user cannot give them back",
+            "run brant as root, or the program without them",
+        );
+    }
+    let deadline = 6;
+    for tid in proc::tasks(pid)? {
+        if thread::scheduling_policy(tid).is_ok_and(|policy| policy & 0xff == deadline) {
+            refuse(
+                "B-0308",
+                format!("SCHED_DEADLINE of thread {tid}"),
+                "its parameters are not carried",
+                "give it another policy with chrt",
+            );
+        }
+    }
+    Ok(())
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Whether the process is in our own user namespace, where its capabilities would be real.
+fn own_user_namespace(pid: Pid) -> bool {
+    let of = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/user")).ok();
+    of("self") == of(&pid.to_string())
+}
+
+/// Whether all its filters are those that we inherited ourselves (a container's): then what we may call, it may too.
+fn under_our_filter(status: &Status) -> bool {
+    let own = proc::status(Pid(std::process::id() as i32));
+    own.is_ok_and(|own| own.seccomp == status.seccomp && own.seccomp_filters == status.seccomp_filters)
+}
+
+fn is_64_bit(pid: Pid) -> bool {
+    use std::io::Read;
+    const ELF_CLASS_64: u8 = 2;
+    const MACHINE_X86_64: [u8; 2] = [62, 0];
+    let mut head = [0u8; 20];
+    let read = std::fs::File::open(format!("/proc/{pid}/exe")).and_then(|mut exe| exe.read_exact(&mut head));
+    // Where the executable cannot be read, the registers tell once it is stopped.
+    read.is_err() || (head[4] == ELF_CLASS_64 && head[18..20] == MACHINE_X86_64)
+}
+
+fn mappings(member: &Member, tables: &mut Tables, refusals: &mut Refusals) -> Result<(), Error> {
+    for entry in proc::smaps(member.host)? {
+        let Some((code, what, why, hint)) = blocker(&entry) else {
+            if let MapKind::File = entry.kind
+                && let Err(refusal) = tables.mapped_file_check(member, &entry)
+            {
+                refusals.push(refusal);
+            }
+            continue;
+        };
+        refusals.push(Refusal {
+            code,
+            pid: Some(member.host),
+            resource: format!("the mapping {} ({what})", entry.range),
+            why: why.to_owned(),
+            hint: hint.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+type Blocker = (&'static str, String, &'static str, &'static str);
+
+fn blocker(entry: &MapEntry) -> Option<Blocker> {
+    let has = |flag| entry.flags.has(flag);
+    let path = String::from_utf8_lossy(&entry.path).into_owned();
+    match &entry.kind {
+        MapKind::Vsyscall | MapKind::Vdso | MapKind::Vvar => return None,
+        MapKind::SystemV => {
+            return Some((
+                "B-0320",
+                format!("System V shared memory {path}"),
+                "segments of shmget outlive their processes and may have other users",
+                "use memory of mmap or shm_open",
+            ));
+        }
+        MapKind::AnonymousInode(name) => {
+            let name = String::from_utf8_lossy(name).into_owned();
+            return Some((
+                "B-0321",
+                format!("rings or buffers of {name}"),
+                "the kernel shares them with a descriptor that cannot be carried",
+                "start the program with this feature off",
+            ));
+        }
+        MapKind::Other(name) => {
+            let name = String::from_utf8_lossy(name).into_owned();
+            return Some(("B-0322", name, "a kind of mapping that is not known", "report it"));
+        }
+        _ => {}
+    }
+    if has(VmFlags::HUGETLB) {
+        return Some((
+            "B-0323",
+            format!("hugetlbfs pages {path}"),
+            "reserved huge pages are not carried",
+            "use transparent huge pages",
+        ));
+    }
+    if has(VmFlags::PFN_MAP) || has(VmFlags::IO) {
+        return Some((
+            "B-0324",
+            format!("memory of a device {path}"),
+            "what lies behind it is hardware",
+            "let the program release the device",
+        ));
+    }
+    if has(VmFlags::UFFD_MISSING) || has(VmFlags::UFFD_WRITE_PROTECT) || has(VmFlags::UFFD_MINOR) {
+        return Some((
+            "B-0325",
+            "userfaultfd".to_owned(),
+            "who serves its faults cannot be put back",
+            "start the program with this feature off",
+        ));
+    }
+    if has(VmFlags::GUARDS_MAYBE) {
+        return Some((
+            "B-0328",
+            "guard regions".to_owned(),
+            "those of MADV_GUARD_INSTALL are not carried",
+            "use a build of the program that makes its guards with mprotect",
+        ));
+    }
+    if entry.protection_key != 0 {
+        return Some(("B-0326", "a protection key".to_owned(), "keys are not carried", "none known"));
+    }
+    if has(VmFlags::SEALED) {
+        return Some((
+            "B-0327",
+            "a sealed mapping".to_owned(),
+            "seals of mseal are not carried",
+            "none known",
+        ));
+    }
+    if has(VmFlags::SHADOW_STACK) {
+        return Some((
+            "B-0303",
+            "a shadow stack".to_owned(),
+            "its contents cannot be put back",
+            "start the program with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off",
+        ));
+    }
+    None
+}
+
+/// All members must live in the same namespaces, and in ours but for those that a restored job has of its own.
+fn namespaces(members: &[Member], refusals: &mut Refusals) -> Result<(), Error> {
+    let Some(first) = members.iter().find(|member| !member.zombie) else { return Ok(()) };
+    let own = proc::namespaces(Pid(std::process::id() as i32))?;
+    let root = proc::namespaces(first.host)?;
+    for (name, ours, theirs) in kinds(&own, &root) {
+        let may_differ =
+            matches!(name, "user" | "pid" | "time") || (name == "mnt" && same_mounts(first.host)?);
+        if ours != theirs && !may_differ {
+            refusals.push(Refusal {
+                code: "B-0309",
+                pid: Some(first.host),
+                resource: format!("a {name} namespace that is not this one"),
+                why: "it would have to be rebuilt around the program".to_owned(),
+                hint: "run brant inside of it".to_owned(),
+            });
+        }
+    }
+    for member in members.iter().filter(|member| !member.zombie) {
+        for (name, expected, theirs) in kinds(&root, &proc::namespaces(member.host)?) {
+            if expected != theirs {
+                refusals.push(Refusal {
+                    code: "B-0310",
+                    pid: Some(member.host),
+                    resource: format!("a {name} namespace of its own"),
+                    why: "all processes of a tree must live in the same namespaces".to_owned(),
+                    hint: "name a process inside of that namespace, or one of a tree without it".to_owned(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn kinds(a: &Namespaces, b: &Namespaces) -> [(&'static str, u64, u64); 8] {
+    [
+        ("user", a.user, b.user),
+        ("pid", a.pid, b.pid),
+        ("time", a.time, b.time),
+        ("mnt", a.mount, b.mount),
+        ("net", a.network, b.network),
+        ("ipc", a.ipc, b.ipc),
+        ("uts", a.uts, b.uts),
+        ("cgroup", a.cgroup, b.cgroup),
+    ]
+}
+
+/// Whether a process sees the same file systems at the same places as we do, but for /proc and terminals: a
+/// restored job has those of its own.
+fn same_mounts(pid: Pid) -> Result<bool, Error> {
+    let of = |pid: Pid| -> Result<Vec<_>, Error> {
+        let mut mounts: Vec<_> = proc::mounts(pid)?
+            .into_iter()
+            .filter(|mount| {
+                let point = mount.point.as_slice();
+                !(point == b"/proc"
+                    || point.starts_with(b"/proc/")
+                    || point.starts_with(b"/dev/pts")
+                    || point == b"/dev/ptmx")
+            })
+            .map(|mount| (mount.point, mount.root, mount.device))
+            .collect();
+        mounts.sort();
+        mounts.dedup();
+        Ok(mounts)
+    };
+    Ok(of(pid)? == of(Pid(std::process::id() as i32))?)
+}
+
+/// Processes and threads that share a part of themselves in a way that fork and pthread_create do not make.
+fn shared_tables(members: &[Member], refusals: &mut Refusals) {
+    let mut refuse = |pid, other: String, what: &str| {
+        refusals.push(Refusal {
+            code: "B-0311",
+            pid: Some(pid),
+            resource: format!("{what} shared with {other}"),
+            why: "such sharing by clone is not carried".to_owned(),
+            hint: "none but to let one of them end".to_owned(),
+        });
+    };
+    let living: Vec<Pid> = members.iter().filter(|member| !member.zombie).map(|member| member.host).collect();
+    for (index, a) in living.iter().enumerate() {
+        for b in &living[index + 1..] {
+            for (what, kind) in SHAREABLE {
+                if descriptor::same_resource(*a, *b, kind) {
+                    refuse(*b, format!("process {a}"), what);
+                }
+            }
+        }
+        for tid in proc::tasks(*a).unwrap_or_default().into_iter().filter(|tid| tid.0 != a.0) {
+            for (what, kind) in &SHAREABLE[1..] {
+                // A main thread that has ended shares nothing any more.
+                if !descriptor::same_resource(*a, Pid(tid.0), *kind) && !tree::thread_ended(*a, (*a).into()) {
+                    refuse(*a, format!("not with its thread {tid}"), what);
+                }
+            }
+        }
+    }
+}
+
+const SHAREABLE: [(&str, descriptor::Shared); 3] = [
+    ("memory", descriptor::Shared::Memory),
+    ("a descriptor table", descriptor::Shared::Files),
+    ("a working directory", descriptor::Shared::FileSystem),
+];

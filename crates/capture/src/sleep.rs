@@ -1,0 +1,136 @@
+//! Threads that sleep in a system call with a time-out: how much of it is left, and how the call goes on.
+//!
+//! The kernel does not show what remains of a relative time-out. But a thread that sleeps last ran when it fell
+//! asleep, and `se.exec_start` in /proc/TID/sched says when that was, on the clock of its CPU. So the elapsed time is
+//! the difference to our own `exec_start` on that CPU, read before the thread is disturbed. Where the file is missing
+//! the time-out counts as unspent.
+
+use std::time::Duration;
+
+use brant_base::{Addr, Pid, Tid};
+use brant_image::model::InterruptedCall;
+use brant_kernel::proc::{self, CurrentCall};
+use brant_kernel::ptrace::{self, Interrupted, Queue, UserRegisters};
+use brant_kernel::remote::{Memory, TimeoutForm, timeout_form};
+use brant_kernel::thread;
+
+use crate::freeze::FrozenThread;
+
+/// A timed call that a thread was asleep in before it was disturbed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sleep {
+    pub(crate) number: u64,
+    pub(crate) elapsed: Duration,
+}
+
+const NR_RESTART_SYSCALL: u64 = 219;
+
+/// Looks at a running thread; `None` where it is not asleep in a call with a relative time-out.
+pub(crate) fn measure(process: Pid, tid: Tid) -> Option<Sleep> {
+    let of = (process, tid);
+    let CurrentCall::Inside { number, arguments, .. } = proc::current_call(of).ok()? else { return None };
+    let number = original_number(tid, number as u64, arguments);
+    timeout_form(number as i64, arguments)?;
+    let cpu = proc::stat(of).ok()?.processor as u32;
+    let own = Pid(std::process::id() as i32);
+    let exec_start = |who: Option<Tid>| {
+        who.map_or_else(|| proc::exec_start_ns(own), |tid| proc::exec_start_ns((process, tid))).ok()
+    };
+    let elapsed_ns = thread::asleep_for_ns(tid, cpu, exec_start).unwrap_or_default();
+    Some(Sleep { number, elapsed: Duration::from_nanos(elapsed_ns) })
+}
+
+/// The call that the program made: after an earlier stop, the kernel goes on with a sleep under the number of
+/// restart_syscall. The place where the thread hangs then tells which call it was; the arguments are still there.
+fn original_number(tid: Tid, number: u64, arguments: [u64; 6]) -> u64 {
+    if number != NR_RESTART_SYSCALL {
+        return number;
+    }
+    const LARGEST_CLOCK: u64 = 4095;
+    let place = std::fs::read_to_string(format!("/proc/{tid}/wchan")).unwrap_or_default();
+    if place.contains("futex") {
+        return 202;
+    }
+    if place.contains("poll") || place.contains("select") {
+        return 7;
+    }
+    if place.contains("nanosleep") {
+        // clock_nanosleep's first argument is a clock, nanosleep's a pointer.
+        return if arguments[0] <= LARGEST_CLOCK { 230 } else { 35 };
+    }
+    number
+}
+
+/// System calls that give EINTR when a stop wakes them, although no signal handler ran, and that have had no effect then
+/// (signal(7), "Interruption of system calls and library functions by stop signals").
+const EINTR_WITHOUT_EFFECT: [u64; 16] =
+    [23, 43, 44, 45, 46, 47, 65, 128, 208, 220, 232, 271, 281, 288, 299, 441];
+
+/// The registers with which a thread whose call our stop has ended with EINTR makes it again, or `None` where the kernel
+/// does what is right by itself. A time-out in a register is what remains of it.
+pub(crate) fn call_again(thread: &FrozenThread) -> Option<UserRegisters> {
+    let Interrupted::Eintr { number } = thread.registers.interrupted() else { return None };
+    if !EINTR_WITHOUT_EFFECT.contains(&number) || has_deliverable_signal(thread) {
+        return None;
+    }
+    let mut again = thread.registers.with_call_again(number);
+    if let (Some(TimeoutForm::Milliseconds { argument: 3 }), Some(sleep)) =
+        (timeout_form(number as i64, arguments(&again)), thread.sleep)
+    {
+        let left_ms = (again.r10 as i32 as i64).saturating_sub(sleep.elapsed.as_millis() as i64);
+        again.r10 = left_ms.max(0) as u64;
+    }
+    Some(again)
+}
+
+/// Whether a signal is pending that a handler or a default action will end the call for.
+fn has_deliverable_signal(thread: &FrozenThread) -> bool {
+    [Queue::Thread, Queue::Process].into_iter().any(|queue| {
+        ptrace::pending_signals(thread.host, queue).unwrap_or_default().iter().any(|info| {
+            let signal = i32::from_le_bytes(info[..4].try_into().expect("four bytes"));
+            (1..=64).contains(&signal) && thread.mask & (1 << (signal - 1)) == 0
+        })
+    })
+}
+
+fn arguments(registers: &UserRegisters) -> [u64; 6] {
+    [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9]
+}
+
+/// What an image holds of a thread's call: the registers that it goes on with, and what is left of a time-out.
+pub(crate) fn for_image(thread: &FrozenThread, memory: &Memory) -> (UserRegisters, Option<InterruptedCall>) {
+    let registers = thread.registers;
+    let number = match registers.interrupted() {
+        Interrupted::No => return (registers, None),
+        Interrupted::Restart { .. } => return (registers.as_resumed_by_kernel(), None),
+        Interrupted::RestartBlock { number } => {
+            thread.sleep.map(|sleep| sleep.number).filter(|_| number == NR_RESTART_SYSCALL).unwrap_or(number)
+        }
+        Interrupted::Eintr { number } => {
+            if !EINTR_WITHOUT_EFFECT.contains(&number) || has_deliverable_signal(thread) {
+                return (registers, None);
+            }
+            number
+        }
+    };
+    let again = registers.with_call_again(number);
+    let form = timeout_form(number as i64, arguments(&again));
+    let elapsed = thread.sleep.map(|sleep| sleep.elapsed).unwrap_or_default();
+    let call = form.and_then(|form| timeout_ns(form, &again, memory)).map(|timeout_ns| InterruptedCall {
+        number,
+        remaining_ns: timeout_ns.saturating_sub(elapsed.as_nanos() as u64),
+    });
+    (again, call)
+}
+
+fn timeout_ns(form: TimeoutForm, registers: &UserRegisters, memory: &Memory) -> Option<u64> {
+    let value = |argument: usize| arguments(registers)[argument];
+    match form {
+        TimeoutForm::Milliseconds { argument } => Some(value(argument) as u32 as u64 * 1_000_000),
+        TimeoutForm::Timespec { argument } => {
+            let [seconds, nanoseconds] = memory.read_value::<[i64; 2]>(Addr(value(argument))).ok()?;
+            let seconds_ns = u64::try_from(seconds).ok()?.checked_mul(1_000_000_000)?;
+            seconds_ns.checked_add(u64::try_from(nanoseconds).ok()?)
+        }
+    }
+}

@@ -34,8 +34,10 @@ pub(crate) struct FrozenProcess {
 pub(crate) struct FrozenThread {
     /// Its number in our pid namespace.
     pub(crate) host: Tid,
-    /// As the thread has them; an interrupted restartable sequence is already aborted.
+    /// As it goes on with them: a call that our stop alone has ended is put back to be made again.
     pub(crate) registers: UserRegisters,
+    /// As they were when it stopped.
+    pub(crate) at_stop: UserRegisters,
     pub(crate) mask: u64,
     /// The signal of a job-control stop that it was in.
     pub(crate) stopped_by: Option<i32>,
@@ -80,10 +82,12 @@ fn wchan(tid: Tid) -> String {
     if text.is_empty() || text == "0" { "an unknown place".to_owned() } else { text }
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Tracee {
     /// `None` while it runs.
     stop: Option<Stop>,
+    at_stop: UserRegisters,
+    registers: UserRegisters,
     interrupted: bool,
     sleep: Option<Sleep>,
 }
@@ -92,6 +96,23 @@ struct Tracee {
 struct Tracees {
     waiter: Waiter,
     threads: BTreeMap<Tid, Tracee>,
+}
+
+impl Tracee {
+    /// A call that our stop has ended with EINTR is put back at once: from here on the thread makes it again even if
+    /// we are killed.
+    fn note_stop(&mut self, tid: Tid, stop: Stop) {
+        let Ok(registers) = ptrace::registers(tid) else { return };
+        let again = sleep::call_again(tid, &registers, self.sleep);
+        if let Some(again) = &again
+            && ptrace::set_registers(tid, again).is_err()
+        {
+            return;
+        }
+        self.at_stop = registers;
+        self.registers = again.unwrap_or(registers);
+        self.stop = Some(stop);
+    }
 }
 
 impl Tracees {
@@ -115,7 +136,7 @@ impl Tracees {
             Err(_) if tree::thread_ended(process, tid) => return Ok(false),
             Err(error) => return Err(Error::Seize { tid, error }),
         }
-        self.threads.insert(tid, Tracee { stop: None, interrupted: false, sleep });
+        self.threads.insert(tid, Tracee { interrupted: false, sleep, ..Tracee::default() });
         self.interrupt(tid);
         Ok(true)
     }
@@ -158,7 +179,7 @@ impl Tracees {
             match self.waiter.poll(tid) {
                 Ok(None) => {}
                 Ok(Some(stop @ (Stop::Interrupt | Stop::Group(_)))) => {
-                    self.threads.get_mut(&tid).expect("held").stop = Some(stop);
+                    self.threads.get_mut(&tid).expect("held").note_stop(tid, stop);
                 }
                 Ok(Some(Stop::Ended(_))) | Err(_) => drop(self.threads.remove(&tid)),
                 Ok(Some(Stop::Signal(signal))) => drop(ptrace::resume(tid, signal)),
@@ -172,7 +193,7 @@ impl Tracees {
     fn run_for(&mut self, pause: Duration) -> Result<(), Error> {
         for (tid, tracee) in &mut self.threads {
             if tracee.stop == Some(Stop::Interrupt) && ptrace::resume(*tid, 0).is_ok() {
-                *tracee = Tracee { stop: None, interrupted: false, sleep: None };
+                *tracee = Tracee::default();
             }
         }
         let until = Instant::now() + pause;
@@ -244,17 +265,8 @@ impl Frozen {
     }
 
     /// Lets everything go on where it was.
-    pub(crate) fn thaw(self) -> Result<(), Error> {
-        for thread in self.processes.iter().flat_map(|process| &process.threads) {
-            if let Some(again) = sleep::call_again(thread) {
-                ptrace::set_registers(thread.host, &again).map_err(|error| Error::Thread {
-                    tid: thread.host,
-                    operation: "setting registers",
-                    error,
-                })?;
-            }
-        }
-        Ok(())
+    pub(crate) fn thaw(self) {
+        drop(self);
     }
 
     /// Ends every process of the tree. From here on it lives in its image only. Returns when all have ended.
@@ -273,15 +285,16 @@ impl Frozen {
 
 impl FrozenThread {
     fn read(tid: Tid, tracee: &Tracee) -> Result<FrozenThread, Error> {
-        let failed = |operation| move |error| Error::Thread { tid, operation, error };
+        let failed = |error| Error::Thread { tid, operation: "reading its signal mask", error };
         let stopped_by = match tracee.stop {
             Some(Stop::Group(signal)) => Some(signal),
             _ => None,
         };
         Ok(FrozenThread {
             host: tid,
-            registers: ptrace::registers(tid).map_err(failed("reading registers"))?,
-            mask: ptrace::signal_mask(tid).map_err(failed("reading its signal mask"))?,
+            registers: tracee.registers,
+            at_stop: tracee.at_stop,
+            mask: ptrace::signal_mask(tid).map_err(failed)?,
             stopped_by,
             sleep: tracee.sleep,
         })

@@ -98,7 +98,7 @@ pub fn checkpoint<W: Write>(
     let frozen = if options.stop {
         Some(frozen)
     } else {
-        frozen.thaw()?;
+        frozen.thaw();
         None
     };
     let pause = started.elapsed();

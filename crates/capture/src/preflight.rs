@@ -20,11 +20,17 @@ pub(crate) fn look(
 ) -> Result<(Survey, Refusals), Error> {
     let mut refusals = Refusals::default();
     for member in members.iter().filter(|member| !member.zombie) {
-        may_trace(member.host)?;
-        process(member, &mut refusals)?;
-        mappings(member, tables, &mut refusals)?;
+        // One that ends meanwhile stands in nobody's way; what is gone at the freeze is no member.
+        let looked = may_trace(member.host)
+            .and_then(|()| process(member, &mut refusals))
+            .and_then(|()| mappings(member, tables, &mut refusals))
+            .and_then(|()| namespaces(member, &members[0], &mut refusals));
+        if let Err(error) = looked
+            && !ended(member.host)
+        {
+            return Err(error);
+        }
     }
-    namespaces(members, &mut refusals)?;
     shared_tables(members, &mut refusals);
     let (survey, found) = files::survey(members, tables, facts);
     found.0.into_iter().for_each(|refusal| refusals.push(refusal));
@@ -35,7 +41,7 @@ pub(crate) fn look(
 fn may_trace(pid: Pid) -> Result<(), Error> {
     match std::fs::File::open(format!("/proc/{pid}/mem")) {
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::Ended { pid }),
+        Err(_) if ended(pid) => Err(Error::Ended { pid }),
         Err(error) => Err(Error::Permission { pid, error }),
     }
 }
@@ -247,35 +253,42 @@ fn blocker(entry: &MapEntry) -> Option<Blocker> {
     None
 }
 
+/// Whether a process has ended since it was found.
+fn ended(pid: Pid) -> bool {
+    tree::member(pid).is_none_or(|member| member.zombie)
+}
+
 /// All members must live in the same namespaces, and in ours but for those that a restored job has of its own.
-fn namespaces(members: &[Member], refusals: &mut Refusals) -> Result<(), Error> {
-    let Some(first) = members.iter().find(|member| !member.zombie) else { return Ok(()) };
-    let own = proc::namespaces(Pid(std::process::id() as i32))?;
-    let root = proc::namespaces(first.host)?;
-    for (name, ours, theirs) in kinds(&own, &root) {
-        let may_differ =
-            matches!(name, "user" | "pid" | "time") || (name == "mnt" && same_mounts(first.host)?);
-        if ours != theirs && !may_differ {
-            refusals.push(Refusal {
-                code: "B-0309",
-                pid: Some(first.host),
-                resource: format!("a {name} namespace that is not this one"),
-                why: "it would have to be rebuilt around the program".to_owned(),
-                hint: "run brant inside of it".to_owned(),
-            });
-        }
-    }
-    for member in members.iter().filter(|member| !member.zombie) {
-        for (name, expected, theirs) in kinds(&root, &proc::namespaces(member.host)?) {
-            if expected != theirs {
-                refusals.push(Refusal {
-                    code: "B-0310",
-                    pid: Some(member.host),
-                    resource: format!("a {name} namespace of its own"),
-                    why: "all processes of a tree must live in the same namespaces".to_owned(),
-                    hint: "name a process inside of that namespace, or one of a tree without it".to_owned(),
-                });
+fn namespaces(member: &Member, root: &Member, refusals: &mut Refusals) -> Result<(), Error> {
+    let mut refuse = |code, resource: String, why: &str, hint: &str| {
+        let (why, hint) = (why.to_owned(), hint.to_owned());
+        refusals.push(Refusal { code, pid: Some(member.host), resource, why, hint });
+    };
+    let theirs = proc::namespaces(member.host)?;
+    if member == root {
+        let own = proc::namespaces(Pid(std::process::id() as i32))?;
+        for (name, ours, theirs) in kinds(&own, &theirs) {
+            let may_differ =
+                matches!(name, "user" | "pid" | "time") || (name == "mnt" && same_mounts(member.host)?);
+            if ours != theirs && !may_differ {
+                refuse(
+                    "B-0309",
+                    format!("a {name} namespace that is not this one"),
+                    "it would have to be rebuilt around the program",
+                    "run brant inside of it",
+                );
             }
+        }
+        return Ok(());
+    }
+    for (name, expected, theirs) in kinds(&proc::namespaces(root.host)?, &theirs) {
+        if expected != theirs {
+            refuse(
+                "B-0310",
+                format!("a {name} namespace of its own"),
+                "all processes of a tree must live in the same namespaces",
+                "name a process inside of that namespace, or one of a tree without it",
+            );
         }
     }
     Ok(())

@@ -63,19 +63,37 @@ fn original_number(tid: Tid, number: u64, arguments: [u64; 6]) -> u64 {
 
 /// System calls that give EINTR when a stop wakes them, although no signal handler ran, and that have had no effect then
 /// (signal(7), "Interruption of system calls and library functions by stop signals").
-const EINTR_WITHOUT_EFFECT: [u64; 16] =
-    [23, 43, 44, 45, 46, 47, 65, 128, 208, 220, 232, 271, 281, 288, 299, 441];
+const EINTR_WITHOUT_EFFECT: [i64; 15] = [
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_epoll_wait,
+    libc::SYS_io_getevents,
+    libc::SYS_msgrcv,
+    libc::SYS_msgsnd,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmmsg,
+    libc::SYS_recvmsg,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_sendmsg,
+];
+
+/// The call that our stop alone has ended with EINTR.
+fn ended_by_stop(tid: Tid, registers: &UserRegisters) -> Option<u64> {
+    let Interrupted::Eintr { number } = registers.interrupted() else { return None };
+    (EINTR_WITHOUT_EFFECT.contains(&(number as i64)) && !has_deliverable_signal(tid)).then_some(number)
+}
 
 /// The registers with which a thread whose call our stop has ended with EINTR makes it again, or `None` where the kernel
 /// does what is right by itself. A time-out in a register is what remains of it.
-pub(crate) fn call_again(thread: &FrozenThread) -> Option<UserRegisters> {
-    let Interrupted::Eintr { number } = thread.registers.interrupted() else { return None };
-    if !EINTR_WITHOUT_EFFECT.contains(&number) || has_deliverable_signal(thread) {
-        return None;
-    }
-    let mut again = thread.registers.with_call_again(number);
+pub(crate) fn call_again(tid: Tid, registers: &UserRegisters, sleep: Option<Sleep>) -> Option<UserRegisters> {
+    let number = ended_by_stop(tid, registers)?;
+    let mut again = registers.with_call_again(number);
     if let (Some(TimeoutForm::Milliseconds { argument: 3 }), Some(sleep)) =
-        (timeout_form(number as i64, arguments(&again)), thread.sleep)
+        (timeout_form(number as i64, arguments(&again)), sleep)
     {
         let left_ms = (again.r10 as i32 as i64).saturating_sub(sleep.elapsed.as_millis() as i64);
         again.r10 = left_ms.max(0) as u64;
@@ -84,11 +102,12 @@ pub(crate) fn call_again(thread: &FrozenThread) -> Option<UserRegisters> {
 }
 
 /// Whether a signal is pending that a handler or a default action will end the call for.
-fn has_deliverable_signal(thread: &FrozenThread) -> bool {
+fn has_deliverable_signal(tid: Tid) -> bool {
+    let Ok(mask) = ptrace::signal_mask(tid) else { return true };
     [Queue::Thread, Queue::Process].into_iter().any(|queue| {
-        ptrace::pending_signals(thread.host, queue).unwrap_or_default().iter().any(|info| {
+        ptrace::pending_signals(tid, queue).unwrap_or_default().iter().any(|info| {
             let signal = i32::from_le_bytes(info[..4].try_into().expect("four bytes"));
-            (1..=64).contains(&signal) && thread.mask & (1 << (signal - 1)) == 0
+            (1..=64).contains(&signal) && mask & (1 << (signal - 1)) == 0
         })
     })
 }
@@ -99,19 +118,17 @@ fn arguments(registers: &UserRegisters) -> [u64; 6] {
 
 /// What an image holds of a thread's call: the registers that it goes on with, and what is left of a time-out.
 pub(crate) fn for_image(thread: &FrozenThread, memory: &Memory) -> (UserRegisters, Option<InterruptedCall>) {
-    let registers = thread.registers;
+    let registers = thread.at_stop;
     let number = match registers.interrupted() {
         Interrupted::No => return (registers, None),
         Interrupted::Restart { .. } => return (registers.as_resumed_by_kernel(), None),
         Interrupted::RestartBlock { number } => {
             thread.sleep.map(|sleep| sleep.number).filter(|_| number == NR_RESTART_SYSCALL).unwrap_or(number)
         }
-        Interrupted::Eintr { number } => {
-            if !EINTR_WITHOUT_EFFECT.contains(&number) || has_deliverable_signal(thread) {
-                return (registers, None);
-            }
-            number
-        }
+        Interrupted::Eintr { .. } => match ended_by_stop(thread.host, &registers) {
+            None => return (registers, None),
+            Some(number) => number,
+        },
     };
     let again = registers.with_call_again(number);
     let form = timeout_form(number as i64, arguments(&again));

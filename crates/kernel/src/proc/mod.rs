@@ -143,6 +143,13 @@ impl ProcError {
     }
 }
 
+/// stat(2) of what a link under a process's directory leads to, such as `fd/3` or `exe`.
+pub fn file_status(subject: Subject, file: &str) -> Result<crate::descriptor::FileStatus, ProcError> {
+    std::fs::metadata(subject.path(file))
+        .map(|metadata| crate::descriptor::FileStatus::from(&metadata))
+        .map_err(|error| ProcError::from_io(subject, file, error))
+}
+
 fn open(subject: Subject, file: &str) -> Result<File, ProcError> {
     File::open(subject.path(file)).map_err(|error| ProcError::from_io(subject, file, error))
 }

@@ -62,7 +62,7 @@ impl Stat {
     pub fn terminal(&self) -> Option<super::Device> {
         let number = self.tty_nr as u32;
         // include/linux/kdev_t.h, new_encode_dev.
-        (number != 0).then(|| super::Device {
+        (number != 0).then_some(super::Device {
             major: (number >> 8) & 0xfff,
             minor: (number & 0xff) | ((number >> 12) & 0xf_ff00),
         })

@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use brant_base::{Pid, Tid};
+use brant_base::{Addr, Pid, Tid};
 use brant_kernel::proc;
 use brant_kernel::ptrace::{self, Options, Stop, UserRegisters, Waiter};
+use brant_kernel::remote::Memory;
 use brant_kernel::thread;
 
 use crate::error::Error;
@@ -253,6 +254,7 @@ impl Frozen {
             }
             let zombie = threads.is_empty();
             let leader_exited = !zombie && threads.iter().all(|thread| thread.host != member.host.into());
+            abort_sequences(&member, &mut threads)?;
             threads.sort_by_key(|thread| (thread.host != member.host.into(), thread.host));
             processes.push(FrozenProcess { member: Member { zombie, ..member }, threads, leader_exited });
         }
@@ -281,6 +283,29 @@ impl Frozen {
         }
         self.tracees.reap(END_TIMEOUT)
     }
+}
+
+/// Sends threads that were stopped inside a restartable sequence to its abort handler, as the kernel does for any
+/// thread that was interrupted there: foreign instructions would make it forget.
+fn abort_sequences(member: &Member, threads: &mut [FrozenThread]) -> Result<(), Error> {
+    if threads.is_empty() {
+        return Ok(());
+    }
+    let failed = |error| Error::Memory { pid: member.host, error };
+    let memory = Memory::open(member.host).map_err(failed)?;
+    for thread in threads {
+        let area = ptrace::rseq_configuration(thread.host).unwrap_or_default().area;
+        if area == 0 {
+            continue;
+        }
+        let bytes = memory.read_value::<[u8; 32]>(Addr(area)).map_err(failed)?;
+        let section = |at| memory.read_value::<[u8; 32]>(Addr(at)).ok();
+        if let Some(abort) = ptrace::in_rseq_section(&bytes, section, thread.registers.rip) {
+            thread.registers.rip = abort;
+            thread.at_stop.rip = abort;
+        }
+    }
+    Ok(())
 }
 
 impl FrozenThread {

@@ -1,0 +1,295 @@
+//! A folder of its own for one test, with a user, processes, limits on every wait, and the search for leftovers.
+//!
+//! Every process started here has `BRANT_TEST=FOLDER` in its environment and runs a brant whose path lies in the
+//! folder, so that what a test left behind can be told from everything else on the machine.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::ability::Who;
+use crate::program::{Program, brant_binary, fixture_binary};
+
+/// How long a brant command may take before the test gives up on it.
+const COMMAND_TIMEOUT_S: u64 = 180;
+/// How long processes may take to go away once the program has ended.
+const LEFTOVER_TIMEOUT_S: u64 = 20;
+
+/// What a finished command said.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The exit code; 128 and the signal's number for a death by signal.
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// A program that runs in a sandbox. Killed on drop if it still runs.
+#[derive(Debug)]
+pub struct Started {
+    child: Child,
+}
+
+/// A folder, a user, and what runs there.
+#[derive(Debug)]
+pub struct Sandbox {
+    root: PathBuf,
+    who: Who,
+    commands: Cell<u32>,
+}
+
+impl Sandbox {
+    /// A fresh folder that belongs to `who`.
+    pub fn new(who: Who) -> Sandbox {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let root = std::env::temp_dir().join(format!("bt-{}-{number}", std::process::id()));
+        std::fs::create_dir(&root).expect("the temporary folder is writable");
+        let sandbox = Sandbox { root, who, commands: Cell::new(0) };
+        sandbox.own(&sandbox.root, 0o755);
+        for folder in ["home", "state", "run"] {
+            let path = sandbox.path(folder);
+            std::fs::create_dir(&path).expect("the sandbox is writable");
+            sandbox.own(&path, 0o700);
+        }
+        place(&brant_binary(), &sandbox.path("brant"));
+        sandbox
+    }
+
+    /// A path in the sandbox.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// The text of a file in the sandbox; empty if there is none.
+    pub fn text(&self, name: &str) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.path(name)).unwrap_or_default()).into_owned()
+    }
+
+    /// Writes a file that the sandbox's user owns.
+    pub fn write(&self, name: &str, content: &str) {
+        let path = self.path(name);
+        std::fs::write(&path, content).expect("the sandbox is writable");
+        self.own(&path, 0o755);
+    }
+
+    /// A command that runs here as the sandbox's user, with a clean environment and stdin from /dev/null.
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut words = self.who.prefix();
+        words.push(program.as_ref().to_str().expect("test paths are UTF-8").to_owned());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).env_clear().current_dir(&self.root).stdin(Stdio::null());
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()));
+        command.env("HOME", self.path("home")).env("LANG", "C.UTF-8").env("TERM", "xterm");
+        command.env("XDG_STATE_HOME", self.path("state")).env("XDG_RUNTIME_DIR", self.path("run"));
+        command.env("BRANT_TEST", &self.root);
+        command
+    }
+
+    /// Starts a fixture; its base path is `f` in the sandbox, its output goes to the files `out` and `err`.
+    pub fn start(&self, program: &Program) -> Started {
+        let binary = self.path(program.fixture);
+        if !binary.exists() {
+            place(&fixture_binary(program.fixture, program.is_static), &binary);
+        }
+        let mut command = self.command(&binary);
+        command.arg(self.path("f")).args(&program.args);
+        self.launch(command, program.has_own_session)
+    }
+
+    /// Starts any command of [`Sandbox::command`] with its output in the files `out` and `err`.
+    pub fn launch(&self, mut command: Command, has_own_session: bool) -> Started {
+        command.stdout(self.output("out")).stderr(self.output("err"));
+        if has_own_session {
+            let mut outer = Command::new("setsid");
+            outer.arg(command.get_program()).args(command.get_args()).env_clear().current_dir(&self.root);
+            outer.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+            outer.stdin(Stdio::null()).stdout(self.output("out")).stderr(self.output("err"));
+            command = outer;
+        } else {
+            command.process_group(0);
+        }
+        Started { child: command.spawn().expect("the program starts") }
+    }
+
+    /// Runs brant to its end.
+    pub fn brant(&self, args: &[&str]) -> Outcome {
+        let (mut child, number) = self.spawn_brant(args);
+        let status = wait_child(&mut child, COMMAND_TIMEOUT_S).unwrap_or_else(|| {
+            panic!("brant {args:?} did not end; stderr: {}", self.text(&format!("brant-{number}.err")))
+        });
+        self.outcome(number, status)
+    }
+
+    /// Starts brant without waiting for it; the number tells its output files apart (see [`Sandbox::outcome`]).
+    ///
+    /// Its output goes to files, not pipes: a job's keeper may hold them open for long.
+    pub fn spawn_brant(&self, args: &[&str]) -> (Child, u32) {
+        let number = self.commands.get();
+        self.commands.set(number + 1);
+        let mut command = self.command(self.path("brant"));
+        command.args(args);
+        command
+            .stdout(self.output(&format!("brant-{number}.out")))
+            .stderr(self.output(&format!("brant-{number}.err")));
+        (command.spawn().expect("brant starts"), number)
+    }
+
+    /// What the brant command of that number said.
+    pub fn outcome(&self, number: u32, status: std::process::ExitStatus) -> Outcome {
+        Outcome {
+            code: status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
+            stdout: self.text(&format!("brant-{number}.out")),
+            stderr: self.text(&format!("brant-{number}.err")),
+        }
+    }
+
+    /// Processes that this test left behind: `PID NAME`, without zombies.
+    pub fn leftovers(&self) -> Vec<(i32, String)> {
+        let mark = self.root.to_str().expect("test paths are UTF-8");
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").expect("/proc is mounted").flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+            if pid == std::process::id() as i32 || !is_marked(&entry.path(), mark) {
+                continue;
+            }
+            let comm = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            found.push((pid, comm.trim().to_owned()));
+        }
+        found
+    }
+
+    /// Fails the test if anything of it still runs a while later, or is mounted.
+    pub fn expect_no_leftovers(&self) {
+        wait_until(LEFTOVER_TIMEOUT_S, || self.leftovers().is_empty());
+        let left = self.leftovers();
+        assert!(left.is_empty(), "left behind: {left:?}");
+        let mounts = std::fs::read_to_string("/proc/self/mounts").expect("/proc is mounted");
+        let mark = self.root.to_str().expect("test paths are UTF-8");
+        assert!(!mounts.contains(mark), "a mount was left behind");
+    }
+
+    fn output(&self, name: &str) -> File {
+        let path = self.path(name);
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .read(true)
+            .open(&path)
+            .expect("the sandbox is writable");
+        self.own(&path, 0o644);
+        file
+    }
+
+    fn own(&self, path: &Path, mode: u32) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("the sandbox is ours");
+        if let Some((uid, gid)) = self.who.owner() {
+            chown(path, Some(uid), Some(gid)).expect("root may give a file away");
+        }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        for (pid, _) in self.leftovers() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        if std::thread::panicking() && std::env::var_os("BRANT_KEEP").is_some() {
+            eprintln!("kept: {}", self.root.display());
+            return;
+        }
+        if wait_until(5, || self.leftovers().is_empty()) {
+            let _ = std::fs::remove_dir_all(&self.root);
+        }
+    }
+}
+
+impl Started {
+    /// Its process id, as the host sees it.
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// The exit code (128 and the signal for a death by signal) if it has ended.
+    pub fn ended(&mut self) -> Option<i32> {
+        let status = self.child.try_wait().expect("our own child can be waited for")?;
+        Some(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self, timeout_s: u64) -> Option<i32> {
+        let mut code = None;
+        wait_until(timeout_s, || {
+            code = self.ended();
+            code.is_some()
+        });
+        code
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Polls `condition` until it holds or the time is over; tells whether it held.
+pub fn wait_until(timeout_s: u64, mut condition: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + Duration::from_secs(timeout_s);
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() > end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Waits for a child; kills it when the time is over.
+fn wait_child(child: &mut Child, timeout_s: u64) -> Option<std::process::ExitStatus> {
+    let mut status = None;
+    wait_until(timeout_s, || {
+        status = child.try_wait().expect("our own child can be waited for");
+        status.is_some()
+    });
+    if status.is_none() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    status
+}
+
+/// Whether a live process belongs to the sandbox whose path is `mark`.
+fn is_marked(proc: &Path, mark: &str) -> bool {
+    let Ok(stat) = std::fs::read_to_string(proc.join("stat")) else { return false };
+    if stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X'])) {
+        return false;
+    }
+    let with_slash = format!("{mark}/");
+    let exe = std::fs::read_link(proc.join("exe")).unwrap_or_default();
+    if exe.to_string_lossy().starts_with(&with_slash) {
+        return true;
+    }
+    let environment = std::fs::read(proc.join("environ")).unwrap_or_default();
+    let wanted = format!("BRANT_TEST={mark}");
+    environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
+}
+
+/// Puts an executable at `to`: a hard link, or a copy where that cannot be.
+fn place(from: &Path, to: &Path) {
+    if std::fs::hard_link(from, to).is_err() {
+        std::fs::copy(from, to).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+    }
+    let _ = std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o755));
+}

@@ -238,7 +238,8 @@ impl Started {
 impl Drop for Started {
     fn drop(&mut self) {
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        // A child that something still traces cannot be waited for: no wait without a limit.
+        self.wait(10);
     }
 }
 

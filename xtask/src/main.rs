@@ -1,1 +1,99 @@
-fn main() {}
+//! The project's chores, in plain Rust: `cargo xtask ci [--full] | quick | tidy | golden | fuzz | e2e | packages`.
+//!
+//! `ci` is exactly what CI runs. Nothing here depends on the project's own crates, so that it builds in seconds and
+//! still runs when they do not compile.
+#![forbid(unsafe_code)]
+
+mod packages;
+mod step;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use step::Step;
+
+const USAGE: &str = "cargo xtask CHORE
+
+  ci [--full]   everything: quick, tidy, golden, fuzz, e2e; with --full the issue's counts
+  quick         formatting, clippy with warnings denied, unit and property tests: under three minutes
+  tidy          the checks that STYLE asks for and no compiler makes
+  golden        the golden and the broken images
+  fuzz          a short seeded fuzz run over every parser of foreign bytes
+  e2e [--full]  the end-to-end tests: fixtures, kills, real programs
+  packages      installs what the end-to-end tests need, or names it
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let is_full = args.iter().any(|arg| arg == "--full");
+    let chore = args.iter().find(|arg| !arg.starts_with('-')).map(String::as_str);
+    let begin = Instant::now();
+    let steps: Vec<Step> = match chore {
+        Some("ci") => [quick(), vec![Step::Tidy], golden(), fuzz(is_full), e2e(is_full)].concat(),
+        Some("quick") => quick(),
+        Some("tidy") => vec![Step::Tidy],
+        Some("golden") => golden(),
+        Some("fuzz") => fuzz(is_full),
+        Some("e2e") => e2e(is_full),
+        Some("packages") => vec![Step::Packages],
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let failed: Vec<String> = steps.iter().filter(|step| !step.run()).map(Step::to_string).collect();
+    let minutes = begin.elapsed().as_secs_f64() / 60.0;
+    if failed.is_empty() {
+        println!("\nall {} steps passed in {minutes:.1} minutes", steps.len());
+        ExitCode::SUCCESS
+    } else {
+        println!("\nFAILED in {minutes:.1} minutes: {}", failed.join("; "));
+        ExitCode::FAILURE
+    }
+}
+
+fn quick() -> Vec<Step> {
+    vec![
+        Step::cargo(&["fmt", "--all", "--check"]),
+        Step::cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]),
+        Step::cargo(&["test", "--workspace", "--exclude", "brant-testkit", "--quiet"]),
+        Step::cargo(&["test", "--package", "brant-testkit", "--lib", "--quiet"]),
+    ]
+}
+
+fn golden() -> Vec<Step> {
+    vec![Step::cargo(&["test", "--package", "brant-image", "--quiet", "--", "golden"])]
+}
+
+fn fuzz(is_full: bool) -> Vec<Step> {
+    let count = if is_full { "1000000" } else { "20000" };
+    let run = Step::cargo(&["test", "--package", "brant-image", "--release", "--quiet", "--test", "fuzz"]);
+    vec![run.env("BRANT_FUZZ_COUNT", count)]
+}
+
+fn e2e(is_full: bool) -> Vec<Step> {
+    let build = Step::cargo(&["build", "--package", "brant", "--release", "--quiet"]);
+    let brant = target().join("release/brant");
+    let skips = target().join("skips.txt");
+    let tests = Step::cargo(&["test", "--package", "brant-testkit", "--tests", "--", "--test-threads", "4"])
+        .env("BRANT_BIN", &brant.to_string_lossy())
+        .env("BRANT_SKIPS", &skips.to_string_lossy())
+        .env("BRANT_FULL", if is_full { "1" } else { "0" });
+    vec![Step::Packages, build, Step::ForgetSkips(skips.clone()), tests, Step::JudgeSkips(skips)]
+}
+
+/// The repository's root.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().expect("xtask lies in the root").to_owned()
+}
+
+/// Where cargo builds.
+fn target() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(folder) => root().join(folder),
+        None => root().join("target"),
+    }
+}

@@ -2,7 +2,7 @@ use std::time::Duration;
 fn main() {
     let pid: i32 = std::env::args().nth(1).unwrap().parse().unwrap();
     let out = std::env::args().nth(2).unwrap();
-    let facts = brant_kernel::facts::HostFacts { xstate_features: 0, cpu_flags: vec![] };
+    let facts = brant_kernel::facts::HostFacts::probe().unwrap();
     let options = brant_capture::Options {
         freeze_timeout: Duration::from_secs(3),
         stop: false,

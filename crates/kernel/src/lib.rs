@@ -9,4 +9,5 @@ pub mod namespace;
 pub mod proc;
 pub mod ptrace;
 pub mod remote;
+pub mod sockdiag;
 pub mod thread;

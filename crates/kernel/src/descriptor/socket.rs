@@ -250,7 +250,7 @@ fn peek_once(fd: BorrowedFd<'_>, room: usize, read: Read) -> io::Result<Option<S
 /// Whether no bytes mean the end (the peer has gone) and not an empty message. Datagram sockets have no end,
 /// unless receiving was shut down.
 fn ended(fd: BorrowedFd<'_>, header: &libc::msghdr) -> io::Result<bool> {
-    if header.msg_flags & libc::MSG_EOR != 0 || header.msg_controllen as usize != 0 {
+    if header.msg_flags & libc::MSG_EOR != 0 || header.msg_controllen != 0 {
         return Ok(false);
     }
     let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };

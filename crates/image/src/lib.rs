@@ -5,6 +5,7 @@
 
 pub mod container;
 mod error;
+pub mod inspect;
 pub mod model;
 mod validate;
 mod wire;

@@ -157,3 +157,15 @@ fn root_at(raw: &[u8], manifest: &forge::Frame) -> usize {
     let at = payload.windows(job.len()).position(|window| window == job).unwrap();
     manifest.payload.start + at + job.len()
 }
+
+#[test]
+fn an_inspection_tells_what_is_there() {
+    write_anew();
+    let image = Image::open(File::open(folder().join("raw.brant")).unwrap()).unwrap();
+    let text = brant_image::inspect::inspect(&image).to_string();
+    let path = folder().join("inspect.txt");
+    if std::env::var_os("BRANT_WRITE_GOLDEN").is_some() {
+        fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(text, fs::read_to_string(path).unwrap());
+}

@@ -22,9 +22,10 @@ pub fn peek_pipe(fd: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
     }
     let (mut reader, writer) = io::pipe()?;
     let capacity = pipe_capacity_bytes(fd)?;
-    // As many slots as the source has: each may hold as little as one byte.
+    // As many slots as the source has: each may hold as little as one byte. Where a limit of the user's
+    // forbids that, the usual size may be enough.
     // SAFETY: plain numbers.
-    checked(unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, capacity) })?;
+    let sized = checked(unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, capacity) });
     // SAFETY: plain numbers.
     let copied =
         unsafe { libc::tee(fd.as_raw_fd(), writer.as_raw_fd(), i32::MAX as usize, libc::SPLICE_F_NONBLOCK) };
@@ -46,6 +47,7 @@ pub fn peek_pipe(fd: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
         pieces.push(piece);
     }
     if copied as usize != total || left != 0 {
+        sized?;
         return Err(io::Error::other("a pipe changed, or holds more pieces than can be copied"));
     }
     Ok(pieces)

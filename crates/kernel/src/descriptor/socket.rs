@@ -103,7 +103,8 @@ pub struct SocketMessage {
 /// Exact only while nobody reads or writes. Most queues are read without a change to the socket. SO_PEEK_OFF
 /// is set while messages, or a stream with descriptors in flight, are read, and put back as it was on every
 /// way out; if we are killed in between it stays, which a program notices only if it peeks by itself.
-/// A datagram of no bytes that somebody has peeked at before is passed over by the kernel.
+/// A datagram of no bytes that somebody has peeked at before is passed over by the kernel. A socket other than
+/// a stream on which an error is pending is an error here, too.
 ///
 /// A stream's bytes that were sent before a descriptor by another call can come in the same entry as it
 /// (unix(7): a descriptor then arrives with the first of these bytes).
@@ -195,6 +196,10 @@ fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one live entry.
     checked(unsafe { libc::poll(&mut poll, 1, 0) })?;
+    // To receive would take the error away from the program.
+    if poll.revents & libc::POLLERR != 0 {
+        return Err(io::Error::other("an error is pending on the socket"));
+    }
     Ok(poll.revents & libc::POLLIN != 0)
 }
 

@@ -387,6 +387,28 @@ mod tests {
     }
 
     #[test]
+    fn thousands_of_mappings_are_listed() {
+        const PAGES: usize = 5000;
+        let (bytes, flags) = (PAGES * 4096, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0) };
+        assert_ne!(start, libc::MAP_FAILED);
+        for page in (0..PAGES).step_by(2) {
+            // SAFETY: inside our own mapping.
+            let place = unsafe { start.byte_add(page * 4096) };
+            // SAFETY: a page of our own mapping.
+            assert_eq!(unsafe { libc::mprotect(place, 4096, libc::PROT_READ) }, 0);
+        }
+        let began = std::time::Instant::now();
+        let entries = smaps(Pid(std::process::id() as i32)).unwrap();
+        eprintln!("{} mappings with flags in {:?}", entries.len(), began.elapsed());
+        let range = PageRange::new(start as u64, start as u64 + bytes as u64).unwrap();
+        assert_eq!(entries.iter().filter(|entry| range.covers(entry.range)).count(), PAGES);
+        // SAFETY: our own mapping, which nobody uses any more.
+        unsafe { libc::munmap(start, bytes) };
+    }
+
+    #[test]
     fn broken_lines_are_named() {
         let bad =
             b"7f0000000000-7f0000001000 r--p 00000000 00:01 77 /a\n7f0000001000-7f0000001001 r--p 0 0:1 7\n";

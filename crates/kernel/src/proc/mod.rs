@@ -96,7 +96,7 @@ impl fmt::Display for Subject {
 /// Why something under /proc could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcError {
-    /// It has ended and was waited for.
+    /// It has ended; or it is a zombie and what was asked for went with its memory.
     #[error("{0} is gone")]
     Gone(Subject),
     /// It lives, but has no such file: an older kernel, or a descriptor that was closed.

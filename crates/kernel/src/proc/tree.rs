@@ -84,4 +84,26 @@ mod tests {
         assert!(tasks(pid).unwrap_err().is_gone());
         assert!(children(pid).unwrap_err().is_gone());
     }
+    #[test]
+    fn a_zombie_is_read_without_a_panic() {
+        let mut child = std::process::Command::new("false").spawn().unwrap();
+        let pid = Pid(child.id() as i32);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while stat::stat(pid).unwrap().state != b'Z' {
+            assert!(std::time::Instant::now() < deadline);
+            std::thread::yield_now();
+        }
+        let status = crate::proc::status(pid).unwrap();
+        assert!(status.is_zombie() && status.umask.is_none());
+        assert!(children(Pid(std::process::id() as i32)).unwrap().contains(&pid));
+        assert_eq!(stat::stat(pid).unwrap().exit_signal, libc::SIGCHLD);
+        assert!(crate::proc::cmdline(pid).unwrap().is_empty());
+        assert!(crate::proc::maps(pid).is_ok_and(|entries| entries.is_empty()));
+        assert_eq!(crate::proc::comm(pid).unwrap(), b"false");
+        assert!(crate::proc::open_descriptors(pid).map_or(true, |numbers| numbers.is_empty()));
+        assert!(matches!(crate::proc::namespaces(pid), Err(ProcError::Absent { .. })));
+        assert!(crate::proc::Pagemap::open(pid).is_err());
+        child.wait().unwrap();
+        assert!(stat::stat(pid).unwrap_err().is_gone());
+    }
 }

@@ -2,9 +2,10 @@
 
 use std::io;
 
-use brant_base::{Pid, Refusals};
+use brant_base::{Addr, PageRange, Pid, Refusals};
 use brant_image::ImageError;
 use brant_kernel::namespace::NamespaceError;
+use brant_kernel::proc::ProcError;
 use brant_kernel::remote::RemoteError;
 
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +41,24 @@ pub enum Error {
         #[source]
         error: RemoteError,
     },
+    /// A mapping that the kernel refused.
+    #[error("process {pid}: mapping {range}")]
+    Mapping {
+        pid: Pid,
+        range: PageRange,
+        #[source]
+        error: io::Error,
+    },
+    /// Memory that could not be filled.
+    #[error("process {pid}: writing its memory at {at}")]
+    Contents {
+        pid: Pid,
+        at: Addr,
+        #[source]
+        error: io::Error,
+    },
+    #[error(transparent)]
+    Proc(#[from] ProcError),
     /// The job's keeper ended before the tree was built.
     #[error("the job's keeper ended early")]
     KeeperEnded,
@@ -62,7 +81,8 @@ impl Error {
             Error::KeeperEnded => "B-0803",
             Error::Mismatch { .. } => "B-0804",
             Error::NoGap { .. } => "B-0402",
-            Error::Builder { .. } | Error::Remote { .. } => "B-0801",
+            Error::Mapping { .. } | Error::Contents { .. } => "B-0805",
+            Error::Builder { .. } | Error::Remote { .. } | Error::Proc(_) => "B-0801",
         }
     }
 

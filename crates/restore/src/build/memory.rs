@@ -1,0 +1,430 @@
+//! Address spaces: the kernel's marks, the mappings, their contents.
+//!
+//! Anonymous memory comes back anonymous, file-private mappings are mapped from their file, shared memory is one
+//! memfd that all its mappings share. Afterwards the kernel's list is compared with the image's.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use brant_base::{Addr, PAGE_SIZE, PageRange, Pid};
+use brant_image::model::{
+    AddressSpace, Backing, Checkpoint, Mapping, PageOwner, ProcessBody, SharedMemoryId, SharedMemoryKind,
+    Sharing,
+};
+use brant_image::{Image, Pack, PackRun, PageContent};
+use brant_kernel::proc::{self, MapKind};
+use brant_kernel::remote::{Call, Memory, Puppet, RemoteError};
+
+use super::files::FdStore;
+use crate::Error;
+
+/// Sets the marks of the address space: code, data, heap, stack, arguments, auxiliary vector, executable.
+pub(crate) fn set_marks(
+    puppet: &mut Puppet,
+    pid: Pid,
+    body: &ProcessBody,
+    store: &FdStore,
+) -> Result<(), Error> {
+    let layout = &body.memory.layout;
+    let auxv = through_null(&body.memory.auxv);
+    let room = puppet.arguments().start();
+    let auxv_at = Addr(room.0 + PAGE_SIZE);
+    let mut map = Vec::with_capacity(112);
+    let fields = [
+        layout.code.0,
+        layout.code.1,
+        layout.data.0,
+        layout.data.1,
+        layout.brk.0,
+        layout.brk.1,
+        layout.stack_start,
+        layout.arguments.0,
+        layout.arguments.1,
+        layout.environment.0,
+        layout.environment.1,
+        auxv_at,
+    ];
+    fields.iter().for_each(|field| map.extend(field.0.to_le_bytes()));
+    map.extend((auxv.len() as u32).to_le_bytes());
+    let executable = store.disk_file(body.executable, false).unwrap_or(-1);
+    map.extend((executable as u32).to_le_bytes());
+    let arguments = [libc::PR_SET_MM as u64, libc::PR_SET_MM_MAP as u64, room.0, map.len() as u64, 0];
+    puppet
+        .write_memory(room, &map)
+        .and_then(|()| puppet.write_memory(auxv_at, auxv))
+        .and_then(|()| puppet.call(libc::SYS_prctl, &arguments))
+        .map(drop)
+        .map_err(Error::remote(pid, "setting the marks of its address space"))
+}
+
+/// The auxiliary vector up to and including its end mark: the kernel's array may be longer or shorter here.
+fn through_null(auxv: &[u8]) -> &[u8] {
+    const ENTRY_BYTES: usize = 16;
+    let end = auxv.chunks_exact(ENTRY_BYTES).position(|entry| entry[..8] == [0; 8]);
+    end.map_or(auxv, |index| &auxv[..(index + 1) * ENTRY_BYTES])
+}
+
+/// Makes every mapping but the kernel's own, with its final protection and flags, still without contents.
+pub(crate) fn map(
+    puppet: &mut Puppet,
+    pid: Pid,
+    space: &AddressSpace,
+    store: &FdStore,
+    warnings: &mut Vec<String>,
+) -> Result<(), Error> {
+    let mappings: Vec<&Mapping> = space
+        .mappings
+        .iter()
+        .filter(|mapping| !matches!(mapping.backing, Backing::Vdso | Backing::Vvar))
+        .collect();
+    let calls: Vec<Call> = mappings.iter().map(|mapping| map_call(mapping, store)).collect();
+    let results = puppet.batch(&calls).map_err(Error::remote(pid, "mapping its memory"))?;
+    for (mapping, result) in mappings.iter().zip(results) {
+        if result != mapping.range.start().0 {
+            return Err(Error::Mapping {
+                pid,
+                range: mapping.range,
+                error: std::io::Error::from_raw_os_error(-(result as i64) as i32),
+            });
+        }
+    }
+    advise(puppet, pid, &mappings, warnings)?;
+    name(puppet, &mappings).map_err(Error::remote(pid, "naming its memory"))
+}
+
+fn protection_bits(mapping: &Mapping) -> u64 {
+    let mut bits = 0;
+    for (is_set, bit) in [
+        (mapping.protection.read, libc::PROT_READ),
+        (mapping.protection.write, libc::PROT_WRITE),
+        (mapping.protection.execute, libc::PROT_EXEC),
+    ] {
+        if is_set {
+            bits |= bit as u64;
+        }
+    }
+    bits
+}
+
+fn map_call(mapping: &Mapping, store: &FdStore) -> Call {
+    let mut flags = libc::MAP_FIXED_NOREPLACE;
+    flags |= match mapping.sharing {
+        Sharing::Private => libc::MAP_PRIVATE,
+        Sharing::Shared => libc::MAP_SHARED,
+    };
+    if mapping.flags.grows_down {
+        flags |= libc::MAP_GROWSDOWN;
+    }
+    if mapping.flags.no_reserve {
+        flags |= libc::MAP_NORESERVE;
+    }
+    let shared = mapping.sharing == Sharing::Shared;
+    let (fd, offset) = match mapping.backing {
+        Backing::File { file, offset, writable } => (store.disk_file(file, shared && writable), offset),
+        Backing::Shared { memory, offset, writable } => {
+            (store.shared_memory(memory, !shared || writable), offset)
+        }
+        Backing::Anonymous | Backing::Vdso | Backing::Vvar => {
+            flags |= libc::MAP_ANONYMOUS;
+            (None, 0)
+        }
+    };
+    let (start, bytes) = (mapping.range.start().0, mapping.range.bytes());
+    let fd = fd.map_or(u64::MAX, |fd| fd as u64);
+    Call::new(libc::SYS_mmap, &[start, bytes, protection_bits(mapping), flags as u64, fd, offset])
+}
+
+/// The advice that a mapping's flags came from.
+fn advice(mapping: &Mapping) -> impl Iterator<Item = i32> {
+    let flags = mapping.flags;
+    [
+        (flags.dont_fork, libc::MADV_DONTFORK),
+        (flags.wipe_on_fork, libc::MADV_WIPEONFORK),
+        (flags.dont_dump, libc::MADV_DONTDUMP),
+        (flags.mergeable, libc::MADV_MERGEABLE),
+        (flags.huge_page, libc::MADV_HUGEPAGE),
+        (flags.no_huge_page, libc::MADV_NOHUGEPAGE),
+        (flags.sequential, libc::MADV_SEQUENTIAL),
+        (flags.random, libc::MADV_RANDOM),
+    ]
+    .into_iter()
+    .filter_map(|(is_set, advice)| is_set.then_some(advice))
+}
+
+fn advise(
+    puppet: &mut Puppet,
+    pid: Pid,
+    mappings: &[&Mapping],
+    warnings: &mut Vec<String>,
+) -> Result<(), Error> {
+    let mut calls = Vec::new();
+    for mapping in mappings {
+        let (start, bytes) = (mapping.range.start().0, mapping.range.bytes());
+        calls.extend(
+            advice(mapping).map(|advice| Call::new(libc::SYS_madvise, &[start, bytes, advice as u64])),
+        );
+        if mapping.flags.locked {
+            calls.push(Call::new(libc::SYS_mlock, &[start, bytes]));
+        }
+    }
+    let results = puppet.batch(&calls).map_err(Error::remote(pid, "advising on its memory"))?;
+    let failed = calls.iter().zip(&results).filter(|(_, result)| (**result as i64) < 0).collect::<Vec<_>>();
+    if let Some((call, result)) = failed.first() {
+        let what = if call.number == libc::SYS_mlock { "locking memory" } else { "advice on memory" };
+        let error = std::io::Error::from_raw_os_error(-(**result as i64) as i32);
+        warnings.push(format!("process {pid}: {what} failed for {} ranges: {error}", failed.len()));
+    }
+    Ok(())
+}
+
+/// Gives anonymous mappings their names; a kernel without such names is no reason to fail.
+fn name(puppet: &mut Puppet, mappings: &[&Mapping]) -> Result<(), RemoteError> {
+    const NAME_BYTES_MAX: usize = 80;
+    const PR_SET_VMA: u64 = 0x5356_4d41;
+    let named: Vec<(&Mapping, &Vec<u8>)> =
+        mappings.iter().filter_map(|mapping| Some((*mapping, mapping.name.as_ref()?))).collect();
+    let room = puppet.arguments();
+    for part in named.chunks(room.bytes() as usize / NAME_BYTES_MAX) {
+        let mut names = vec![0u8; part.len() * NAME_BYTES_MAX];
+        let mut calls = Vec::new();
+        for (index, (mapping, name)) in part.iter().enumerate() {
+            let length = name.len().min(NAME_BYTES_MAX - 1);
+            names[index * NAME_BYTES_MAX..][..length].copy_from_slice(&name[..length]);
+            let at = room.start().0 + (index * NAME_BYTES_MAX) as u64;
+            let (start, bytes) = (mapping.range.start().0, mapping.range.bytes());
+            calls.push(Call::new(libc::SYS_prctl, &[PR_SET_VMA, 0, start, bytes, at]));
+        }
+        puppet.write_memory(room.start(), &names)?;
+        puppet.batch(&calls)?;
+    }
+    Ok(())
+}
+
+/// Where the pages of one process go.
+struct Target<'i> {
+    pid: Pid,
+    memory: Memory,
+    mappings: &'i [Mapping],
+}
+
+impl Target<'_> {
+    /// Writes one run of pages, mapping by mapping.
+    fn write(&self, run: &PackRun<'_>) -> Result<(), Error> {
+        let (start, end) = (run.first_page * PAGE_SIZE, (run.first_page + run.content.pages()) * PAGE_SIZE);
+        let first = self.mappings.partition_point(|mapping| mapping.range.end().0 <= start);
+        for mapping in self.mappings[first..].iter().take_while(|mapping| mapping.range.start().0 < end) {
+            let from = start.max(mapping.range.start().0);
+            let to = end.min(mapping.range.end().0);
+            if from >= to || mapping.sharing == Sharing::Shared || is_kernels(mapping) {
+                continue;
+            }
+            let written = match run.content {
+                PageContent::Bytes(bytes) => {
+                    let part = &bytes[(from - start) as usize..(to - start) as usize];
+                    self.write_part(mapping, from, part)
+                }
+                // Fresh anonymous memory is zero by itself.
+                PageContent::Zero { .. } if mapping.backing == Backing::Anonymous => Ok(()),
+                PageContent::Zero { .. } => self.write_zeros(mapping, from, to),
+            };
+            written.map_err(|error| Error::Contents { pid: self.pid, at: Addr(from), error })?;
+        }
+        Ok(())
+    }
+
+    fn write_part(&self, mapping: &Mapping, at: u64, bytes: &[u8]) -> std::io::Result<()> {
+        if mapping.protection.write {
+            self.memory.write(Addr(at), bytes)
+        } else {
+            self.memory.write_by_force(Addr(at), bytes)
+        }
+    }
+
+    fn write_zeros(&self, mapping: &Mapping, mut from: u64, to: u64) -> std::io::Result<()> {
+        const ZEROS: [u8; 65536] = [0; 65536];
+        while from < to {
+            let length = ZEROS.len().min((to - from) as usize);
+            self.write_part(mapping, from, &ZEROS[..length])?;
+            from += length as u64;
+        }
+        Ok(())
+    }
+}
+
+fn is_kernels(mapping: &Mapping) -> bool {
+    matches!(mapping.backing, Backing::Vdso | Backing::Vvar)
+}
+
+/// Threads that decode and write pages.
+const FILL_THREADS: usize = 2;
+
+/// Fills the private memory of all processes and all shared memory.
+pub(crate) fn fill(image: &Image, puppets: &BTreeMap<Pid, Puppet>, store: &FdStore) -> Result<(), Error> {
+    let checkpoint = image.checkpoint();
+    let mut targets = BTreeMap::new();
+    for process in &checkpoint.processes {
+        let (Some(body), Some(puppet)) = (&process.body, puppets.get(&process.pid)) else { continue };
+        let memory = puppet.open_memory().map_err(Error::builder("opening a process's memory"))?;
+        targets.insert(process.pid, Target { pid: process.pid, memory, mappings: &body.memory.mappings });
+    }
+    let shared = open_shared(checkpoint, store)?;
+    let next = AtomicUsize::new(0);
+    let failed = Mutex::new(None);
+    let work = || {
+        let mut pack = Pack::default();
+        while failed.lock().expect("no panic while held").is_none() {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= image.pack_count() {
+                return;
+            }
+            let filled = image
+                .read_pack(index, &mut pack)
+                .map_err(Error::from)
+                .and_then(|()| pack.runs().try_for_each(|run| write_run(&run, &targets, &shared)));
+            if let Err(error) = filled {
+                failed.lock().expect("no panic while held").get_or_insert(error);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..FILL_THREADS.min(image.pack_count()) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    failed.into_inner().expect("no panic while held").map_or(Ok(()), Err)
+}
+
+fn write_run(
+    run: &PackRun<'_>,
+    targets: &BTreeMap<Pid, Target<'_>>,
+    shared: &BTreeMap<SharedMemoryId, (File, u64)>,
+) -> Result<(), Error> {
+    match run.owner {
+        PageOwner::Process(pid) => targets.get(&pid).map_or(Ok(()), |target| target.write(run)),
+        PageOwner::Shared(id) => {
+            let (Some((file, size)), PageContent::Bytes(bytes)) = (shared.get(&id), &run.content) else {
+                return Ok(());
+            };
+            // The last page may reach beyond the end, which is not a multiple of pages.
+            let at = run.first_page * PAGE_SIZE;
+            let length = bytes.len().min(size.saturating_sub(at) as usize);
+            file.write_all_at(&bytes[..length], at).map_err(Error::builder("filling shared memory"))
+        }
+        PageOwner::File(_) => Ok(()),
+    }
+}
+
+fn open_shared(
+    checkpoint: &Checkpoint,
+    store: &FdStore,
+) -> Result<BTreeMap<SharedMemoryId, (File, u64)>, Error> {
+    let mut shared = BTreeMap::new();
+    for memory in &checkpoint.shared_memory {
+        let Some(fd) = store.shared_memory(memory.id, true) else { continue };
+        let file = OpenOptions::new()
+            .write(true)
+            .open(format!("/proc/self/fd/{fd}"))
+            .map_err(Error::builder("opening shared memory"))?;
+        shared.insert(memory.id, (file, memory.bytes));
+    }
+    Ok(shared)
+}
+
+/// Seals memfds as they were. `mapped` says that all mappings exist: only then may seals come that forbid new
+/// writable mappings but keep old ones.
+pub(crate) fn seal(checkpoint: &Checkpoint, store: &FdStore, mapped: bool) -> Result<(), Error> {
+    for memory in &checkpoint.shared_memory {
+        let SharedMemoryKind::Memfd { seals, .. } = memory.kind else { continue };
+        let keeps_old = seals & libc::F_SEAL_FUTURE_WRITE as u32 != 0;
+        let Some(fd) = store.shared_memory(memory.id, true).filter(|_| seals != 0 && keeps_old == mapped)
+        else {
+            continue;
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(format!("/proc/self/fd/{fd}"))
+            .map_err(Error::builder("opening shared memory"))?;
+        let seals = nix::fcntl::SealFlag::from_bits_retain(seals as i32);
+        nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_ADD_SEALS(seals))
+            .map_err(|error| Error::Builder { operation: "sealing a memfd", error: error.into() })?;
+    }
+    Ok(())
+}
+
+/// One line of a list of mappings, with neighbours that the kernel may merge made one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Line {
+    range: PageRange,
+    permissions: (bool, bool, bool),
+    shared: bool,
+    /// Into the file or shared memory; `None` for anonymous memory.
+    offset: Option<u64>,
+}
+
+impl Line {
+    fn continues(&self, before: &Line) -> bool {
+        self.range.start() == before.range.end()
+            && (self.permissions, self.shared) == (before.permissions, before.shared)
+            && self.offset == before.offset.map(|offset| offset + before.range.bytes())
+    }
+}
+
+fn merged(lines: impl Iterator<Item = Line>) -> Vec<Line> {
+    let mut all: Vec<Line> = Vec::new();
+    for line in lines {
+        match all.last_mut() {
+            Some(last) if line.continues(last) => {
+                last.range = PageRange::new(last.range.start().0, line.range.end().0).expect("it grows");
+            }
+            _ => all.push(line),
+        }
+    }
+    all
+}
+
+/// Compares the kernel's list of mappings with the image's; what lies in `ours` is brant's.
+pub(crate) fn compare(puppet: &Puppet, pid: Pid, space: &AddressSpace, ours: PageRange) -> Result<(), Error> {
+    let entries = proc::maps(Pid(puppet.tid().0)).map_err(Error::from)?;
+    let found = merged(
+        entries
+            .iter()
+            .filter(|entry| entry.kind != MapKind::Vsyscall && !ours.covers(entry.range))
+            .filter(|entry| !is_kernels_kind(space, entry.range))
+            .map(|entry| Line {
+                range: entry.range,
+                permissions: (entry.permissions.read, entry.permissions.write, entry.permissions.execute),
+                shared: entry.shared,
+                offset: (!entry.is_private_anonymous()).then_some(entry.offset),
+            }),
+    );
+    let wanted = merged(space.mappings.iter().filter(|mapping| !is_kernels(mapping)).map(|mapping| Line {
+        range: mapping.range,
+        permissions: (mapping.protection.read, mapping.protection.write, mapping.protection.execute),
+        shared: mapping.sharing == Sharing::Shared,
+        offset: match mapping.backing {
+            Backing::File { offset, .. } | Backing::Shared { offset, .. } => Some(offset),
+            _ => None,
+        },
+    }));
+    let different = found.iter().zip(&wanted).find(|(found, wanted)| found != wanted);
+    let (found, wanted) = match different {
+        Some((found, wanted)) => (Some(found), Some(wanted)),
+        None if found.len() == wanted.len() => return Ok(()),
+        None => (found.get(wanted.len()), wanted.get(found.len())),
+    };
+    Err(Error::Mismatch {
+        pid,
+        what: "a mapping",
+        found: format!("{found:x?}"),
+        wanted: format!("{wanted:x?}"),
+    })
+}
+
+fn is_kernels_kind(space: &AddressSpace, range: PageRange) -> bool {
+    space.mappings.iter().any(|mapping| is_kernels(mapping) && mapping.range.covers(range))
+}

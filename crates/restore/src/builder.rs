@@ -3,14 +3,30 @@
 //! Whoever is killed at whatever instant: until the commit all tasks of the tree are traced with EXITKILL and
 //! the keeper ends at the end of its `go` pipe, so nothing is left; after the commit all is there and runs on.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 
 use brant_base::Pid;
 use brant_image::Image;
-use brant_image::model::TerminalId;
+use brant_image::model::{Checkpoint, Process, ProcessBody, ProcessState, TerminalId, Thread};
+use brant_kernel::namespace::{self as kernel_namespace, NamespaceError, Side};
+use brant_kernel::proc;
+use brant_kernel::ptrace::Waiter;
+use brant_kernel::remote::Puppet;
 
-use crate::{Error, FilesPolicy, Plan};
+use crate::build::files::FdStore;
+use crate::build::script::Script;
+use crate::build::shape::TreeShape;
+use crate::build::threads::{self, Setting};
+use crate::build::tree::Tasks;
+use crate::build::vdso::{self, Gap, OwnVdso};
+use crate::build::{limits, memory, signals, timers};
+use crate::resume::{self, Ready};
+use crate::{Error, FilesPolicy, Plan, namespace};
 
 /// What a user may choose.
 #[derive(Debug)]
@@ -66,6 +82,321 @@ pub fn restore(
     options: Options,
     keeper: impl FnOnce(Handoff) -> Infallible,
 ) -> Result<Restored, Error> {
-    let _ = (image, plan, options, keeper);
-    todo!()
+    let checkpoint = image.checkpoint();
+    let shape = TreeShape::of(checkpoint).map_err(Error::Refused)?;
+    let own_vdso = OwnVdso::find()?;
+    let gap = Gap::find(checkpoint, &own_vdso)?;
+    let entered = namespace::enter(checkpoint)?;
+    if !checkpoint.terminals.is_empty() {
+        kernel_namespace::mount_terminals()?;
+    }
+    let mut store = FdStore::open(image, &plan, &options)?;
+    let hosted = host(checkpoint, &shape, &mut store, keeper)?;
+    let builder = Builder {
+        image,
+        checkpoint,
+        shape: &shape,
+        store: &store,
+        own_vdso: &own_vdso,
+        gap: &gap,
+        options: &options,
+        in_user_namespace: entered.user,
+        hard_limits: limits::own_hard_limits(!entered.user),
+        warnings: Vec::new(),
+    };
+    builder.build(hosted)
+}
+
+/// The keeper and the first task exist.
+struct Hosted {
+    keeper: Pid,
+    first: Pid,
+    go: PipeWriter,
+    status_fd: RawFd,
+}
+
+const PIPE: &str = "making a pipe";
+
+/// Forks the keeper, which mounts /proc and makes the first task.
+fn host(
+    checkpoint: &Checkpoint,
+    shape: &TreeShape,
+    store: &mut FdStore,
+    keeper: impl FnOnce(Handoff) -> Infallible,
+) -> Result<Hosted, Error> {
+    let (go_reader, go) = io::pipe().map_err(Error::builder(PIPE))?;
+    let (status_reader, status_writer) = io::pipe().map_err(Error::builder(PIPE))?;
+    let (start_reader, start) = io::pipe().map_err(Error::builder(PIPE))?;
+    let (mut report_reader, report) = io::pipe().map_err(Error::builder(PIPE))?;
+    let status_fd = store.adopt(status_writer.into())?;
+    let keeper_pid = match kernel_namespace::fork()? {
+        Side::Parent(pid) => pid,
+        Side::Child => {
+            drop((go, start, report_reader));
+            let reaps_root = !shape.parents.iter().any(|parent| {
+                checkpoint
+                    .processes
+                    .iter()
+                    .any(|process| process.pid == checkpoint.root && process.ppid == *parent)
+            });
+            run_keeper(start_reader, report, shape.first);
+            let handoff = Handoff {
+                root: checkpoint.root,
+                root_is_child: reaps_root,
+                sleepers: shape.sleepers.clone(),
+                terminals: store.take_relayed_masters(),
+                go: go_reader.into(),
+                status: status_reader.into(),
+            };
+            store.close_all(&keep_of(&handoff));
+            match keeper(handoff) {}
+        }
+    };
+    drop((start_reader, report, go_reader, status_reader));
+    // A mount namespace of our own again, in which /proc stays the host's.
+    kernel_namespace::leave_mounts()?;
+    { start }.write_all(&[1]).map_err(|_| Error::KeeperEnded)?;
+    read_report(&mut report_reader)?;
+    let children = proc::children(keeper_pid)?;
+    let [first] = children[..] else { return Err(Error::KeeperEnded) };
+    Ok(Hosted { keeper: keeper_pid, first, go, status_fd })
+}
+
+fn keep_of(handoff: &Handoff) -> Vec<RawFd> {
+    let masters = handoff.terminals.iter().map(|(_, master)| master.as_raw_fd());
+    masters.chain([handoff.go.as_raw_fd(), handoff.status.as_raw_fd()]).collect()
+}
+
+const REPORT_READY: u8 = 0;
+const REPORT_NO_PROC: u8 = 1;
+const REPORT_NO_TASK: u8 = 2;
+
+/// In the keeper: waits until the builder is in other mounts, then mounts /proc and makes the first task.
+fn run_keeper(mut start: PipeReader, mut report: PipeWriter, first: Pid) {
+    let mut byte = [0];
+    if start.read(&mut byte).unwrap_or(0) == 0 {
+        std::process::exit(1);
+    }
+    let (kind, error) = match kernel_namespace::mount_proc() {
+        Err(NamespaceError::Mount { error, .. }) => (REPORT_NO_PROC, Some(error)),
+        Err(_) => (REPORT_NO_PROC, None),
+        Ok(()) => match kernel_namespace::fork_sleeper(first) {
+            Err(error) => (REPORT_NO_TASK, Some(error)),
+            Ok(()) => (REPORT_READY, None),
+        },
+    };
+    let errno = error.and_then(|error| error.raw_os_error()).unwrap_or(0);
+    let mut bytes = vec![kind];
+    bytes.extend(errno.to_le_bytes());
+    let written = report.write_all(&bytes);
+    if kind != REPORT_READY || written.is_err() {
+        std::process::exit(1);
+    }
+}
+
+fn read_report(report: &mut PipeReader) -> Result<(), Error> {
+    let mut bytes = [0; 5];
+    report.read_exact(&mut bytes).map_err(|_| Error::KeeperEnded)?;
+    let error = io::Error::from_raw_os_error(i32::from_le_bytes(bytes[1..].try_into().expect("four bytes")));
+    match bytes[0] {
+        REPORT_READY => Ok(()),
+        REPORT_NO_PROC => Err(NamespaceError::Mount { what: "/proc", error }.into()),
+        _ => Err(Error::Builder { operation: "making the first task", error }),
+    }
+}
+
+struct Builder<'a> {
+    image: &'a Image,
+    checkpoint: &'a Checkpoint,
+    shape: &'a TreeShape,
+    store: &'a FdStore,
+    own_vdso: &'a OwnVdso,
+    gap: &'a Gap,
+    options: &'a Options,
+    in_user_namespace: bool,
+    hard_limits: Vec<u64>,
+    warnings: Vec<String>,
+}
+
+/// Where each process has a `syscall` instruction that stays.
+type CallSites = BTreeMap<Pid, Option<brant_base::Addr>>;
+
+impl<'a> Builder<'a> {
+    fn build(mut self, hosted: Hosted) -> Result<Restored, Error> {
+        let mut tasks = self.grow(hosted.first)?;
+        tasks.settle(self.checkpoint, self.shape, self.store)?;
+        tasks.place_stand_ins(self.checkpoint.root, self.shape, hosted.status_fd)?;
+        let call_sites = self.restore_memory(&mut tasks)?;
+        self.restore_files(&mut tasks)?;
+        let mut ready = self.restore_threads(&mut tasks, &call_sites)?;
+        for process in &mut ready {
+            process.finish(self.gap, &mut self.warnings)?;
+        }
+        let root = ready.iter().find(|process| process.pid == self.checkpoint.root);
+        let root_host = root.map_or(Pid(0), |process| Pid(process.threads[0].0.tid().0));
+        let root_host = self.host_number(root_host);
+        resume::commit(ready, tasks.puppets, File::from(OwnedFd::from(hosted.go)))?;
+        Ok(Restored {
+            root_host,
+            root_inside: self.checkpoint.root,
+            keeper_host: hosted.keeper,
+            warnings: self.warnings,
+        })
+    }
+
+    /// The number of a thread's process.
+    fn host_number(&self, thread: Pid) -> Pid {
+        proc::status(thread).map_or(thread, |status| status.tgid)
+    }
+
+    fn grow(&mut self, first: Pid) -> Result<Tasks, Error> {
+        let waiter = Rc::new(Waiter::new().map_err(Error::builder("starting the tick of our waits"))?);
+        let mut puppet = Puppet::from_fork(waiter, first.into(), self.gap.stub, &self.own_vdso.ranges())
+            .map_err(Error::remote(self.shape.first, "taking hold of the first task"))?;
+        self.gap.take_vdso(&mut puppet, self.shape.first, self.own_vdso)?;
+        Tasks::grow(puppet, self.shape, self.store)
+    }
+
+    fn bodies(&self) -> impl Iterator<Item = (&'a Process, &'a ProcessBody)> + use<'a> {
+        self.checkpoint.processes.iter().filter_map(|process| Some((process, process.body.as_ref()?)))
+    }
+
+    fn restore_memory(&mut self, tasks: &mut Tasks) -> Result<CallSites, Error> {
+        let mut sites = CallSites::new();
+        for (process, body) in self.bodies() {
+            let puppet = tasks.get(process.pid);
+            let site = vdso::restore(
+                puppet,
+                process.pid,
+                (self.checkpoint, &body.memory, &body.threads),
+                (self.own_vdso, self.gap),
+                self.options.redirect_vdso,
+            )?;
+            sites.insert(process.pid, site);
+        }
+        for (process, body) in self.bodies() {
+            memory::set_marks(tasks.get(process.pid), process.pid, body, self.store)?;
+        }
+        memory::fill_shared(self.image, self.store)?;
+        memory::seal(self.checkpoint, self.store, false)?;
+        for (process, body) in self.bodies() {
+            let puppet = tasks.get(process.pid);
+            memory::map(puppet, process.pid, &body.memory, self.store, &mut self.warnings)?;
+        }
+        memory::fill(self.image, &tasks.puppets)?;
+        memory::seal(self.checkpoint, self.store, true)?;
+        for (process, body) in self.bodies() {
+            memory::compare(tasks.get(process.pid), process.pid, &body.memory, self.gap.range())?;
+        }
+        Ok(sites)
+    }
+
+    /// Surroundings and descriptors.
+    fn restore_files(&mut self, tasks: &mut Tasks) -> Result<(), Error> {
+        for (process, body) in self.bodies() {
+            let puppet = tasks.get(process.pid);
+            let mut script = Script::new(puppet);
+            limits::set_surroundings(&mut script, body);
+            script.run(puppet, process.pid, &mut self.warnings)?;
+            self.set_oom_score(process.pid, puppet, body);
+        }
+        for (process, _) in self.bodies() {
+            self.store.place(tasks.get(process.pid), process)?;
+        }
+        for (process, _) in self.bodies() {
+            self.store.finish(tasks.get(process.pid), process)?;
+        }
+        Ok(())
+    }
+
+    fn set_oom_score(&mut self, pid: Pid, puppet: &Puppet, body: &ProcessBody) {
+        let host = Pid(puppet.tid().0);
+        if proc::oom_score_adj(host).is_ok_and(|now| now == body.oom_score_adj) {
+            return;
+        }
+        let path = format!("/proc/{host}/oom_score_adj");
+        if let Err(error) = std::fs::write(path, body.oom_score_adj.to_string()) {
+            self.warnings.push(format!("process {pid}: setting its oom_score_adj failed: {error}"));
+        }
+    }
+
+    fn restore_threads(&mut self, tasks: &mut Tasks, sites: &CallSites) -> Result<Vec<Ready<'a>>, Error> {
+        let mut all = Vec::new();
+        for (process, body) in self.bodies() {
+            let mut main = tasks.puppets.remove(&process.pid).expect("the plan makes every process");
+            let others = threads::make(&mut main, process.pid, body)?;
+            all.push((process, body, main, others));
+        }
+        for (process, _, main, _) in &mut all {
+            if let ProcessState::Stopped { .. } = process.state {
+                main.stop_process().map_err(Error::remote(process.pid, "stopping it"))?;
+            }
+        }
+        let mut ready = Vec::new();
+        for (process, body, main, others) in all {
+            ready.push(self.restore_process(process, body, main, others, sites)?);
+        }
+        Ok(ready)
+    }
+
+    /// Signals, timers, limits and what each thread has.
+    fn restore_process(
+        &mut self,
+        process: &'a Process,
+        body: &'a ProcessBody,
+        mut main: Puppet,
+        mut others: Vec<Puppet>,
+        sites: &CallSites,
+    ) -> Result<Ready<'a>, Error> {
+        let pid = process.pid;
+        self.consume_stops(&mut main, process)?;
+        signals::drain(&mut main, pid)?;
+        let mut script = Script::new(&main);
+        signals::set_actions(&mut script, body);
+        limits::set_limits(&mut script, pid, &body.limits, &self.hard_limits, &mut self.warnings);
+        timers::set_interval_timers(&mut script, body);
+        script.run(&mut main, pid, &mut self.warnings)?;
+        timers::set_posix_timers(&mut main, pid, body)?;
+        signals::queue(&mut main, pid, None, &body.pending)?;
+        let registers = threads::registers(&mut main, pid, body, self.gap)?;
+        let setting = Setting {
+            pid,
+            credentials: &body.credentials,
+            dumpable: body.dumpable,
+            in_user_namespace: self.in_user_namespace,
+        };
+        let is_others = |thread: &&Thread| thread.tid.0 != pid.0;
+        for (puppet, thread) in others.iter_mut().zip(body.threads.iter().filter(is_others)) {
+            signals::queue(puppet, pid, Some(thread.tid.0), &thread.pending)?;
+            threads::set(puppet, thread, setting, &mut self.warnings)?;
+        }
+        let mut puppets: Vec<Option<Puppet>> = Vec::new();
+        if body.leader_exited {
+            main.end_thread().map_err(Error::remote(pid, "ending its main thread"))?;
+            puppets.extend(body.threads.iter().filter(|thread| !is_others(thread)).map(|_| None));
+        } else if let Some(thread) = body.threads.iter().find(|thread| thread.tid.0 == pid.0) {
+            signals::queue(&mut main, pid, Some(thread.tid.0), &thread.pending)?;
+            threads::set(&mut main, thread, setting, &mut self.warnings)?;
+            puppets.push(Some(main));
+        }
+        puppets.extend(others.into_iter().map(Some));
+        let threads = puppets
+            .into_iter()
+            .zip(&body.threads)
+            .zip(registers)
+            .filter_map(|((puppet, thread), registers)| Some((puppet?, thread, registers)))
+            .collect();
+        Ok(Ready { pid, body, threads, call_at: sites.get(&pid).copied().flatten() })
+    }
+
+    /// A parent has seen already that its children were stopped.
+    fn consume_stops(&mut self, puppet: &mut Puppet, parent: &Process) -> Result<(), Error> {
+        let mut script = Script::new(puppet);
+        let children = self.checkpoint.processes.iter().filter(|child| child.ppid == parent.pid);
+        for child in children.filter(|child| matches!(child.state, ProcessState::Stopped { .. })) {
+            let flags = (libc::WUNTRACED | libc::WNOHANG | libc::__WALL) as u64;
+            script.any("seeing that a child is stopped", libc::SYS_wait4, &[child.pid.0 as u64, 0, flags, 0]);
+        }
+        script.run(puppet, parent.pid, &mut self.warnings).map(drop)
+    }
 }

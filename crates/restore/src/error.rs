@@ -62,6 +62,15 @@ pub enum Error {
     /// The job's keeper ended before the tree was built.
     #[error("the job's keeper ended early")]
     KeeperEnded,
+    /// A setting that the kernel refused.
+    #[error("process {pid}: {what} (system call {number})")]
+    Call {
+        pid: Pid,
+        what: &'static str,
+        number: i64,
+        #[source]
+        error: io::Error,
+    },
     /// The kernel made something else than what was asked for.
     #[error("process {pid}: {what} came out as {found}, not {wanted}")]
     Mismatch { pid: Pid, what: &'static str, found: String, wanted: String },
@@ -82,7 +91,7 @@ impl Error {
             Error::Mismatch { .. } => "B-0804",
             Error::NoGap { .. } => "B-0402",
             Error::Mapping { .. } | Error::Contents { .. } => "B-0805",
-            Error::Builder { .. } | Error::Remote { .. } | Error::Proc(_) => "B-0801",
+            Error::Builder { .. } | Error::Remote { .. } | Error::Call { .. } | Error::Proc(_) => "B-0801",
         }
     }
 

@@ -1,1 +1,113 @@
-//! The last steps: final registers, commit, release.
+//! The last steps: the stub goes, final registers come, the tree is let go.
+//!
+//! Before [`commit`] everything dies with the builder. Within it, until the keeper has its byte, the keeper ends
+//! when the builder does and takes the whole pid namespace with it. After it the tree runs, or, where the builder
+//! was killed before it let go of all, the kernel lets go of the rest; every thread has its true state.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+
+use brant_base::{Addr, Pid};
+use brant_image::model::{ProcessBody, QueuedSignal, Thread};
+use brant_kernel::ptrace::UserRegisters;
+use brant_kernel::remote::Puppet;
+
+use crate::Error;
+use crate::build::signals::action_bytes;
+use crate::build::threads::{adapt_xstate, find_call};
+use crate::build::vdso::Gap;
+
+/// A process whose threads all exist, in the order of the image (a main thread that has ended is not among them).
+pub(crate) struct Ready<'i> {
+    pub(crate) pid: Pid,
+    pub(crate) body: &'i ProcessBody,
+    pub(crate) threads: Vec<(Puppet, &'i Thread, UserRegisters)>,
+    /// A `syscall` instruction that stays.
+    pub(crate) call_at: Option<Addr>,
+}
+
+const MASK_BYTES: u64 = 8;
+
+impl Ready<'_> {
+    /// Unmaps the stub and sets the true state of every thread.
+    pub(crate) fn finish(&mut self, gap: &Gap, warnings: &mut Vec<String>) -> Result<(), Error> {
+        let pid = self.pid;
+        let call_at = self.call_at.or_else(|| find_call(&self.threads[0].0, self.body));
+        match call_at {
+            Some(at) => self.leave_stub(gap, at)?,
+            None => warnings.push(format!(
+                "process {pid}: none of its code makes a system call; {} bytes of brant stay mapped",
+                gap.stub.range.bytes()
+            )),
+        }
+        let failed = || Error::remote(pid, "setting its final state");
+        for (puppet, thread, registers) in &mut self.threads {
+            if !thread.xstate.0.is_empty() {
+                let host = puppet.xstate().map_err(failed())?;
+                puppet.set_xstate(&adapt_xstate(&thread.xstate.0, &host)).map_err(failed())?;
+            }
+            puppet.set_final_registers(registers).map_err(failed())?;
+            puppet.set_mask(thread.signal_mask).map_err(failed())?;
+        }
+        Ok(())
+    }
+
+    /// What needs the stub's SIGTRAP or the stub itself no longer: all by calls at the program's own instruction.
+    fn leave_stub(&mut self, gap: &Gap, at: Addr) -> Result<(), Error> {
+        let pid = self.pid;
+        let failed = || Error::remote(pid, "leaving the stub");
+        let trap = libc::SIGTRAP;
+        let room = gap.stub.data().start();
+        let (puppet, thread, _) = self.threads.last_mut().expect("a process has a thread");
+        if let Some(action) = self.body.actions.get(trap as usize - 1) {
+            puppet.write_memory(room, &action_bytes(action)).map_err(failed())?;
+            let arguments = [trap as u64, room.0, 0, MASK_BYTES];
+            puppet.call_at(at, libc::SYS_rt_sigaction, &arguments).map_err(failed())?;
+        }
+        for signal in thread.pending.iter().filter(|signal| signal.signal == trap) {
+            queue_trap(puppet, pid, at, room, signal, thread).map_err(failed())?;
+        }
+        let arguments = [gap.stub.range.start().0, gap.stub.range.bytes()];
+        puppet.call_at(at, libc::SYS_munmap, &arguments).map(drop).map_err(failed())
+    }
+}
+
+fn queue_trap(
+    puppet: &mut Puppet,
+    pid: Pid,
+    at: Addr,
+    room: Addr,
+    signal: &QueuedSignal,
+    thread: &Thread,
+) -> Result<(), brant_kernel::remote::RemoteError> {
+    puppet.write_memory(room, &signal.info.0)?;
+    let arguments = [pid.0 as u64, thread.tid.0 as u64, signal.signal as u64, room.0];
+    puppet.call_at(at, libc::SYS_rt_tgsigqueueinfo, &arguments).map(drop)
+}
+
+/// Makes the tree independent of us, tells the keeper, and lets go of everything.
+pub(crate) fn commit(
+    ready: Vec<Ready<'_>>,
+    stand_ins: BTreeMap<Pid, Puppet>,
+    mut go: File,
+) -> Result<(), Error> {
+    let tasks = || {
+        let threads = ready.iter().flat_map(|process| process.threads.iter().map(|(puppet, ..)| puppet));
+        threads.chain(stand_ins.values())
+    };
+    for puppet in tasks() {
+        puppet.survive().map_err(Error::remote(Pid(puppet.tid().0), "letting it outlive us"))?;
+    }
+    go.write_all(&[1]).map_err(|_| Error::KeeperEnded)?;
+    // From here on the tree lives; what cannot be let go of is let go of by our end.
+    for puppet in stand_ins.into_values() {
+        let _ = puppet.release();
+    }
+    for process in ready {
+        for (puppet, ..) in process.threads {
+            let _ = puppet.release();
+        }
+    }
+    Ok(())
+}

@@ -393,6 +393,89 @@ impl Puppet {
         self.set_registers(UserRegisters { rip, orig_rax: u64::MAX, ..self.base })
     }
 
+    /// Performs one system call at a `syscall` instruction of its own program, with two stops and no trap: for what
+    /// the stub cannot do, such as unmapping itself. All signals are blocked from here on.
+    pub fn call_at(&mut self, instruction: Addr, number: i64, arguments: &[u64]) -> Result<u64, RemoteError> {
+        let Call { arguments: [rdi, rsi, rdx, r10, r8, r9], .. } = Call::new(number, arguments);
+        let (rip, rax) = (instruction.0, number as u64);
+        let registers = UserRegisters { rip, rax, rdi, rsi, rdx, r10, r8, r9, ..self.base };
+        self.set_registers(UserRegisters { orig_rax: u64::MAX, ..registers })?;
+        self.set_mask(u64::MAX)?;
+        self.run_to_syscall_stop()?;
+        self.run_to_syscall_stop()?;
+        let after = ptrace::registers(self.tid).map_err(self.failed("reading registers"))?;
+        call_result(self.tid, number, after.rax)
+    }
+
+    fn run_to_syscall_stop(&mut self) -> Result<(), RemoteError> {
+        let tid = self.tid;
+        loop {
+            ptrace::resume_to_syscall(tid, 0).map_err(self.failed("resuming"))?;
+            match self.waiter.wait(tid, CALL_TIMEOUT)? {
+                Stop::Syscall => return Ok(()),
+                Stop::Ended(status) => return Err(RemoteError::Ended { tid, status }),
+                Stop::Interrupt | Stop::Group(_) => {}
+                stop => return Err(RemoteError::Unexpected { tid, stop }),
+            }
+        }
+    }
+
+    fn failed(&self, operation: &'static str) -> impl FnOnce(std::io::Error) -> RemoteError + use<> {
+        let tid = self.tid;
+        move |error| RemoteError::Ptrace { tid, operation, error }
+    }
+
+    /// Sets the signals that it runs on with blocked.
+    pub fn set_mask(&self, mask: u64) -> Result<(), RemoteError> {
+        ptrace::set_signal_mask(self.tid, mask).map_err(self.failed("setting its signal mask"))
+    }
+
+    /// Its extended state.
+    pub fn xstate(&self) -> Result<Vec<u8>, RemoteError> {
+        ptrace::xstate(self.tid).map_err(self.failed("reading its extended state"))
+    }
+
+    /// Replaces its extended state.
+    pub fn set_xstate(&self, bytes: &[u8]) -> Result<(), RemoteError> {
+        ptrace::set_xstate(self.tid, bytes).map_err(self.failed("setting its extended state"))
+    }
+
+    /// Puts its process into a job-control stop, which holds on when it is let go; calls can still be made.
+    pub fn stop_process(&mut self) -> Result<(), RemoteError> {
+        let tid = self.tid;
+        let own = self.call(libc::SYS_getpid, &[])?;
+        self.start_call(libc::SYS_kill, &[own, libc::SIGSTOP as u64])?;
+        let mut deliver = 0;
+        loop {
+            ptrace::resume(tid, deliver).map_err(self.failed("stopping it"))?;
+            match self.waiter.wait(tid, CALL_TIMEOUT)? {
+                Stop::Signal(libc::SIGSTOP) => deliver = libc::SIGSTOP,
+                Stop::Group(_) => return Ok(()),
+                Stop::Ended(status) => return Err(RemoteError::Ended { tid, status }),
+                Stop::Interrupt => deliver = 0,
+                stop => return Err(RemoteError::Unexpected { tid, stop }),
+            }
+        }
+    }
+
+    /// Ends this thread alone. A main thread stays as a zombie until its process ends, and nothing reports its end.
+    pub fn end_thread(mut self) -> Result<(), RemoteError> {
+        const EXIT_WAIT_MS: u32 = 10_000;
+        let tid = self.tid;
+        self.start_call(libc::SYS_exit, &[0])?;
+        ptrace::resume(tid, 0).map_err(self.failed("ending it"))?;
+        for _ in 0..EXIT_WAIT_MS {
+            let stat = std::fs::read_to_string(format!("/proc/{tid}/task/{tid}/stat"))
+                .map_err(self.failed("looking whether it has ended"))?;
+            let state = stat.rsplit_once(')').map_or("", |(_, rest)| rest.trim_start());
+            if state.starts_with(['Z', 'X']) {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        Err(RemoteError::Unexpected { tid, stop: Stop::Unknown(0) })
+    }
+
     /// Its registers as calls start from them: segments and bases of a fresh task.
     pub fn base_registers(&self) -> UserRegisters {
         self.base

@@ -53,9 +53,14 @@ impl FdStore {
         todo!()
     }
 
-    /// Masters of terminals whose master is outside of the tree: the keeper relays them.
-    pub(crate) fn relayed_masters(&self) -> Vec<(TerminalId, RawFd)> {
+    /// Masters of terminals whose master is outside of the tree: the keeper relays them. Called in the keeper.
+    pub(crate) fn take_relayed_masters(&mut self) -> Vec<(TerminalId, OwnedFd)> {
         Vec::new()
+    }
+
+    /// Closes every descriptor of the store but `keep`. Called in the keeper.
+    pub(crate) fn close_all(&mut self, keep: &[RawFd]) {
+        let _ = keep;
     }
 
     /// Puts the process's descriptors at their numbers and closes everything else of the store in it.

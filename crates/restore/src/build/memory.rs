@@ -261,16 +261,14 @@ fn is_kernels(mapping: &Mapping) -> bool {
 /// Threads that decode and write pages.
 const FILL_THREADS: usize = 2;
 
-/// Fills the private memory of all processes and all shared memory.
-pub(crate) fn fill(image: &Image, puppets: &BTreeMap<Pid, Puppet>, store: &FdStore) -> Result<(), Error> {
-    let checkpoint = image.checkpoint();
+/// Fills the private memory of all processes.
+pub(crate) fn fill(image: &Image, puppets: &BTreeMap<Pid, Puppet>) -> Result<(), Error> {
     let mut targets = BTreeMap::new();
-    for process in &checkpoint.processes {
+    for process in &image.checkpoint().processes {
         let (Some(body), Some(puppet)) = (&process.body, puppets.get(&process.pid)) else { continue };
         let memory = puppet.open_memory().map_err(Error::builder("opening a process's memory"))?;
         targets.insert(process.pid, Target { pid: process.pid, memory, mappings: &body.memory.mappings });
     }
-    let shared = open_shared(checkpoint, store)?;
     let next = AtomicUsize::new(0);
     let failed = Mutex::new(None);
     let work = || {
@@ -280,10 +278,12 @@ pub(crate) fn fill(image: &Image, puppets: &BTreeMap<Pid, Puppet>, store: &FdSto
             if index >= image.pack_count() {
                 return;
             }
-            let filled = image
-                .read_pack(index, &mut pack)
-                .map_err(Error::from)
-                .and_then(|()| pack.runs().try_for_each(|run| write_run(&run, &targets, &shared)));
+            let filled = image.read_pack(index, &mut pack).map_err(Error::from).and_then(|()| {
+                pack.runs().try_for_each(|run| match run.owner {
+                    PageOwner::Process(pid) => targets.get(&pid).map_or(Ok(()), |target| target.write(&run)),
+                    PageOwner::Shared(_) | PageOwner::File(_) => Ok(()),
+                })
+            });
             if let Err(error) = filled {
                 failed.lock().expect("no panic while held").get_or_insert(error);
             }
@@ -298,40 +298,30 @@ pub(crate) fn fill(image: &Image, puppets: &BTreeMap<Pid, Puppet>, store: &FdSto
     failed.into_inner().expect("no panic while held").map_or(Ok(()), Err)
 }
 
-fn write_run(
-    run: &PackRun<'_>,
-    targets: &BTreeMap<Pid, Target<'_>>,
-    shared: &BTreeMap<SharedMemoryId, (File, u64)>,
-) -> Result<(), Error> {
-    match run.owner {
-        PageOwner::Process(pid) => targets.get(&pid).map_or(Ok(()), |target| target.write(run)),
-        PageOwner::Shared(id) => {
-            let (Some((file, size)), PageContent::Bytes(bytes)) = (shared.get(&id), &run.content) else {
-                return Ok(());
-            };
+/// Fills all shared memory, before anybody maps it.
+pub(crate) fn fill_shared(image: &Image, store: &FdStore) -> Result<(), Error> {
+    for memory in &image.checkpoint().shared_memory {
+        let Some(file) = open_shared(memory.id, store)? else { continue };
+        image.visit_pages(PageOwner::Shared(memory.id), |run| {
+            let PageContent::Bytes(bytes) = run.content else { return Ok(()) };
             // The last page may reach beyond the end, which is not a multiple of pages.
             let at = run.first_page * PAGE_SIZE;
-            let length = bytes.len().min(size.saturating_sub(at) as usize);
+            let length = bytes.len().min(memory.bytes.saturating_sub(at) as usize);
             file.write_all_at(&bytes[..length], at).map_err(Error::builder("filling shared memory"))
-        }
-        PageOwner::File(_) => Ok(()),
+        })?;
     }
+    Ok(())
 }
 
-fn open_shared(
-    checkpoint: &Checkpoint,
-    store: &FdStore,
-) -> Result<BTreeMap<SharedMemoryId, (File, u64)>, Error> {
-    let mut shared = BTreeMap::new();
-    for memory in &checkpoint.shared_memory {
-        let Some(fd) = store.shared_memory(memory.id, true) else { continue };
-        let file = OpenOptions::new()
-            .write(true)
-            .open(format!("/proc/self/fd/{fd}"))
-            .map_err(Error::builder("opening shared memory"))?;
-        shared.insert(memory.id, (file, memory.bytes));
-    }
-    Ok(shared)
+fn open_shared(id: SharedMemoryId, store: &FdStore) -> Result<Option<File>, Error> {
+    let Some(fd) = store.shared_memory(id, true) else { return Ok(None) };
+    let path = format!("/proc/self/fd/{fd}");
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map(Some)
+        .map_err(Error::builder("opening shared memory"))
 }
 
 /// Seals memfds as they were. `mapped` says that all mappings exist: only then may seals come that forbid new
@@ -340,15 +330,10 @@ pub(crate) fn seal(checkpoint: &Checkpoint, store: &FdStore, mapped: bool) -> Re
     for memory in &checkpoint.shared_memory {
         let SharedMemoryKind::Memfd { seals, .. } = memory.kind else { continue };
         let keeps_old = seals & libc::F_SEAL_FUTURE_WRITE as u32 != 0;
-        let Some(fd) = store.shared_memory(memory.id, true).filter(|_| seals != 0 && keeps_old == mapped)
-        else {
+        if seals == 0 || keeps_old != mapped {
             continue;
-        };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(format!("/proc/self/fd/{fd}"))
-            .map_err(Error::builder("opening shared memory"))?;
+        }
+        let Some(file) = open_shared(memory.id, store)? else { continue };
         let seals = nix::fcntl::SealFlag::from_bits_retain(seals as i32);
         nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_ADD_SEALS(seals))
             .map_err(|error| Error::Builder { operation: "sealing a memfd", error: error.into() })?;

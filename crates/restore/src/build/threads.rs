@@ -1,0 +1,240 @@
+//! Threads: their numbers, what each has registered with the kernel, their registers.
+
+use brant_base::{Addr, Pid};
+use brant_image::model::{Credentials, ProcessBody, Thread};
+use brant_kernel::ptrace::UserRegisters;
+use brant_kernel::remote::{Call, Fork, Puppet, TRAMPOLINE_BYTES, timeout_form, trampoline};
+
+use super::credentials;
+use super::script::Script;
+use super::vdso::Gap;
+use crate::Error;
+
+/// Makes all threads but the main one, in the order of the image.
+pub(crate) fn make(main: &mut Puppet, pid: Pid, body: &ProcessBody) -> Result<Vec<Puppet>, Error> {
+    body.threads
+        .iter()
+        .filter(|thread| thread.tid.0 != pid.0)
+        .map(|thread| {
+            main.fork(Fork::Thread, thread.tid.0)
+                .map_err(Error::remote(pid, "making a thread with its number"))
+        })
+        .collect()
+}
+
+/// What [`set`] is told besides the thread.
+#[derive(Clone, Copy)]
+pub(crate) struct Setting<'a> {
+    pub(crate) pid: Pid,
+    pub(crate) credentials: &'a Credentials,
+    pub(crate) dumpable: i32,
+    pub(crate) in_user_namespace: bool,
+}
+
+/// Sets everything that a thread has registered with the kernel, its name, scheduling and credentials.
+pub(crate) fn set(
+    puppet: &mut Puppet,
+    thread: &Thread,
+    setting: Setting<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<(), Error> {
+    let mut script = Script::new(puppet);
+    register(&mut script, thread);
+    schedule(&mut script, thread);
+    credentials::set(&mut script, setting.credentials, setting.in_user_namespace);
+    if thread.parent_death_signal != 0 {
+        let arguments = [libc::PR_SET_PDEATHSIG as u64, thread.parent_death_signal as u64, 0, 0, 0];
+        script.must("setting its parent death signal", libc::SYS_prctl, &arguments);
+    }
+    // 2 (readable by root only) is what the kernel sets for processes that changed identity.
+    let dumpable = [libc::PR_SET_DUMPABLE as u64, u64::from(setting.dumpable == 1), 0, 0, 0];
+    script.must("setting whether it may be dumped", libc::SYS_prctl, &dumpable);
+    script.run(puppet, setting.pid, warnings).map(drop)
+}
+
+fn register(script: &mut Script, thread: &Thread) {
+    if let Some(list) = thread.robust_list {
+        let arguments = [list.head.0, list.bytes];
+        script.must("setting a robust list", libc::SYS_set_robust_list, &arguments);
+    }
+    if let Some(rseq) = thread.rseq {
+        let arguments =
+            [rseq.area.0, u64::from(rseq.bytes), u64::from(rseq.flags), u64::from(rseq.signature)];
+        script.must("registering restartable sequences", libc::SYS_rseq, &arguments);
+    }
+    script.must("setting the address of its number", libc::SYS_set_tid_address, &[thread.clear_tid.0]);
+    let stack = thread.alternate_stack;
+    if stack.flags & libc::SS_DISABLE == 0 && stack.bytes != 0 {
+        let mut bytes = stack.base.0.to_le_bytes().to_vec();
+        bytes.extend((stack.flags as u64 & 0xffff_ffff).to_le_bytes());
+        bytes.extend(stack.bytes.to_le_bytes());
+        let at = script.put(&bytes);
+        script.must("setting its alternate stack", libc::SYS_sigaltstack, &[at, 0]);
+    }
+    let mut name = thread.name.clone();
+    name.push(0);
+    let at = script.put(&name);
+    script.must("setting its name", libc::SYS_prctl, &[libc::PR_SET_NAME as u64, at, 0, 0, 0]);
+}
+
+fn schedule(script: &mut Script, thread: &Thread) {
+    const SCHED_ATTRIBUTES_BYTES: u32 = 48;
+    const RESET_ON_FORK: u64 = 1;
+    const IOPRIO_WHO_PROCESS: u64 = 1;
+    const CPUS_MAX: u32 = 8192;
+    let scheduling = &thread.scheduling;
+    let mut attributes = Vec::with_capacity(SCHED_ATTRIBUTES_BYTES as usize);
+    attributes.extend(SCHED_ATTRIBUTES_BYTES.to_le_bytes());
+    attributes.extend(scheduling.policy.to_le_bytes());
+    attributes.extend((u64::from(scheduling.reset_on_fork) * RESET_ON_FORK).to_le_bytes());
+    attributes.extend(scheduling.nice.to_le_bytes());
+    attributes.extend(scheduling.priority.to_le_bytes());
+    attributes.resize(SCHED_ATTRIBUTES_BYTES as usize, 0);
+    let at = script.put(&attributes);
+    script.may("setting its scheduling", libc::SYS_sched_setattr, &[0, at, 0]);
+    if let Some(last) = scheduling.affinity.iter().copied().filter(|cpu| *cpu < CPUS_MAX).max() {
+        let mut bits = vec![0u8; (last as usize / 64 + 1) * 8];
+        for cpu in scheduling.affinity.iter().filter(|cpu| **cpu < CPUS_MAX) {
+            bits[*cpu as usize / 8] |= 1 << (cpu % 8);
+        }
+        let at = script.put(&bits);
+        script.may("setting its CPUs", libc::SYS_sched_setaffinity, &[0, bits.len() as u64, at]);
+    }
+    if scheduling.timer_slack_ns != 0 {
+        let arguments = [libc::PR_SET_TIMERSLACK as u64, scheduling.timer_slack_ns, 0, 0, 0];
+        script.may("setting its timer slack", libc::SYS_prctl, &arguments);
+    }
+    if scheduling.io_priority != 0 {
+        let arguments = [IOPRIO_WHO_PROCESS, 0, u64::from(scheduling.io_priority)];
+        script.may("setting its I/O priority", libc::SYS_ioprio_set, &arguments);
+    }
+}
+
+/// The registers that a thread goes on with, in a task whose segments are `base`'s.
+fn final_registers(thread: &Thread, base: &UserRegisters) -> UserRegisters {
+    let r = &thread.registers;
+    UserRegisters {
+        r15: r.r15,
+        r14: r.r14,
+        r13: r.r13,
+        r12: r.r12,
+        rbp: r.rbp,
+        rbx: r.rbx,
+        r11: r.r11,
+        r10: r.r10,
+        r9: r.r9,
+        r8: r.r8,
+        rax: r.rax,
+        rcx: r.rcx,
+        rdx: r.rdx,
+        rsi: r.rsi,
+        rdi: r.rdi,
+        orig_rax: u64::MAX,
+        rip: r.rip,
+        eflags: r.eflags,
+        rsp: r.rsp,
+        fs_base: r.fs_base,
+        gs_base: r.gs_base,
+        ..*base
+    }
+}
+
+/// Final registers of all threads of a process, by their order in the image. Calls with a relative time-out go through
+/// trampolines, which are mapped in the gap and stay.
+pub(crate) fn registers(
+    puppet: &mut Puppet,
+    pid: Pid,
+    body: &ProcessBody,
+    gap: &Gap,
+) -> Result<Vec<UserRegisters>, Error> {
+    let base = puppet.base_registers();
+    let mut code = Vec::new();
+    let mut all = Vec::new();
+    for thread in &body.threads {
+        let mut registers = final_registers(thread, &base);
+        if let Some(call) = thread.interrupted {
+            let r = &thread.registers;
+            let arguments = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
+            if let Some(form) = timeout_form(call.number as i64, arguments) {
+                let at = gap.trampolines.start().0 + code.len() as u64;
+                code.extend(trampoline(at, &registers, form, call.remaining_ns));
+                registers.rip = at;
+            }
+        }
+        all.push(registers);
+    }
+    if !code.is_empty() {
+        place_trampolines(puppet, pid, gap, &code)?;
+    }
+    Ok(all)
+}
+
+fn place_trampolines(puppet: &mut Puppet, pid: Pid, gap: &Gap, code: &[u8]) -> Result<(), Error> {
+    debug_assert!(code.len().is_multiple_of(TRAMPOLINE_BYTES));
+    let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
+    let protection = (libc::PROT_READ | libc::PROT_EXEC) as u64;
+    let range = gap.trampolines;
+    let call = Call::new(libc::SYS_mmap, &[range.start().0, range.bytes(), protection, flags, u64::MAX, 0]);
+    puppet.batch_all(&[call]).map_err(Error::remote(pid, "mapping trampolines"))?;
+    puppet.memory().write_by_force(range.start(), code).map_err(|error| Error::Contents {
+        pid,
+        at: range.start(),
+        error,
+    })
+}
+
+/// The extended state for this host: `image`'s bytes in the size and with the features of `host`, a state that the
+/// kernel here gave. Both are in the standard XSAVE layout, whose offsets the CPU vendor fixes.
+pub(crate) fn adapt_xstate(image: &[u8], host: &[u8]) -> Vec<u8> {
+    const SOFTWARE: std::ops::Range<usize> = 464..512;
+    const FEATURES_AT: usize = 512;
+    const COMPONENTS: std::ops::Range<usize> = 520..576;
+    let mut bytes = vec![0; host.len()];
+    let length = image.len().min(host.len());
+    bytes[..length].copy_from_slice(&image[..length]);
+    if host.len() < COMPONENTS.end || image.len() < COMPONENTS.end {
+        return bytes;
+    }
+    let word = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+    let enabled = word(host, SOFTWARE.start);
+    let features = word(image, FEATURES_AT) & enabled;
+    bytes[SOFTWARE].copy_from_slice(&host[SOFTWARE]);
+    bytes[FEATURES_AT..FEATURES_AT + 8].copy_from_slice(&features.to_le_bytes());
+    bytes[COMPONENTS].fill(0);
+    bytes
+}
+
+/// A `syscall` instruction in the program's own code, for the calls that the stub cannot make.
+pub(crate) fn find_call(puppet: &Puppet, body: &ProcessBody) -> Option<Addr> {
+    const CHUNK_BYTES: u64 = 1 << 20;
+    const SYSCALL: [u8; 2] = [0x0f, 0x05];
+    for mapping in body.memory.mappings.iter().filter(|mapping| mapping.protection.execute) {
+        let length = mapping.range.bytes().min(CHUNK_BYTES);
+        let mut code = vec![0; length as usize];
+        if puppet.read_memory(mapping.range.start(), &mut code).is_err() {
+            continue;
+        }
+        if let Some(at) = code.windows(2).position(|bytes| bytes == SYSCALL) {
+            return mapping.range.start().checked_add(at as u64);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn xstate_takes_the_size_and_features_of_the_host() {
+        let mut image = vec![1u8; 2696];
+        image[512..520].copy_from_slice(&0x2e7u64.to_le_bytes());
+        let mut host = vec![0u8; 832];
+        host[464..472].copy_from_slice(&0x7u64.to_le_bytes());
+        let adapted = adapt_xstate(&image, &host);
+        assert_eq!(adapted.len(), 832);
+        assert_eq!(adapted[512..520], 0x7u64.to_le_bytes());
+        assert_eq!((adapted[0], adapted[575], adapted[576]), (1, 0, 1));
+        assert_eq!(adapt_xstate(&host, &image).len(), 2696);
+    }
+}

@@ -10,4 +10,5 @@ pub mod proc;
 pub mod ptrace;
 pub mod remote;
 pub mod sockdiag;
+pub mod task;
 pub mod thread;

@@ -1,0 +1,92 @@
+//! The command line: one file for each verb. What does not exist yet is absent.
+
+mod attach;
+mod explain;
+mod kill;
+mod logs;
+mod ps;
+mod run;
+mod stop;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::failure::Failure;
+use crate::report::{Color, Report};
+
+/// Freeze a running program, write it down, and bring it back later, as a plain user.
+#[derive(Debug, Parser)]
+#[command(name = "brant", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(
+    after_help = "Exit codes: 0 done; 1 failed; 2 usage; 3 unsupported resource; 4 no such target or no \
+permission; 5 host or files incompatible; 6 image corrupt; 7 disk or store. run, attach and restore pass \
+the program's own code (128 + signal where it was killed) and use 125 for their own failures, 126 and 127 \
+for a program that cannot be executed or found."
+)]
+struct Cli {
+    #[command(flatten)]
+    shared: Shared,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Debug, clap::Args)]
+struct Shared {
+    /// Print data as JSON, with a schema_version
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say nothing but data and errors
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Say more
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    /// When to use colours
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    color: Color,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Run(run::Run),
+    Ps(ps::Ps),
+    Attach(attach::Attach),
+    Logs(logs::Logs),
+    Stop(stop::Stop),
+    Kill(kill::Kill),
+    Explain(explain::Explain),
+}
+
+/// A verb's own exit code, or why it failed.
+type Done = Result<u8, Failure>;
+
+/// Parses the command line and does what it says.
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(error.exit_code() as u8);
+        }
+    };
+    let shared = &cli.shared;
+    let report = Report::new(shared.json, shared.quiet, shared.verbose, shared.color);
+    let done = match cli.verb {
+        Verb::Run(verb) => verb.run(&report),
+        Verb::Ps(verb) => verb.run(&report),
+        Verb::Attach(verb) => verb.run(&report),
+        Verb::Logs(verb) => verb.run(&report),
+        Verb::Stop(verb) => verb.run(&report),
+        Verb::Kill(verb) => verb.run(&report),
+        Verb::Explain(verb) => verb.run(&report),
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            report.failure(&failure);
+            ExitCode::from(failure.exit)
+        }
+    }
+}

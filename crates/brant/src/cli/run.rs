@@ -1,0 +1,118 @@
+//! `brant run`.
+
+use std::ffi::{CString, OsString};
+use std::io::{self, IsTerminal};
+use std::os::unix::ffi::OsStringExt;
+
+use brant_kernel::task::Window;
+use nix::sys::termios::tcgetattr;
+use nix::unistd::{dup2_stdin, dup2_stdout};
+use serde_json::json;
+
+use super::Done;
+use super::attach::finish;
+use crate::client::{Blocked, Foreground, Link, own_window};
+use crate::failure::{Failure, exit};
+use crate::job::{Meta, Runtime};
+use crate::keeper::{Io, LaunchError, Launched, launch};
+use crate::report::Report;
+
+/// Run a program as a job: with a name, findable, and independent of this terminal
+///
+/// In the foreground, brant passes input, output, signals and the exit code, and the program survives brant's
+/// own end. With -t, Ctrl-P Ctrl-Q leaves the program alone; `brant attach` comes back to it.
+#[derive(Debug, clap::Args)]
+pub(super) struct Run {
+    /// The job's name; made from the command if left out
+    #[arg(short, long)]
+    name: Option<String>,
+    /// Run in the background, with input from /dev/null and output into the job's log
+    #[arg(short, long)]
+    detach: bool,
+    /// Give the program a terminal of its own
+    #[arg(short, long)]
+    terminal: bool,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+impl Run {
+    pub(super) fn run(self, report: &Report) -> Done {
+        let shown: Vec<String> =
+            self.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let reservation = Runtime::open()
+            .and_then(|runtime| runtime.reserve(self.name.as_deref(), &shown))
+            .map_err(Failure::as_own)?;
+        let blocked =
+            Blocked::new(self.terminal).map_err(|error| not_started(&shown, &LaunchError::Keeper(error)))?;
+        let io = self.io();
+        let command = c_strings(self.command);
+        let started = launch(reservation, &command, &io, blocked.before());
+        let Launched { meta, stream } = started.map_err(|error| not_started(&shown, &error))?;
+        if self.detach {
+            announce(report, &meta);
+            return Ok(0);
+        }
+        let link = Link::new(stream).map_err(|error| not_started(&shown, &LaunchError::Keeper(error)))?;
+        let outcome = if self.terminal {
+            Foreground::relay(link, blocked).run(true, false)
+        } else {
+            let root = meta.root.map(|root| root.pid());
+            let foreground = Foreground::waiter(link, blocked, root);
+            // The program's ends of pipes must be its alone, or their other ends never see them close.
+            if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
+                let _ = dup2_stdin(&null).and_then(|()| dup2_stdout(&null));
+            }
+            foreground.run(false, false)
+        };
+        finish(report, &meta, outcome)
+    }
+
+    fn io(&self) -> Io {
+        if self.terminal {
+            let settings = io::stdin().is_terminal().then(|| tcgetattr(io::stdin()).ok()).flatten();
+            let window = own_window().filter(|window| window.rows > 0 && window.columns > 0);
+            let usual = Window { rows: 24, columns: 80, x_pixels: 0, y_pixels: 0 };
+            Io::Terminal { settings, window: window.unwrap_or(usual) }
+        } else if self.detach {
+            Io::Log
+        } else {
+            Io::Inherited
+        }
+    }
+}
+
+/// Arguments from the command line hold no zero bytes: the kernel ended them there.
+fn c_strings(words: Vec<OsString>) -> Vec<CString> {
+    words.into_iter().map(|word| CString::new(word.into_vec()).unwrap_or_default()).collect()
+}
+
+/// Says how the job is called.
+fn announce(report: &Report, meta: &Meta) {
+    if report.json {
+        let pid = meta.root.map(|root| root.pid);
+        report.json(json!({ "name": meta.name, "pid": pid, "keeper_pid": meta.keeper.pid }));
+    } else {
+        report.data(&meta.name);
+    }
+}
+
+fn not_started(command: &[String], error: &LaunchError) -> Failure {
+    let program = command.first().map_or("", String::as_str).escape_debug();
+    match error {
+        LaunchError::Exec(error) if error.kind() == io::ErrorKind::NotFound => {
+            Failure::new("B-0101", exit::NOT_FOUND, format!("there is no program \"{program}\""))
+                .why("it is neither a path to a file nor in any folder of PATH")
+                .next("type the program's full path: brant run -- /path/to/program")
+        }
+        LaunchError::Exec(error) => {
+            Failure::new("B-0102", exit::CANNOT_EXECUTE, format!("\"{program}\" cannot be executed"))
+                .why(error)
+                .next(format!("ls -l {program}"))
+        }
+        LaunchError::Keeper(error) => Failure::new("B-0106", exit::OWN, "the job could not be started")
+            .why(format!("setting up the process that keeps it failed: {error}"))
+            .next("brant doctor"),
+    }
+}

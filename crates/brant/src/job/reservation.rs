@@ -1,0 +1,137 @@
+//! A name that is taken for a job that does not run yet.
+//!
+//! Until it is handed over, the reservation belongs to the process that made it: if that dies, anybody may
+//! sweep the folder away; if it gives up, `Drop` removes it.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use super::meta::{boot_id, unix_ms};
+use super::runtime::{check_name, unusable};
+use super::{Meta, Process, Runtime};
+use crate::failure::{Failure, exit};
+
+/// A job's folder with its listening socket.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    folder: PathBuf,
+    meta: Meta,
+    listener: UnixListener,
+    /// Who must remove the folder if it comes to nothing; `None` once it is handed over.
+    owner: Option<nix::unistd::Pid>,
+}
+
+impl Runtime {
+    /// Takes `name` for a new job that runs `command`; without a name, one made from the command. The remains
+    /// of an ended job of that name are removed.
+    pub(crate) fn reserve(&self, name: Option<&str>, command: &[String]) -> Result<Reservation, Failure> {
+        let lock = self.lock()?;
+        self.sweep(&lock);
+        let name = match name {
+            Some(name) => {
+                check_name(name)?;
+                self.check_free(name)?;
+                name.to_string()
+            }
+            None => self.free_name(command.first().map_or("job", String::as_str)),
+        };
+        let folder = self.folder(&name);
+        let _ = fs::remove_dir_all(&folder);
+        fs::DirBuilder::new().mode(0o700).create(&folder).map_err(|error| unusable(&folder, &error))?;
+        let made = fill(&folder, name, command);
+        if made.is_err() {
+            let _ = fs::remove_dir_all(&folder);
+        }
+        made
+    }
+
+    fn check_free(&self, name: &str) -> Result<(), Failure> {
+        match self.job(name).filter(|job| job.state.is_live()) {
+            None => Ok(()),
+            Some(job) => {
+                Err(Failure::new("B-0103", exit::FAILED, format!("a job called \"{name}\" is there already"))
+                    .why(format!("it runs {}", crate::report::command_line(&job.meta.command)))
+                    .next(format!("take another name with -n, or: brant stop {name}")))
+            }
+        }
+    }
+
+    /// `sleep`, else `sleep-2` and so on.
+    fn free_name(&self, program: &str) -> String {
+        let base = program.rsplit('/').next().unwrap_or_default();
+        let sound = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | '+');
+        let mut base: String = base.chars().filter(sound).take(48).collect();
+        if check_name(&base).is_err() {
+            base = format!("job-{base}");
+        }
+        let mut names = (1..).map(|n| if n == 1 { base.clone() } else { format!("{base}-{n}") });
+        names
+            .find(|name| self.job(name).is_none_or(|job| !job.state.is_live()))
+            .expect("names do not run out before processes do")
+    }
+}
+
+/// Makes socket and meta in the new folder.
+fn fill(folder: &Path, name: String, command: &[String]) -> Result<Reservation, Failure> {
+    let bind = || -> std::io::Result<UnixListener> {
+        let handle = fs::File::open(folder)?;
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&handle);
+        UnixListener::bind(format!("/proc/self/fd/{fd}/socket"))
+    };
+    let listener = bind().map_err(|error| unusable(folder, &error))?;
+    let own = nix::unistd::getpid();
+    let keeper = Process::now(brant_base::Pid(own.as_raw()))
+        .ok_or_else(|| unusable(Path::new("/proc"), &std::io::ErrorKind::NotFound.into()))?;
+    let meta = Meta {
+        schema_version: 1,
+        name,
+        command: command.to_vec(),
+        keeper,
+        root: None,
+        inside_pid: None,
+        started_unix_ms: unix_ms(),
+        boot_id: boot_id(),
+        image: None,
+        terminal: false,
+        logged: false,
+    };
+    meta.write(folder)?;
+    Ok(Reservation { folder: folder.to_path_buf(), meta, listener, owner: Some(own) })
+}
+
+impl Reservation {
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The description of the job, to be completed before it is handed over.
+    pub(crate) fn meta_mut(&mut self) -> &mut Meta {
+        &mut self.meta
+    }
+
+    /// A second descriptor of the listening socket, for the keeper.
+    pub(crate) fn listener(&self) -> Result<UnixListener, Failure> {
+        self.listener.try_clone().map_err(|error| unusable(&self.folder, &error))
+    }
+
+    /// Writes the description as it is now. Once its keeper is another process, that one's life is the job's.
+    pub(crate) fn publish(&self) -> Result<(), Failure> {
+        self.meta.write(&self.folder)
+    }
+
+    /// The job is its keeper's from here on: the folder stays.
+    pub(crate) fn hand_over(mut self) -> Meta {
+        self.owner = None;
+        self.meta.clone()
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.owner == Some(nix::unistd::getpid()) {
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+    }
+}

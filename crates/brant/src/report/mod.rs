@@ -1,0 +1,81 @@
+//! How things are printed: data on stdout, everything else on stderr.
+
+mod style;
+mod text;
+
+pub(crate) use style::{Color, Style};
+pub(crate) use text::{ago, command_line, signal_name, state, table, wait_status};
+
+use std::io::{IsTerminal, Write};
+
+use serde_json::{Value, json};
+
+use crate::failure::Failure;
+
+/// How this run of brant prints.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Report {
+    pub(crate) json: bool,
+    pub(crate) quiet: bool,
+    #[expect(dead_code, reason = "the engine's verbs say more with it")]
+    pub(crate) verbose: bool,
+    color: Color,
+}
+
+impl Report {
+    pub(crate) fn new(json: bool, quiet: bool, verbose: bool, color: Color) -> Report {
+        Report { json, quiet, verbose, color }
+    }
+
+    /// Colours for stdout.
+    pub(crate) fn out_style(&self) -> Style {
+        Style::new(self.color, std::io::stdout().is_terminal())
+    }
+
+    /// Colours for stderr.
+    pub(crate) fn err_style(&self) -> Style {
+        Style::new(self.color, std::io::stderr().is_terminal())
+    }
+
+    /// Data. A reader that has gone away ends it quietly.
+    pub(crate) fn data(&self, text: &str) {
+        let _ = writeln!(std::io::stdout(), "{text}");
+    }
+
+    /// Data for machines; `schema_version` is added.
+    pub(crate) fn json(&self, mut value: Value) {
+        value["schema_version"] = json!(1);
+        let _ = writeln!(std::io::stdout(), "{value:#}");
+    }
+
+    /// One line about what was done, for people; machines and `-q` do without.
+    pub(crate) fn note(&self, text: &str) {
+        if !self.quiet && !self.json {
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
+    }
+
+    /// A failure: what happened, why, and what to do next.
+    pub(crate) fn failure(&self, failure: &Failure) {
+        if self.json {
+            let error = json!({
+                "schema_version": 1,
+                "error": {
+                    "code": failure.code, "exit": failure.exit, "what": failure.what,
+                    "why": failure.why, "next": failure.next,
+                },
+            });
+            let _ = writeln!(std::io::stderr(), "{error}");
+            return;
+        }
+        let style = self.err_style();
+        let mut text = format!("{} {}: {}", style.bad("brant:"), style.bold(failure.code), failure.what);
+        for (label, lines) in [("why: ", &failure.why), ("next:", &failure.next)] {
+            for (index, line) in lines.lines().enumerate() {
+                let label = if index == 0 { label } else { "     " };
+                text.push_str(&format!("\n  {} {line}", style.faint(label)));
+            }
+        }
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
+}

@@ -64,7 +64,7 @@ fn quick() -> Vec<Step> {
 }
 
 fn golden() -> Vec<Step> {
-    vec![Step::cargo(&["test", "--package", "brant-image", "--quiet", "--", "golden"])]
+    vec![Step::cargo(&["test", "--package", "brant-image", "--quiet", "--test", "golden"])]
 }
 
 fn fuzz(is_full: bool) -> Vec<Step> {

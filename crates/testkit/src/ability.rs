@@ -8,6 +8,9 @@ use std::sync::OnceLock;
 /// The user that plain rows run as where the tests themselves run as root.
 const PLAIN_USER: &str = "brant-test";
 
+/// Where programs under test are looked for: what the machine's packages installed, not what its user did.
+pub(crate) const SYSTEM_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
+
 /// As whom a test runs brant and the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
@@ -48,10 +51,9 @@ pub fn is_full() -> bool {
     std::env::var_os("BRANT_FULL").is_some_and(|value| value != "0")
 }
 
-/// Whether `name` is an executable on the search path.
+/// Whether `name` is an executable on the sandboxes' search path.
 pub fn have_command(name: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
+    SYSTEM_PATH.split(':').any(|folder| Path::new(folder).join(name).is_file())
 }
 
 /// Records that a test cannot run for want of `ability`: on stderr, and in the file `BRANT_SKIPS` for CI.

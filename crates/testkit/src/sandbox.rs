@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::ability::Who;
+use crate::ability::{SYSTEM_PATH, Who};
 use crate::program::{Program, brant_binary, fixture_binary};
 
 /// How long a brant command may take before the test gives up on it.
@@ -87,7 +87,7 @@ impl Sandbox {
         words.push(program.as_ref().to_str().expect("test paths are UTF-8").to_owned());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).env_clear().current_dir(&self.root).stdin(Stdio::null());
-        command.env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()));
+        command.env("PATH", SYSTEM_PATH);
         command.env("HOME", self.path("home")).env("LANG", "C.UTF-8").env("TERM", "xterm");
         command.env("XDG_STATE_HOME", self.path("state")).env("XDG_RUNTIME_DIR", self.path("run"));
         command.env("BRANT_TEST", &self.root);

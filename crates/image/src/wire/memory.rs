@@ -115,7 +115,7 @@ enum Backing {
     #[prost(message, tag = "6")]
     File(Piece),
     #[prost(message, tag = "7")]
-    Shared(Piece),
+    SharedMemory(Piece),
     #[prost(bool, tag = "8")]
     Vdso(bool),
     #[prost(bool, tag = "9")]
@@ -141,7 +141,7 @@ impl From<&model::Mapping> for Mapping {
                 Backing::File(Piece { id: file.0, offset, writable })
             }
             model::Backing::Shared { memory, offset, writable } => {
-                Backing::Shared(Piece { id: memory.0, offset, writable })
+                Backing::SharedMemory(Piece { id: memory.0, offset, writable })
             }
             model::Backing::Vdso => Backing::Vdso(true),
             model::Backing::Vvar => Backing::Vvar(true),
@@ -171,7 +171,7 @@ impl TryFrom<Mapping> for model::Mapping {
             Some(Backing::File(Piece { id, offset, writable })) => {
                 model::Backing::File { file: DiskFileId(id), offset, writable }
             }
-            Some(Backing::Shared(Piece { id, offset, writable })) => {
+            Some(Backing::SharedMemory(Piece { id, offset, writable })) => {
                 model::Backing::Shared { memory: SharedMemoryId(id), offset, writable }
             }
             Some(Backing::Vdso(true)) => model::Backing::Vdso,

@@ -202,11 +202,11 @@ impl Generator {
             2 => FileKind::Device { path: self.path(), major: self.u32(), minor: self.u32() },
             3 => FileKind::EventFd { counter: self.u64(), semaphore: self.flag() },
             4 => {
-                // The first open file exists and is never an epoll that watches itself.
+                // Only earlier ones are watched, so that no epoll watches itself.
                 let count = if own == 0 { 0 } else { 3 };
                 let watches = self.many(count, |g, number| EpollWatch {
                     number: number as i32,
-                    file: OpenFileId(0),
+                    file: OpenFileId(g.below(u64::from(own)) as u32),
                     events: g.u32(),
                     data: g.u64(),
                 });

@@ -6,8 +6,6 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use brant_base::{Addr, PAGE_SIZE, PageRange, Pid};
 use brant_image::model::{
@@ -258,9 +256,6 @@ fn is_kernels(mapping: &Mapping) -> bool {
     matches!(mapping.backing, Backing::Vdso | Backing::Vvar)
 }
 
-/// Threads that decode and write pages.
-const FILL_THREADS: usize = 2;
-
 /// Fills the private memory of all processes.
 pub(crate) fn fill(image: &Image, puppets: &BTreeMap<Pid, Puppet>) -> Result<(), Error> {
     let mut targets = BTreeMap::new();
@@ -269,33 +264,18 @@ pub(crate) fn fill(image: &Image, puppets: &BTreeMap<Pid, Puppet>) -> Result<(),
         let memory = puppet.open_memory().map_err(Error::builder("opening a process's memory"))?;
         targets.insert(process.pid, Target { pid: process.pid, memory, mappings: &body.memory.mappings });
     }
-    let next = AtomicUsize::new(0);
-    let failed = Mutex::new(None);
-    let work = || {
-        let mut pack = Pack::default();
-        while failed.lock().expect("no panic while held").is_none() {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            if index >= image.pack_count() {
-                return;
-            }
-            let filled = image.read_pack(index, &mut pack).map_err(Error::from).and_then(|()| {
-                pack.runs().try_for_each(|run| match run.owner {
-                    PageOwner::Process(pid) => targets.get(&pid).map_or(Ok(()), |target| target.write(&run)),
-                    PageOwner::Shared(_) | PageOwner::File(_) => Ok(()),
-                })
-            });
-            if let Err(error) = filled {
-                failed.lock().expect("no panic while held").get_or_insert(error);
+    let mut pack = Pack::default();
+    for index in 0..image.pack_count() {
+        image.read_pack(index, &mut pack)?;
+        for run in pack.runs() {
+            if let PageOwner::Process(pid) = run.owner
+                && let Some(target) = targets.get(&pid)
+            {
+                target.write(&run)?;
             }
         }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..FILL_THREADS.min(image.pack_count()) {
-            scope.spawn(work);
-        }
-        work();
-    });
-    failed.into_inner().expect("no panic while held").map_or(Ok(()), Err)
+    }
+    Ok(())
 }
 
 /// Fills all shared memory, before anybody maps it.

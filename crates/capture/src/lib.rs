@@ -10,6 +10,7 @@ mod error;
 mod files;
 mod freeze;
 mod preflight;
+mod refusals;
 mod sleep;
 mod tables;
 mod tree;
@@ -25,6 +26,7 @@ use brant_kernel::proc;
 use brant_kernel::remote::Memory;
 
 pub use error::Error;
+pub use refusals::EXPLANATIONS;
 pub use tree::Member;
 
 use freeze::Frozen;

@@ -39,6 +39,17 @@ pub(crate) fn member(host: Pid) -> Option<Member> {
     Some(Member { host, pid: status.inner_pid(), zombie })
 }
 
+/// A thread of a process that still has what all its threads share (descriptors, the executable): a main thread
+/// that has ended has nothing left. /proc has a directory under its number, too.
+pub(crate) fn living_task(member: &Member) -> Pid {
+    if !thread_ended(member.host, member.host.into()) {
+        return member.host;
+    }
+    let tasks = proc::tasks(member.host).unwrap_or_default();
+    let living = tasks.into_iter().find(|tid| !thread_ended(member.host, *tid));
+    living.map_or(member.host, |tid| Pid(tid.0))
+}
+
 /// Private executable mappings, the vdso first: where a return thunk may find room.
 pub(crate) fn executable_ranges(entries: &[MapEntry]) -> Vec<PageRange> {
     let mut ranges: Vec<&MapEntry> = entries

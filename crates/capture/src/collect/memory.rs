@@ -7,7 +7,7 @@ use brant_kernel::proc::{self, MapEntry, MapKind, PageKind, Pagemap, Stat, VmFla
 use brant_kernel::remote::Memory;
 
 use crate::error::Error;
-use crate::tables::Tables;
+use crate::tables::{self, Tables};
 use crate::tree::Member;
 
 /// Bytes that are copied from a target at once.
@@ -49,6 +49,7 @@ fn mapping(member: &Member, entry: &MapEntry, tables: &mut Tables) -> Result<Map
     let may_write = shared && entry.flags.has(VmFlags::MAY_WRITE);
     let (backing, name) = match &entry.kind {
         MapKind::Anonymous | MapKind::Heap | MapKind::Stack => (Backing::Anonymous, None),
+        MapKind::File if tables::is_zero_device(entry) => (Backing::Anonymous, None),
         MapKind::AnonymousNamed(name) => (Backing::Anonymous, Some(name.clone())),
         MapKind::Vdso => (Backing::Vdso, None),
         MapKind::Vvar => (Backing::Vvar, None),

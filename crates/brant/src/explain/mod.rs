@@ -1,5 +1,6 @@
 //! Every error code with its long explanation, in one table for each family.
 
+mod images;
 mod jobs;
 
 /// An error code's page.
@@ -12,7 +13,7 @@ pub(crate) struct Entry {
 
 /// All codes in ascending order.
 pub(crate) static TABLE: std::sync::LazyLock<Vec<&'static Entry>> =
-    std::sync::LazyLock::new(|| [jobs::ENTRIES].into_iter().flatten().collect());
+    std::sync::LazyLock::new(|| [jobs::ENTRIES, images::ENTRIES].into_iter().flatten().collect());
 
 /// The entry of `code`, in any case, with or without its "B-".
 pub(crate) fn find(code: &str) -> Option<&'static Entry> {

@@ -5,6 +5,7 @@
 
 pub mod descriptor;
 pub mod facts;
+pub mod make;
 pub mod namespace;
 pub mod proc;
 pub mod ptrace;

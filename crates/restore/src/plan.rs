@@ -19,10 +19,26 @@ pub enum FilesPolicy {
 
 /// A plan without refusals.
 #[derive(Debug, Default)]
-pub struct Plan {}
+pub struct Plan {
+    map_paths: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Plan {
+    /// Where a path of the image is on this host.
+    pub(crate) fn path(&self, path: &[u8]) -> Vec<u8> {
+        for (from, to) in &self.map_paths {
+            if let Some(rest) = path.strip_prefix(&from[..])
+                && (rest.is_empty() || rest.starts_with(b"/") || from.ends_with(b"/"))
+            {
+                return [to, rest].concat();
+            }
+        }
+        path.to_vec()
+    }
+}
 
 /// Looks at the image and the host and changes nothing.
 pub fn plan(image: &Image, options: &Options) -> Result<Plan, Refusals> {
-    let _ = (image, options);
-    Ok(Plan::default())
+    let _ = image;
+    Ok(Plan { map_paths: options.map_paths.clone() })
 }

@@ -1,78 +1,268 @@
 //! Open file descriptions: opened in the builder, inherited by every task, put at their numbers there.
+//!
+//! The builder opens each description once, at a number above all that the tree uses. Tasks are forked from it, so what
+//! was shared is shared again by inheritance. What depends on who makes it (watches, locks, owners, the
+//! controlling terminal) is made by remote calls in [`FdStore::finish`].
 
-use std::os::fd::{OwnedFd, RawFd};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use brant_image::Image;
-use brant_image::model::{DiskFileId, OpenFileId, Process, SharedMemoryId, TerminalId};
-use brant_kernel::remote::Puppet;
+use brant_image::model::*;
+use brant_kernel::make;
+use brant_kernel::remote::{Call, Puppet};
 
+use super::{disk, late, pipes, sockets, terminals};
 use crate::{Error, Options, Plan};
 
 /// Every open file description of the image, open in the builder at numbers above all that the tree uses.
 /// Tasks of the tree are forked from the builder and so have them at the same numbers.
 pub(crate) struct FdStore {
-    pub(crate) floor: RawFd,
+    /// The lowest number of the store; all final numbers lie below.
+    floor: RawFd,
+    open_files: BTreeMap<OpenFileId, RawFd>,
+    disk_files: BTreeMap<(DiskFileId, bool), RawFd>,
+    shared_memory: BTreeMap<(SharedMemoryId, bool), RawFd>,
+    slaves: BTreeMap<TerminalId, RawFd>,
+    masters: BTreeMap<TerminalId, RawFd>,
+    /// Keeps all of it open in the builder.
+    held: Vec<OwnedFd>,
+    /// Files without a name, made once.
+    pub(super) stored: RefCell<BTreeMap<DiskFileId, OwnedFd>>,
+    pub(super) checkpoint: Checkpoint,
 }
 
 impl FdStore {
     /// Opens everything. Runs in the mount namespace that the tree will have, before its first task exists;
     /// /proc is still the builder's.
     pub(crate) fn open(image: &Image, plan: &Plan, options: &Options) -> Result<FdStore, Error> {
-        let _ = (image, plan, options);
-        Ok(FdStore { floor: 0 })
+        let checkpoint = image.checkpoint();
+        let mut store = FdStore {
+            floor: floor(checkpoint),
+            open_files: BTreeMap::new(),
+            disk_files: BTreeMap::new(),
+            shared_memory: BTreeMap::new(),
+            slaves: BTreeMap::new(),
+            masters: BTreeMap::new(),
+            held: Vec::new(),
+            stored: RefCell::default(),
+            checkpoint: checkpoint.clone(),
+        };
+        make::raise_descriptor_limit().map_err(Error::builder("raising the limit of descriptors"))?;
+        disk::open_mapped(&mut store, image, plan)?;
+        for memory in &checkpoint.shared_memory {
+            store.make_shared(memory)?;
+        }
+        terminals::open_all(&mut store)?;
+        let mut made = pipes::make_all(&mut store)?;
+        made.extend(sockets::make_all(&mut store)?);
+        for file in &checkpoint.open_files {
+            if let Some(fd) = made.remove(&file.id) {
+                store.put(file.id, fd)?;
+                continue;
+            }
+            if let Some(fd) = open_one(&store, image, plan, options, file)? {
+                store.put(file.id, fd)?;
+            }
+        }
+        sockets::fill_queues(&store)?;
+        Ok(store)
+    }
+
+    fn make_shared(&mut self, memory: &SharedMemory) -> Result<(), Error> {
+        let failed = || Error::builder("making shared memory");
+        let (name, mode) = match &memory.kind {
+            SharedMemoryKind::Anonymous => (&b"shared anonymous"[..], 0o777),
+            SharedMemoryKind::Memfd { name, mode, .. } => (&name[..], *mode),
+        };
+        let fd = make::memfd(name, memory.bytes, mode).map_err(failed())?;
+        let read_only = make::reopen(&fd, libc::O_RDONLY).map_err(failed())?;
+        let writable = self.adopt(fd)?;
+        let read_only = self.adopt(read_only)?;
+        self.shared_memory.insert((memory.id, true), writable);
+        self.shared_memory.insert((memory.id, false), read_only);
+        Ok(())
     }
 
     /// Moves a descriptor of the builder's own above the store's floor, so that tasks can keep it.
     pub(crate) fn adopt(&mut self, fd: OwnedFd) -> Result<RawFd, Error> {
-        let _ = fd;
-        todo!()
+        let moved = make::duplicate_at_least(&fd, self.floor)
+            .map_err(Error::builder("moving a descriptor out of the tree's way"))?;
+        let number = moved.as_raw_fd();
+        self.held.push(moved);
+        Ok(number)
+    }
+
+    pub(super) fn put(&mut self, id: OpenFileId, fd: OwnedFd) -> Result<(), Error> {
+        let number = self.adopt(fd)?;
+        self.open_files.insert(id, number);
+        Ok(())
+    }
+
+    pub(super) fn put_disk(&mut self, id: DiskFileId, writable: bool, fd: OwnedFd) -> Result<(), Error> {
+        let number = self.adopt(fd)?;
+        self.disk_files.insert((id, writable), number);
+        Ok(())
+    }
+
+    pub(super) fn put_terminal(&mut self, id: TerminalId, master: OwnedFd, slave: OwnedFd) -> Result<(), Error> {
+        let (master, slave) = (self.adopt(master)?, self.adopt(slave)?);
+        self.masters.insert(id, master);
+        self.slaves.insert(id, slave);
+        Ok(())
+    }
+
+    /// A descriptor of the store, for a call in the builder.
+    pub(super) fn borrow(&self, number: RawFd) -> Option<BorrowedFd<'_>> {
+        use std::os::fd::AsFd;
+        self.held.iter().find(|fd| fd.as_raw_fd() == number).map(|fd| fd.as_fd())
     }
 
     /// The number to map this file with (or to name it as an executable); opened for writing as well where
     /// `writable`.
     pub(crate) fn disk_file(&self, id: DiskFileId, writable: bool) -> Option<RawFd> {
-        let _ = (id, writable);
-        todo!()
+        self.disk_files.get(&(id, writable)).copied()
     }
 
     /// The number of this shared memory, of its recorded size and empty until memory.rs fills it.
     pub(crate) fn shared_memory(&self, id: SharedMemoryId, writable: bool) -> Option<RawFd> {
-        let _ = (id, writable);
-        todo!()
+        self.shared_memory.get(&(id, writable)).copied()
     }
 
     /// The number of an open file description.
     pub(crate) fn open_file(&self, id: OpenFileId) -> Option<RawFd> {
-        let _ = id;
-        todo!()
+        self.open_files.get(&id).copied()
     }
 
     /// The number of a slave side of this terminal.
     pub(crate) fn terminal_slave(&self, id: TerminalId) -> Option<RawFd> {
-        let _ = id;
-        todo!()
+        self.slaves.get(&id).copied()
     }
 
-    /// Masters of terminals whose master is outside of the tree: the keeper relays them. Called in the keeper.
-    pub(crate) fn take_relayed_masters(&mut self) -> Vec<(TerminalId, OwnedFd)> {
-        Vec::new()
+    pub(super) fn terminal_master(&self, id: TerminalId) -> Option<RawFd> {
+        self.masters.get(&id).copied()
     }
 
-    /// Closes every descriptor of the store but `keep`. Called in the keeper.
-    pub(crate) fn close_all(&mut self, keep: &[RawFd]) {
-        let _ = keep;
+    /// Masters of terminals whose master is outside of the tree: the keeper relays them.
+    pub(crate) fn relayed_masters(&self) -> Vec<(TerminalId, RawFd)> {
+        let outside = self.checkpoint.terminals.iter().filter(|terminal| !terminal.inside);
+        outside.filter_map(|terminal| Some((terminal.id, self.terminal_master(terminal.id)?))).collect()
     }
 
     /// Puts the process's descriptors at their numbers and closes everything else of the store in it.
     pub(crate) fn place(&self, puppet: &mut Puppet, process: &Process) -> Result<(), Error> {
-        let _ = (puppet, process);
-        todo!()
+        let Some(body) = &process.body else { return Ok(()) };
+        let mut calls = Vec::new();
+        let mut free_from = 0;
+        for descriptor in &body.descriptors {
+            let number = descriptor.number as u64;
+            if free_from < number {
+                calls.push(Call::new(libc::SYS_close_range, &[free_from, number - 1, 0]));
+            }
+            free_from = number + 1;
+            let Some(store) = self.open_file(descriptor.file) else {
+                calls.push(Call::new(libc::SYS_close_range, &[number, number, 0]));
+                continue;
+            };
+            let flags = if descriptor.close_on_exec { libc::O_CLOEXEC as u64 } else { 0 };
+            calls.push(Call::new(libc::SYS_dup3, &[store as u64, number, flags]));
+        }
+        if free_from < self.floor as u64 {
+            calls.push(Call::new(libc::SYS_close_range, &[free_from, self.floor as u64 - 1, 0]));
+        }
+        puppet.batch_all(&calls).map_err(Error::remote(process.pid, "placing descriptors"))?;
+        Ok(())
     }
 
     /// What can only be done when all tasks of the tree exist and have their descriptors: epoll watches, file
     /// owners, record locks, pidfds. Called once for each process, after `place` of all.
     pub(crate) fn finish(&self, puppet: &mut Puppet, process: &Process) -> Result<(), Error> {
-        let _ = (puppet, process);
-        todo!()
+        let Some(body) = &process.body else { return Ok(()) };
+        late::finish(self, puppet, process, body)?;
+        let last = u32::MAX as u64;
+        puppet
+            .call(libc::SYS_close_range, &[self.floor as u64, last, 0])
+            .map_err(Error::remote(process.pid, "closing the store"))?;
+        Ok(())
     }
+}
+
+/// One above the largest descriptor of the tree.
+fn floor(checkpoint: &Checkpoint) -> RawFd {
+    const FLOOR_MIN: RawFd = 64;
+    let bodies = checkpoint.processes.iter().filter_map(|process| process.body.as_ref());
+    let numbers = bodies.flat_map(|body| body.descriptors.iter().map(|descriptor| descriptor.number + 1));
+    numbers.max().unwrap_or(0).max(FLOOR_MIN)
+}
+
+/// Opens what needs nobody else. `None` for what a task must make itself.
+fn open_one(
+    store: &FdStore,
+    image: &Image,
+    plan: &Plan,
+    options: &Options,
+    file: &OpenFile,
+) -> Result<Option<OwnedFd>, Error> {
+    let status = file.flags as i32;
+    let nonblocking = status & libc::O_NONBLOCK;
+    let fd = match &file.kind {
+        FileKind::Regular { file: disk_file } => disk::open_description(store, image, plan, file, *disk_file)?,
+        FileKind::Directory { path } => disk::open_path(plan, path, status, file.position)?,
+        FileKind::PathOnly { path } => disk::open_path(plan, path, status, 0)?,
+        FileKind::Device { path, major: 5, minor: 0 } if path.ends_with(b"/tty") => return Ok(None),
+        FileKind::Device { path, .. } => disk::open_path(plan, path, status, 0)?,
+        FileKind::EventFd { counter, semaphore } => {
+            make::eventfd(*counter, *semaphore, nonblocking).map_err(Error::builder("making an eventfd"))?
+        }
+        FileKind::Epoll { .. } => make::epoll().map_err(Error::builder("making an epoll instance"))?,
+        FileKind::TimerFd(timer) => {
+            make::timerfd(timer.clock, nonblocking).map_err(Error::builder("making a timerfd"))?
+        }
+        FileKind::SignalFd { mask } => {
+            make::signalfd(*mask, nonblocking).map_err(Error::builder("making a signalfd"))?
+        }
+        FileKind::Inotify { watches } => make_inotify(watches, nonblocking)?,
+        FileKind::Memfd { memory } => {
+            let number = store.shared_memory(*memory, true).expect("validated");
+            let memfd = store.borrow(number).expect("held");
+            let again = make::reopen(memfd, status & !libc::O_CREAT).map_err(Error::builder("opening a memfd"))?;
+            disk::seek(&again, file.position)?;
+            again
+        }
+        FileKind::TerminalMaster { terminal } => {
+            let number = store.terminal_master(*terminal).expect("validated");
+            let master = make::duplicate_at_least(store.borrow(number).expect("held"), store.floor)
+                .map_err(Error::builder("duplicating a terminal"))?;
+            make::set_status(&master, status).map_err(Error::builder("setting a terminal's flags"))?;
+            master
+        }
+        FileKind::TerminalSlave { terminal } => {
+            let number = store.terminal_slave(*terminal).expect("validated");
+            make::reopen(store.borrow(number).expect("held"), status | libc::O_NOCTTY)
+                .map_err(Error::builder("opening a terminal"))?
+        }
+        FileKind::Outside { stream, .. } => {
+            let given = &options.stdio[*stream as usize];
+            make::duplicate_at_least(given, store.floor).map_err(Error::builder("taking descriptors 0-2"))?
+        }
+        FileKind::PidFd { .. } | FileKind::Pipe { .. } | FileKind::UnixSocket { .. } | FileKind::InetSocket { .. } => {
+            return Ok(None);
+        }
+    };
+    Ok(Some(fd))
+}
+
+fn make_inotify(watches: &[InotifyWatch], nonblocking: i32) -> Result<OwnedFd, Error> {
+    let fd = make::inotify(nonblocking).map_err(Error::builder("making an inotify instance"))?;
+    let mut sorted: Vec<&InotifyWatch> = watches.iter().collect();
+    sorted.sort_by_key(|watch| watch.descriptor);
+    for watch in sorted {
+        make::inotify_watch(&fd, &watch.path, watch.mask, watch.descriptor).map_err(|error| Error::Path {
+            operation: "watching",
+            path: String::from_utf8_lossy(&watch.path).into_owned(),
+            error,
+        })?;
+    }
+    Ok(fd)
 }

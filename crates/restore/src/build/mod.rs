@@ -1,12 +1,17 @@
 //! Building the tree, one file for each kind, named as in `image::model`.
 
 pub(crate) mod credentials;
+mod disk;
 pub(crate) mod files;
+mod late;
 pub(crate) mod limits;
 pub(crate) mod memory;
+mod pipes;
 pub(crate) mod script;
 pub(crate) mod shape;
 pub(crate) mod signals;
+mod sockets;
+mod terminals;
 pub(crate) mod threads;
 pub(crate) mod timers;
 pub(crate) mod tree;

@@ -1,0 +1,150 @@
+//! Files on disk: opened as they were, and put back where their contents travelled.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use brant_base::PAGE_SIZE;
+use brant_image::{Image, PageContent};
+use brant_image::model::*;
+use brant_kernel::make;
+
+use super::files::FdStore;
+use crate::{Error, Plan};
+
+/// Flags that only matter to the call that opened the file first.
+const OPEN_ONCE: i32 = libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_TMPFILE & !libc::O_DIRECTORY;
+
+/// Opens every file that is mapped or executed, for reading, and for writing too where a mapping may write.
+pub(super) fn open_mapped(store: &mut FdStore, image: &Image, plan: &Plan) -> Result<(), Error> {
+    let checkpoint = image.checkpoint();
+    let mut wanted: Vec<(DiskFileId, bool)> = Vec::new();
+    for body in checkpoint.processes.iter().filter_map(|process| process.body.as_ref()) {
+        wanted.push((body.executable, false));
+        for mapping in &body.memory.mappings {
+            if let Backing::File { file, writable, .. } = mapping.backing {
+                wanted.push((file, writable && mapping.sharing == Sharing::Shared));
+            }
+        }
+    }
+    wanted.sort();
+    wanted.dedup();
+    for (id, writable) in wanted {
+        let flags = if writable { libc::O_RDWR } else { libc::O_RDONLY };
+        let fd = open_disk(store, image, plan, id, flags)?;
+        store.put_disk(id, writable, fd)?;
+    }
+    Ok(())
+}
+
+/// Opens the description of a regular file.
+pub(super) fn open_description(
+    store: &FdStore,
+    image: &Image,
+    plan: &Plan,
+    file: &OpenFile,
+    id: DiskFileId,
+) -> Result<OwnedFd, Error> {
+    let fd = open_disk(store, image, plan, id, file.flags as i32)?;
+    seek(&fd, file.position)?;
+    for lock in &file.locks {
+        make::lock_description(&fd, range(lock), lock.exclusive)
+            .map_err(Error::builder("taking a file lock again"))?;
+    }
+    Ok(fd)
+}
+
+/// `None` for a flock, else start and length.
+fn range(lock: &FileLock) -> Option<(u64, u64)> {
+    match lock.kind {
+        FileLockKind::Flock => None,
+        FileLockKind::Ofd { start, length } => Some((start, length)),
+    }
+}
+
+fn open_disk(store: &FdStore, image: &Image, plan: &Plan, id: DiskFileId, flags: i32) -> Result<OwnedFd, Error> {
+    let record = store.checkpoint.disk_files.iter().find(|file| file.id == id).expect("validated");
+    if record.stored {
+        return open_stored(store, image, plan, record, flags);
+    }
+    open(&plan.path(&record.path), flags)
+}
+
+/// A file whose name has gone: made anew once, then opened through the first descriptor.
+fn open_stored(
+    store: &FdStore,
+    image: &Image,
+    plan: &Plan,
+    record: &DiskFile,
+    flags: i32,
+) -> Result<OwnedFd, Error> {
+    let mut made = store.stored.borrow_mut();
+    if !made.contains_key(&record.id) {
+        let fd = make_stored(image, plan, record)?;
+        made.insert(record.id, fd);
+    }
+    make::reopen(&made[&record.id], flags & !OPEN_ONCE).map_err(Error::builder("opening a file without a name"))
+}
+
+fn make_stored(image: &Image, plan: &Plan, record: &DiskFile) -> Result<OwnedFd, Error> {
+    let path = PathBuf::from(plan.path(&record.path));
+    let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
+    let taken = path.symlink_metadata().is_ok();
+    let hidden = folder.join(format!(".brant-{}-{}", std::process::id(), record.id.0));
+    let name = if taken { &hidden } else { &path };
+    let options = |at: &Path| {
+        OpenOptions::new().read(true).write(true).create_new(true).mode(record.mode & 0o7777).open(at)
+    };
+    let (file, made_at) = match options(name) {
+        Ok(file) => (file, name.clone()),
+        Err(_) => {
+            let fallback = std::env::temp_dir().join(hidden.file_name().expect("made above"));
+            let file = options(&fallback).map_err(path_error("making", &fallback))?;
+            (file, fallback)
+        }
+    };
+    let unlinked = fs::remove_file(&made_at).map_err(path_error("unlinking", &made_at));
+    fill(image, record, &file)?;
+    unlinked?;
+    Ok(file.into())
+}
+
+fn fill(image: &Image, record: &DiskFile, file: &File) -> Result<(), Error> {
+    let failed = || Error::builder("filling a file without a name");
+    image.visit_pages(PageOwner::File(record.id), |run| {
+        let PageContent::Bytes(bytes) = run.content else { return Ok(()) };
+        let at = run.first_page * PAGE_SIZE;
+        let length = bytes.len().min(record.size.saturating_sub(at) as usize);
+        file.write_all_at(&bytes[..length], at).map_err(failed())
+    })?;
+    file.set_len(record.size).map_err(failed())
+}
+
+pub(super) fn path_error(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.display().to_string();
+    move |error| Error::Path { operation, path, error }
+}
+
+fn open(path: &[u8], flags: i32) -> Result<OwnedFd, Error> {
+    let path = PathBuf::from(std::ffi::OsString::from_vec(path.to_vec()));
+    make::open(&path, flags & !OPEN_ONCE | libc::O_NOCTTY).map_err(path_error("opening", &path))
+}
+
+/// Opens a directory, a device or a place, by path.
+pub(super) fn open_path(plan: &Plan, path: &[u8], flags: i32, position: u64) -> Result<OwnedFd, Error> {
+    let fd = open(&plan.path(path), flags)?;
+    seek(&fd, position)?;
+    Ok(fd)
+}
+
+/// Moves to the recorded position, where there is one.
+pub(super) fn seek(fd: &OwnedFd, position: u64) -> Result<(), Error> {
+    if position == 0 {
+        return Ok(());
+    }
+    let mut file = File::from(fd.try_clone().map_err(Error::builder("duplicating a descriptor"))?);
+    file.seek(SeekFrom::Start(position)).map(drop).map_err(Error::builder("moving to a file's position"))
+}

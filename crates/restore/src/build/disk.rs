@@ -90,7 +90,7 @@ fn open_stored(
 }
 
 fn make_stored(image: &Image, plan: &Plan, record: &DiskFile) -> Result<OwnedFd, Error> {
-    let path = PathBuf::from(plan.path(&record.path));
+    let path = PathBuf::from(std::ffi::OsString::from_vec(plan.path(&record.path)));
     let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
     let taken = path.symlink_metadata().is_ok();
     let hidden = folder.join(format!(".brant-{}-{}", std::process::id(), record.id.0));

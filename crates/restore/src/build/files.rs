@@ -144,10 +144,25 @@ impl FdStore {
         self.masters.get(&id).copied()
     }
 
-    /// Masters of terminals whose master is outside of the tree: the keeper relays them.
-    pub(crate) fn relayed_masters(&self) -> Vec<(TerminalId, RawFd)> {
+    /// Masters of terminals whose master is outside of the tree: the keeper relays them. Called in the keeper.
+    pub(crate) fn take_relayed_masters(&mut self) -> Vec<(TerminalId, OwnedFd)> {
         let outside = self.checkpoint.terminals.iter().filter(|terminal| !terminal.inside);
-        outside.filter_map(|terminal| Some((terminal.id, self.terminal_master(terminal.id)?))).collect()
+        let ids: Vec<TerminalId> = outside.map(|terminal| terminal.id).collect();
+        let mut masters = Vec::new();
+        for id in ids {
+            let Some(number) = self.masters.remove(&id) else { continue };
+            if let Some(at) = self.held.iter().position(|fd| fd.as_raw_fd() == number) {
+                masters.push((id, self.held.swap_remove(at)));
+            }
+        }
+        masters
+    }
+
+    /// Closes every descriptor of the store but `keep`. Called in the keeper.
+    pub(crate) fn close_all(&mut self, keep: &[RawFd]) {
+        let held = std::mem::take(&mut self.held);
+        self.held = held.into_iter().filter(|fd| keep.contains(&fd.as_raw_fd())).collect();
+        self.stored.borrow_mut().clear();
     }
 
     /// Puts the process's descriptors at their numbers and closes everything else of the store in it.

@@ -33,7 +33,7 @@ pub(crate) fn collect(
     let rseq = ptrace::rseq_configuration(tid).unwrap_or_default();
     let (head, bytes) = attributes::robust_list(tid).map_err(failed("reading its robust list"))?;
     Ok(Thread {
-        tid: Tid(status.inner_pid().0),
+        tid: Tid(status.ns_pid.last().copied().unwrap_or(tid.0)),
         name: proc::comm((member.host, tid))?,
         registers: image_registers(&registers),
         xstate: Redacted(ptrace::xstate(tid).map_err(failed("reading its extended state"))?),

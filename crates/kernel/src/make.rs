@@ -87,9 +87,9 @@ pub fn write_all(fd: impl AsFd, bytes: &[u8]) -> io::Result<()> {
     while done < bytes.len() {
         let rest = &bytes[done..];
         // SAFETY: `rest` is live and only read.
-        done += checked(
-            unsafe { libc::write(fd.as_fd().as_raw_fd(), rest.as_ptr().cast(), rest.len()) } as i64,
-        )? as usize;
+        done +=
+            checked(unsafe { libc::write(fd.as_fd().as_raw_fd(), rest.as_ptr().cast(), rest.len()) } as i64)?
+                as usize;
     }
     Ok(())
 }
@@ -221,18 +221,17 @@ pub fn bind_unix(fd: impl AsFd, path: &[u8]) -> io::Result<()> {
 /// bind(2) to a whole `struct sockaddr`.
 pub fn bind_raw(fd: impl AsFd, address: &[u8]) -> io::Result<()> {
     // SAFETY: `address` is live and only read.
-    checked(unsafe {
-        libc::bind(fd.as_fd().as_raw_fd(), address.as_ptr().cast(), address.len() as u32)
-    } as i64)
+    checked(
+        unsafe { libc::bind(fd.as_fd().as_raw_fd(), address.as_ptr().cast(), address.len() as u32) } as i64
+    )
     .map(drop)
 }
 
 /// connect(2) to a whole `struct sockaddr`.
 pub fn connect_raw(fd: impl AsFd, address: &[u8]) -> io::Result<()> {
     // SAFETY: `address` is live and only read.
-    checked(unsafe {
-        libc::connect(fd.as_fd().as_raw_fd(), address.as_ptr().cast(), address.len() as u32)
-    } as i64)
+    checked(unsafe { libc::connect(fd.as_fd().as_raw_fd(), address.as_ptr().cast(), address.len() as u32) }
+        as i64)
     .map(drop)
 }
 
@@ -308,7 +307,8 @@ pub fn set_terminal_settings(fd: impl AsFd, settings: &[u8]) -> io::Result<()> {
 /// TIOCSWINSZ: rows, columns, x and y pixels.
 pub fn set_window(fd: impl AsFd, window: [u16; 4]) -> io::Result<()> {
     // SAFETY: the kernel reads a `struct winsize`, which is these four numbers.
-    checked(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCSWINSZ, window.as_ptr()) } as i64).map(drop)
+    checked(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCSWINSZ, window.as_ptr()) } as i64)
+        .map(drop)
 }
 
 /// TIOCSPTLCK and TIOCPKT on a master.

@@ -8,8 +8,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use brant_base::PAGE_SIZE;
-use brant_image::{Image, PageContent};
 use brant_image::model::*;
+use brant_image::{Image, PageContent};
 use brant_kernel::make;
 
 use super::files::FdStore;
@@ -65,7 +65,13 @@ fn range(lock: &FileLock) -> Option<(u64, u64)> {
     }
 }
 
-fn open_disk(store: &FdStore, image: &Image, plan: &Plan, id: DiskFileId, flags: i32) -> Result<OwnedFd, Error> {
+fn open_disk(
+    store: &FdStore,
+    image: &Image,
+    plan: &Plan,
+    id: DiskFileId,
+    flags: i32,
+) -> Result<OwnedFd, Error> {
     let record = store.checkpoint.disk_files.iter().find(|file| file.id == id).expect("validated");
     if record.stored {
         return open_stored(store, image, plan, record, flags);
@@ -86,7 +92,8 @@ fn open_stored(
         let fd = make_stored(image, plan, record)?;
         made.insert(record.id, fd);
     }
-    make::reopen(&made[&record.id], flags & !OPEN_ONCE).map_err(Error::builder("opening a file without a name"))
+    make::reopen(&made[&record.id], flags & !OPEN_ONCE)
+        .map_err(Error::builder("opening a file without a name"))
 }
 
 fn make_stored(image: &Image, plan: &Plan, record: &DiskFile) -> Result<OwnedFd, Error> {

@@ -106,7 +106,12 @@ impl FdStore {
         Ok(())
     }
 
-    pub(super) fn put_terminal(&mut self, id: TerminalId, master: OwnedFd, slave: OwnedFd) -> Result<(), Error> {
+    pub(super) fn put_terminal(
+        &mut self,
+        id: TerminalId,
+        master: OwnedFd,
+        slave: OwnedFd,
+    ) -> Result<(), Error> {
         let (master, slave) = (self.adopt(master)?, self.adopt(slave)?);
         self.masters.insert(id, master);
         self.slaves.insert(id, slave);
@@ -222,7 +227,9 @@ fn open_one(
     let status = file.flags as i32;
     let nonblocking = status & libc::O_NONBLOCK;
     let fd = match &file.kind {
-        FileKind::Regular { file: disk_file } => disk::open_description(store, image, plan, file, *disk_file)?,
+        FileKind::Regular { file: disk_file } => {
+            disk::open_description(store, image, plan, file, *disk_file)?
+        }
         FileKind::Directory { path } => disk::open_path(plan, path, status, file.position)?,
         FileKind::PathOnly { path } => disk::open_path(plan, path, status, 0)?,
         FileKind::Device { path, major: 5, minor: 0 } if path.ends_with(b"/tty") => return Ok(None),
@@ -241,7 +248,8 @@ fn open_one(
         FileKind::Memfd { memory } => {
             let number = store.shared_memory(*memory, true).expect("validated");
             let memfd = store.borrow(number).expect("held");
-            let again = make::reopen(memfd, status & !libc::O_CREAT).map_err(Error::builder("opening a memfd"))?;
+            let again =
+                make::reopen(memfd, status & !libc::O_CREAT).map_err(Error::builder("opening a memfd"))?;
             disk::seek(&again, file.position)?;
             again
         }
@@ -261,7 +269,10 @@ fn open_one(
             let given = &options.stdio[*stream as usize];
             make::duplicate_at_least(given, store.floor).map_err(Error::builder("taking descriptors 0-2"))?
         }
-        FileKind::PidFd { .. } | FileKind::Pipe { .. } | FileKind::UnixSocket { .. } | FileKind::InetSocket { .. } => {
+        FileKind::PidFd { .. }
+        | FileKind::Pipe { .. }
+        | FileKind::UnixSocket { .. }
+        | FileKind::InetSocket { .. } => {
             return Ok(None);
         }
     };

@@ -47,7 +47,8 @@ pub(super) fn finish(
 
 /// Whether this descriptor is the one through which its description is set up: the first in the tree.
 fn is_first(store: &FdStore, process: &Process, descriptor: &Descriptor) -> bool {
-    let mut all = store.checkpoint.processes.iter().filter_map(|process| Some((process.pid, process.body.as_ref()?)));
+    let mut all =
+        store.checkpoint.processes.iter().filter_map(|process| Some((process.pid, process.body.as_ref()?)));
     let first = all.find_map(|(pid, body)| {
         let same = |other: &&Descriptor| other.file == descriptor.file;
         body.descriptors.iter().find(same).map(|found| (pid, found.number))
@@ -79,13 +80,23 @@ fn open_tty(
     place(puppet, fd, descriptor)
 }
 
-fn open_pidfd(puppet: &mut Puppet, pid: Pid, file: &OpenFile, descriptor: &Descriptor) -> Result<(), RemoteError> {
+fn open_pidfd(
+    puppet: &mut Puppet,
+    pid: Pid,
+    file: &OpenFile,
+    descriptor: &Descriptor,
+) -> Result<(), RemoteError> {
     let nonblocking = file.flags as u64 & libc::O_NONBLOCK as u64;
     let fd = puppet.call(libc::SYS_pidfd_open, &[pid.0 as u64, nonblocking])?;
     place(puppet, fd, descriptor)
 }
 
-fn watch(puppet: &mut Puppet, epoll: i32, watches: &[EpollWatch], body: &ProcessBody) -> Result<(), RemoteError> {
+fn watch(
+    puppet: &mut Puppet,
+    epoll: i32,
+    watches: &[EpollWatch],
+    body: &ProcessBody,
+) -> Result<(), RemoteError> {
     let room = puppet.arguments().start();
     for watch in watches {
         let mut event = [0u8; 12];

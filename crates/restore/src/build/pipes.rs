@@ -47,7 +47,8 @@ fn open_both(pipe: &Pipe) -> Result<(OwnedFd, OwnedFd), Error> {
         None => make::pipe().map_err(failed())?,
         Some(path) => {
             let path = PathBuf::from(std::ffi::OsString::from_vec(path.clone()));
-            let both = make::open(&path, libc::O_RDWR | libc::O_NONBLOCK).map_err(path_error("opening", &path))?;
+            let both =
+                make::open(&path, libc::O_RDWR | libc::O_NONBLOCK).map_err(path_error("opening", &path))?;
             let reader = make::reopen(&both, libc::O_RDONLY | libc::O_NONBLOCK).map_err(failed())?;
             let writer = make::reopen(&both, libc::O_WRONLY | libc::O_NONBLOCK).map_err(failed())?;
             (reader, writer)

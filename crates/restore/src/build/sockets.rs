@@ -91,7 +91,8 @@ fn make_inet(socket: &InetSocket) -> Result<OwnedFd, Error> {
     let fd = make::inet_socket(socket.family, socket.kind, socket.protocol).map_err(failed())?;
     set_options(&fd, &socket.options)?;
     if !socket.local.is_empty() {
-        make::bind_raw(&fd, &socket.local).map_err(Error::builder("binding an internet socket to its address"))?;
+        make::bind_raw(&fd, &socket.local)
+            .map_err(Error::builder("binding an internet socket to its address"))?;
     }
     if !socket.peer.is_empty() {
         make::connect_raw(&fd, &socket.peer).map_err(failed())?;

@@ -1,6 +1,6 @@
 //! A thread's own state.
 
-use brant_base::{Addr, Redacted, Tid};
+use brant_base::{Addr, Pid, Redacted, Tid};
 use brant_image::model::*;
 use brant_kernel::proc;
 use brant_kernel::ptrace::{self, Queue, UserRegisters};
@@ -13,7 +13,7 @@ use crate::freeze::FrozenThread;
 use crate::sleep;
 use crate::tree::Member;
 
-const PR_GET_TIMERSLACK: u64 = 30;
+const DEFAULT_TIMER_SLACK_NS: u64 = 50_000;
 const PR_GET_PDEATHSIG: u64 = 2;
 const PR_GET_TID_ADDRESS: u64 = 40;
 /// SS_ONSTACK: where the stack pointer is tells that anew.
@@ -33,7 +33,7 @@ pub(crate) fn collect(
     let rseq = ptrace::rseq_configuration(tid).unwrap_or_default();
     let (head, bytes) = attributes::robust_list(tid).map_err(failed("reading its robust list"))?;
     Ok(Thread {
-        tid: Tid(status.ns_pid.last().copied().unwrap_or(tid.0)),
+        tid: status.inner_tid(),
         name: proc::comm((member.host, tid))?,
         registers: image_registers(&registers),
         xstate: Redacted(ptrace::xstate(tid).map_err(failed("reading its extended state"))?),
@@ -48,10 +48,7 @@ pub(crate) fn collect(
         }),
         robust_list: (head != 0).then_some(RobustList { head: Addr(head), bytes }),
         clear_tid: Addr(prctl_value(hand, index, PR_GET_TID_ADDRESS)?),
-        scheduling: Scheduling {
-            timer_slack_ns: hand.call(index, libc::SYS_prctl, [PR_GET_TIMERSLACK, 0, 0, 0, 0, 0])?,
-            ..scheduling(member, tid)?
-        },
+        scheduling: scheduling(member, tid)?,
         parent_death_signal: prctl_value(hand, index, PR_GET_PDEATHSIG)? as i32,
         interrupted,
     })
@@ -89,9 +86,9 @@ fn scheduling(member: &Member, tid: Tid) -> Result<Scheduling, Error> {
         reset_on_fork: policy & libc::SCHED_RESET_ON_FORK as u32 != 0,
         priority: stat.rt_priority,
         nice: stat.nice as i32,
+        timer_slack_ns: proc::timer_slack_ns(Pid(tid.0)).unwrap_or(DEFAULT_TIMER_SLACK_NS),
         affinity: attributes::affinity(tid).map_err(failed)?,
         io_priority: attributes::io_priority(tid).map_err(failed)?,
-        ..Scheduling::default()
     })
 }
 

@@ -1,6 +1,6 @@
 //! `/proc/PID/status` and `/proc/PID/task/TID/status`.
 
-use brant_base::Pid;
+use brant_base::{Pid, Tid};
 
 use super::text::{Fields, ParseError, lines, signed_32, split_once, trim, unescape, unsigned, unsigned_32};
 use super::{ProcError, Subject, read_parsed};
@@ -61,6 +61,11 @@ impl Status {
     /// The process's number in its own pid namespace.
     pub fn inner_pid(&self) -> Pid {
         self.ns_tgid.last().map_or(self.tgid, |&pid| Pid(pid))
+    }
+
+    /// The thread's number in its own pid namespace.
+    pub fn inner_tid(&self) -> Tid {
+        Tid(self.ns_pid.last().copied().unwrap_or(self.pid.0))
     }
 
     /// Whether it has ended and waits for its parent.

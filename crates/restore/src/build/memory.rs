@@ -391,5 +391,6 @@ pub(crate) fn compare(puppet: &Puppet, pid: Pid, space: &AddressSpace, ours: Pag
 }
 
 fn is_kernels_kind(space: &AddressSpace, range: PageRange) -> bool {
-    space.mappings.iter().any(|mapping| is_kernels(mapping) && mapping.range.covers(range))
+    // Their stand-ins as plain memory are merged where they touch.
+    space.mappings.iter().any(|mapping| is_kernels(mapping) && mapping.range.contains(range.start()))
 }

@@ -2,11 +2,18 @@
 
 use std::fmt;
 
+use brant_base::{Pid, Refusal, Refusals};
+use serde_json::{Value, json};
+
 /// Exit codes that every verb shares (docs: the command line's page).
 pub(crate) mod exit {
     pub(crate) const FAILED: u8 = 1;
     pub(crate) const USAGE: u8 = 2;
+    pub(crate) const UNSUPPORTED: u8 = 3;
     pub(crate) const NO_TARGET: u8 = 4;
+    pub(crate) const INCOMPATIBLE: u8 = 5;
+    pub(crate) const CORRUPT: u8 = 6;
+    pub(crate) const STORE: u8 = 7;
     /// `run`'s and `restore`'s own failures, so that the program's codes stay its own.
     pub(crate) const OWN: u8 = 125;
     pub(crate) const CANNOT_EXECUTE: u8 = 126;
@@ -26,12 +33,21 @@ pub(crate) struct Failure {
     pub(crate) why: String,
     /// The next command to type, or what to do; may be empty.
     pub(crate) next: String,
+    /// Everything that stands in the way, where that is the reason.
+    pub(crate) refusals: Vec<Refusal>,
 }
 
 impl Failure {
     /// A failure with nothing but what happened.
     pub(crate) fn new(code: &'static str, exit: u8, what: impl Into<String>) -> Failure {
-        Failure { code, exit, what: what.into(), why: String::new(), next: String::new() }
+        Failure {
+            code,
+            exit,
+            what: what.into(),
+            why: String::new(),
+            next: String::new(),
+            refusals: Vec::new(),
+        }
     }
 
     /// Adds the reason.
@@ -44,6 +60,58 @@ impl Failure {
     pub(crate) fn next(mut self, next: impl Into<String>) -> Failure {
         self.next = next.into();
         self
+    }
+
+    /// A failure of the engine: its message, and the messages of its causes.
+    pub(crate) fn of_error(
+        code: &'static str,
+        what: impl Into<String>,
+        error: &dyn std::error::Error,
+    ) -> Failure {
+        let mut why = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            if !why.contains(&text) {
+                why.push_str(&format!("\nbecause: {text}"));
+            }
+            cause = error.source();
+        }
+        Failure::new(code, exit_of(code), what).why(why).next(format!("brant explain {code}"))
+    }
+
+    /// Things that stand in the way.
+    pub(crate) fn refused(what: impl Into<String>, refusals: Refusals) -> Failure {
+        let code = refusals.0.first().map_or("B-0300", |refusal| refusal.code);
+        Failure { refusals: refusals.0, ..Failure::new(code, exit_of(code), what) }
+    }
+
+    /// For another process of brant.
+    pub(crate) fn to_json(&self) -> Value {
+        json!({
+            "code": self.code, "exit": self.exit, "what": self.what, "why": self.why, "next": self.next,
+            "refusals": self.refusals.iter().map(refusal_json).collect::<Vec<Value>>(),
+        })
+    }
+
+    /// What [`Failure::to_json`] made.
+    pub(crate) fn from_json(value: &Value) -> Failure {
+        let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_string();
+        let refusal = |value: &Value| Refusal {
+            code: known_code(&text(value, "code")),
+            pid: value["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).map(Pid),
+            resource: text(value, "resource"),
+            why: text(value, "why"),
+            hint: text(value, "hint"),
+        };
+        Failure {
+            code: known_code(&text(value, "code")),
+            exit: value["exit"].as_u64().and_then(|exit| u8::try_from(exit).ok()).unwrap_or(exit::FAILED),
+            what: text(value, "what"),
+            why: text(value, "why"),
+            next: text(value, "next"),
+            refusals: value["refusals"].as_array().into_iter().flatten().map(refusal).collect(),
+        }
     }
 
     /// The same failure as one of a verb that passes a program's exit code on.
@@ -59,4 +127,29 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.code, self.what)
     }
+}
+
+/// A refusal for machines.
+pub(crate) fn refusal_json(refusal: &Refusal) -> Value {
+    json!({
+        "code": refusal.code, "pid": refusal.pid.map(|pid| pid.0), "resource": refusal.resource,
+        "why": refusal.why, "hint": refusal.hint,
+    })
+}
+
+/// The exit code that a family of error codes stands for.
+pub(crate) fn exit_of(code: &str) -> u8 {
+    match code.as_bytes().get(2..4) {
+        Some(b"02") => exit::NO_TARGET,
+        Some(b"03") => exit::UNSUPPORTED,
+        Some(b"04") => exit::INCOMPATIBLE,
+        Some(b"05") => exit::CORRUPT,
+        Some(b"06") => exit::STORE,
+        _ => exit::FAILED,
+    }
+}
+
+/// A code that came as text.
+fn known_code(code: &str) -> &'static str {
+    crate::explain::find(code).map_or("B-0801", |entry| entry.code)
 }

@@ -20,6 +20,8 @@ pub(crate) enum Request {
     Resize(Window),
     /// Send a signal to the root process.
     Signal(i32),
+    /// Send a signal to the root's process group: what the user's terminal sent to ours.
+    Keyboard(i32),
     /// Send me news of the root process: stopped, continued, exited.
     Watch,
     /// End the job: SIGTERM, and SIGKILL to all of it after the grace. Implies [`Request::Watch`].
@@ -72,6 +74,7 @@ impl Message for Request {
             Request::Watch => 5,
             Request::Stop { .. } => 6,
             Request::Kill => 7,
+            Request::Keyboard(_) => 8,
         }
     }
 
@@ -85,7 +88,9 @@ impl Message for Request {
             }
             Request::Input(input) => bytes.extend_from_slice(input),
             Request::Resize(window) => put_window(bytes, *window),
-            Request::Signal(signal) => bytes.extend_from_slice(&signal.to_le_bytes()),
+            Request::Signal(signal) | Request::Keyboard(signal) => {
+                bytes.extend_from_slice(&signal.to_le_bytes())
+            }
             Request::Stop { grace_ms } => bytes.extend_from_slice(&grace_ms.to_le_bytes()),
             Request::Watch | Request::Kill => {}
         }
@@ -103,6 +108,7 @@ impl Message for Request {
             (5, []) => Ok(Request::Watch),
             (6, grace) => Ok(Request::Stop { grace_ms: u32::from_le_bytes(four(grace)?) }),
             (7, []) => Ok(Request::Kill),
+            (8, signal) => Ok(Request::Keyboard(i32::from_le_bytes(four(signal)?))),
             _ => Err(BadFrame),
         }
     }
@@ -196,6 +202,7 @@ mod tests {
             Request::Watch,
             Request::Stop { grace_ms: 10_000 },
             Request::Kill,
+            Request::Keyboard(2),
         ];
         let bytes: Vec<u8> = requests.iter().flat_map(Message::frame).collect();
         for step in 1..bytes.len() {

@@ -45,8 +45,23 @@ impl Target {
         }
     }
 
+    /// The job, where it is one.
+    pub(crate) fn job(&self) -> Option<&Job> {
+        match self {
+            Target::Job(job) => Some(job),
+            Target::Process(_) => None,
+        }
+    }
+
+    /// What to type for it.
+    pub(crate) fn word(&self) -> String {
+        match self {
+            Target::Job(job) => job.name().to_string(),
+            Target::Process(pid) => pid.to_string(),
+        }
+    }
+
     /// The processes whose trees make up the target, by the user's numbers.
-    #[expect(dead_code, reason = "what a checkpoint starts from")]
     pub(crate) fn roots(&self) -> Result<Vec<Pid>, Failure> {
         match self {
             Target::Process(pid) => Ok(vec![*pid]),
@@ -54,6 +69,15 @@ impl Target {
                 roots if roots.is_empty() => Err(ended(job)),
                 roots => Ok(roots),
             },
+        }
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Target::Job(job) => write!(f, "job \"{}\"", job.name()),
+            Target::Process(pid) => write!(f, "process {pid}"),
         }
     }
 }

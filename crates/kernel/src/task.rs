@@ -21,10 +21,7 @@ pub enum Fork {
 /// Forks this process, which must have one thread only (else `ErrorKind::Unsupported`): that is what makes
 /// going on in the child with locks, allocator and buffers safe.
 pub fn fork() -> io::Result<Fork> {
-    let threads = std::fs::read_dir("/proc/self/task")?.count();
-    if threads != 1 {
-        return Err(io::Error::new(io::ErrorKind::Unsupported, format!("fork with {threads} threads")));
-    }
+    require_single_thread()?;
     // SAFETY: this process has a single thread (checked above, and only that thread could start another), so
     // no lock is held by a thread that the child lacks.
     match unsafe { libc::fork() } {
@@ -32,6 +29,38 @@ pub fn fork() -> io::Result<Fork> {
         0 => Ok(Fork::Child),
         child => Ok(Fork::Parent { child: Pid(child) }),
     }
+}
+
+/// A thread that was joined may take a moment to leave the list.
+fn require_single_thread() -> io::Result<()> {
+    const TRIES_MAX: u32 = 200;
+    for _ in 0..TRIES_MAX {
+        if std::fs::read_dir("/proc/self/task")?.count() == 1 {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    Err(io::Error::new(io::ErrorKind::Unsupported, "fork with several threads"))
+}
+
+/// Closes every descriptor from 3 up but `keep`, then runs `body`, for ever. Whatever else this process had
+/// opened is forgotten with its owners: `body` captures nothing and nobody returns to them.
+pub fn go_on_alone(
+    keep: Vec<OwnedFd>,
+    notes: Vec<u8>,
+    body: fn(Vec<OwnedFd>, Vec<u8>) -> Infallible,
+) -> io::Result<Infallible> {
+    let kept: Vec<i32> = keep.iter().map(AsRawFd::as_raw_fd).collect();
+    let mut open = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        open.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    for fd in open.into_iter().filter(|fd| *fd >= 3 && !kept.contains(fd)) {
+        // SAFETY: the owner of the descriptor, if there is one, is never used again: this function does not
+        // return from here on, and `body` cannot name anything but what it is given.
+        unsafe { libc::close(fd) };
+    }
+    Ok(body(keep, notes))
 }
 
 /// Ends this process at once, without running destructors or exit handlers: for the child of a fork, whose

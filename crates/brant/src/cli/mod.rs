@@ -1,10 +1,14 @@
 //! The command line: one file for each verb. What does not exist yet is absent.
 
 mod attach;
+mod check;
+mod checkpoint;
 mod explain;
+mod image;
 mod kill;
 mod logs;
 mod ps;
+mod restore;
 mod run;
 mod stop;
 
@@ -56,6 +60,10 @@ enum Verb {
     Logs(logs::Logs),
     Stop(stop::Stop),
     Kill(kill::Kill),
+    Checkpoint(checkpoint::Checkpoint),
+    Restore(restore::Restore),
+    Check(check::Check),
+    Image(image::Images),
     Explain(explain::Explain),
 }
 
@@ -80,6 +88,10 @@ pub(crate) fn main() -> ExitCode {
         Verb::Logs(verb) => verb.run(&report),
         Verb::Stop(verb) => verb.run(&report),
         Verb::Kill(verb) => verb.run(&report),
+        Verb::Checkpoint(verb) => verb.run(&report),
+        Verb::Restore(verb) => verb.run(&report),
+        Verb::Check(verb) => verb.run(&report),
+        Verb::Image(verb) => verb.run(&report),
         Verb::Explain(verb) => verb.run(&report),
     };
     match done {

@@ -90,7 +90,7 @@ fn end_process(pid: Pid, grace: Duration) -> Result<(), Failure> {
 }
 
 /// Waits until the process that `pidfd` names has ended.
-fn ends_before(pidfd: &std::os::fd::OwnedFd, deadline: Instant) -> bool {
+pub(super) fn ends_before(pidfd: &std::os::fd::OwnedFd, deadline: Instant) -> bool {
     loop {
         let left_ms = deadline.saturating_duration_since(Instant::now()).as_millis().min(60_000) as u16;
         let mut fds = [PollFd::new(std::os::fd::AsFd::as_fd(pidfd), PollFlags::POLLIN)];

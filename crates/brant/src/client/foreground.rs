@@ -66,7 +66,8 @@ impl Foreground {
         Foreground { relays: true, ..Foreground::waiter(link, blocked, None) }
     }
 
-    /// A client that waits for a program which has the user's descriptors itself.
+    /// A client that waits for a program which has the user's descriptors itself. With `root` (by the user's
+    /// number) the program is in the client's process group and hears the terminal's signals itself.
     pub(crate) fn waiter(link: Link, blocked: Blocked, root: Option<Pid>) -> Foreground {
         Foreground {
             link,
@@ -175,9 +176,15 @@ impl Foreground {
                         self.ask(&Request::Resize(window))?;
                     }
                 }
-                Asked::Stop => self.stop_self(),
+                Asked::Stop => {
+                    if !self.relays {
+                        self.ask(&Request::Keyboard(libc::SIGSTOP))?;
+                    }
+                    self.stop_self();
+                }
                 Asked::Continue => self.go_on()?,
-                Asked::HangUp { .. } | Asked::Resize | Asked::Nothing => {}
+                Asked::Keyboard(signal) if self.root.is_none() => self.ask(&Request::Keyboard(signal))?,
+                Asked::HangUp { .. } | Asked::Resize | Asked::Keyboard(_) | Asked::Nothing => {}
             }
         }
         None
@@ -200,7 +207,11 @@ impl Foreground {
     fn go_on(&mut self) -> Option<()> {
         self.stopped_since = None;
         if !self.relays {
-            return self.ask(&Request::Signal(libc::SIGCONT));
+            // A program in our own group has been continued with us.
+            return match self.root {
+                Some(_) => self.ask(&Request::Signal(libc::SIGCONT)),
+                None => self.ask(&Request::Keyboard(libc::SIGCONT)),
+            };
         }
         if let Some(raw) = &self.raw {
             let _ = raw.again();

@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// All signals are blocked while this lives, except, where the program has the user's terminal itself, those
-/// that stop a process: so Ctrl-Z and `fg` work.
+/// All signals are blocked while this lives, except, where the program is in our own process group, those that
+/// stop a process: so Ctrl-Z and `fg` work.
 pub(crate) struct Blocked {
     before: SigSet,
     descriptor: SignalFd,
@@ -21,22 +21,25 @@ pub(crate) enum Asked {
     /// The user's terminal has another size.
     Resize,
     /// The user's terminal has gone, or somebody says so.
-    HangUp { from_kernel: bool },
+    HangUp {
+        from_kernel: bool,
+    },
     /// Stop, and go on when told: only where the terminal is ours to put right first.
     Stop,
     /// We were stopped and go on.
     Continue,
-    /// Nothing: the terminal sent it to our whole group, which the program is in or not meant to be in.
+    /// The terminal sent it to our whole group, which the program may or may not be in.
+    Keyboard(i32),
     Nothing,
 }
 
 impl Blocked {
-    /// Blocks; with `relays_terminal` also the request to stop.
-    pub(crate) fn new(relays_terminal: bool) -> io::Result<Blocked> {
+    /// Blocks; with `stops_itself` also the request to stop.
+    pub(crate) fn new(stops_itself: bool) -> io::Result<Blocked> {
         let mut mask = SigSet::all();
         mask.remove(Signal::SIGTTIN);
         mask.remove(Signal::SIGTTOU);
-        if !relays_terminal {
+        if !stops_itself {
             mask.remove(Signal::SIGTSTP);
         }
         let mut before = SigSet::empty();
@@ -64,7 +67,7 @@ impl Blocked {
             Ok(Signal::SIGCONT) => Asked::Continue,
             Ok(Signal::SIGHUP) => Asked::HangUp { from_kernel },
             Ok(Signal::SIGTSTP) => Asked::Stop,
-            Ok(Signal::SIGINT | Signal::SIGQUIT) if from_kernel => Asked::Nothing,
+            Ok(signal @ (Signal::SIGINT | Signal::SIGQUIT)) if from_kernel => Asked::Keyboard(signal as i32),
             Ok(
                 signal @ (Signal::SIGINT
                 | Signal::SIGQUIT

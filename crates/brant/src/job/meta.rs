@@ -126,8 +126,12 @@ impl Job {
             above.push(stat.pid);
             at = (stat.parent != self.meta.keeper.pid() && stat.parent.0 > 1).then_some(stat.parent);
         }
+        let placeholders: Vec<i32> = read_json(&self.folder.join("placeholders.json")).unwrap_or_default();
+        let is_placeholder = |pid: Pid| {
+            brant_kernel::proc::status(pid).is_ok_and(|status| placeholders.contains(&status.inner_pid().0))
+        };
         let adopted = children(self.meta.keeper.pid());
-        let adopted = adopted.into_iter().filter(|pid| !above.contains(pid));
+        let adopted = adopted.into_iter().filter(|pid| !above.contains(pid) && !is_placeholder(*pid));
         root.into_iter().chain(adopted.filter(|&pid| stat(pid).is_some_and(|stat| stat.is_alive()))).collect()
     }
 }
@@ -156,6 +160,11 @@ pub(super) fn write_json<T: Serialize>(path: &Path, value: &T) -> std::io::Resul
     bytes.push(b'\n');
     std::fs::write(&temporary, bytes)?;
     std::fs::rename(&temporary, path)
+}
+
+/// Notes the processes of a restored job that only hold a number, by their numbers inside.
+pub(crate) fn write_placeholders(folder: &Path, inside_pids: &[i32]) -> std::io::Result<()> {
+    write_json(&folder.join("placeholders.json"), &inside_pids)
 }
 
 impl Meta {

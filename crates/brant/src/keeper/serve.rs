@@ -417,6 +417,7 @@ impl Keeper {
             }
             Request::Resize(window) => self.resize(window),
             Request::Signal(signal) => self.signal_root(signal),
+            Request::Keyboard(signal) => self.signal_group(signal),
             Request::Stop { grace_ms } => {
                 self.watch(index);
                 self.stop(grace_ms);
@@ -475,6 +476,18 @@ impl Keeper {
     fn signal_root(&self, signal: i32) {
         if let Some(pidfd) = &self.root_pidfd {
             let _ = task::pidfd_send_signal(pidfd, signal);
+        }
+    }
+
+    /// As the terminal does it; a root in the keeper's own group is signalled alone.
+    fn signal_group(&self, signal: i32) {
+        let root = nix::unistd::Pid::from_raw(self.root.0);
+        let own = nix::unistd::getpgrp();
+        match (nix::unistd::getpgid(Some(root)), Signal::try_from(signal)) {
+            (Ok(group), Ok(signal)) if self.ended.is_none() && group.as_raw() > 1 && group != own => {
+                let _ = nix::sys::signal::killpg(group, signal);
+            }
+            _ => self.signal_root(signal),
         }
     }
 

@@ -13,6 +13,8 @@ use std::io::{IsTerminal, Write};
 
 use serde_json::{Value, json};
 
+use brant_base::Refusal;
+
 use crate::failure::Failure;
 
 /// How this run of brant prints.
@@ -20,8 +22,7 @@ use crate::failure::Failure;
 pub(crate) struct Report {
     pub(crate) json: bool,
     pub(crate) quiet: bool,
-    #[expect(dead_code, reason = "the engine's verbs say more with it")]
-    pub(crate) verbose: bool,
+    verbose: bool,
     color: Color,
 }
 
@@ -58,21 +59,25 @@ impl Report {
         }
     }
 
+    /// One line for those who want to know more (`-v`).
+    pub(crate) fn detail(&self, text: &str) {
+        if self.verbose {
+            self.note(text);
+        }
+    }
+
     /// A failure: what happened, why, and what to do next.
     pub(crate) fn failure(&self, failure: &Failure) {
         if self.json {
-            let error = json!({
-                "schema_version": 1,
-                "error": {
-                    "code": failure.code, "exit": failure.exit, "what": failure.what,
-                    "why": failure.why, "next": failure.next,
-                },
-            });
+            let error = json!({ "schema_version": 1, "error": failure.to_json() });
             let _ = writeln!(std::io::stderr(), "{error}");
             return;
         }
         let style = self.err_style();
         let mut text = format!("{} {}: {}", style.bad("brant:"), style.bold(failure.code), failure.what);
+        for refusal in &failure.refusals {
+            text.push_str(&format!("\n{}", refusal_lines(refusal, style)));
+        }
         for (label, lines) in [("why: ", &failure.why), ("next:", &failure.next)] {
             for (index, line) in lines.lines().enumerate() {
                 let label = if index == 0 { label } else { "     " };
@@ -81,4 +86,17 @@ impl Report {
         }
         let _ = writeln!(std::io::stderr(), "{text}");
     }
+}
+
+/// One thing that stands in the way, with its remedy below.
+pub(crate) fn refusal_lines(refusal: &Refusal, style: Style) -> String {
+    let process = refusal.pid.map_or(String::new(), |pid| format!("process {pid}: "));
+    format!(
+        "  {}  {process}{}: {}\n          {} {}",
+        style.bold(refusal.code),
+        refusal.resource,
+        refusal.why,
+        style.faint("remedy:"),
+        refusal.hint
+    )
 }

@@ -1,0 +1,67 @@
+//! `brant check`.
+
+use brant_kernel::facts::HostFacts;
+use serde_json::{Value, json};
+
+use super::Done;
+use crate::failure::{Failure, exit, refusal_json};
+use crate::report::{Report, refusal_lines};
+use crate::target::Target;
+
+/// Say whether a target can be checkpointed, and name everything that stands in the way; change nothing
+#[derive(Debug, clap::Args)]
+pub(super) struct Check {
+    /// A job's name or a pid
+    target: String,
+}
+
+impl Check {
+    pub(super) fn run(self, report: &Report) -> Done {
+        let target = Target::find(&self.target)?;
+        let facts = host_facts()?;
+        let refusals =
+            brant_capture::check(&target.roots()?, &facts).map_err(|error| failed(&target, error))?;
+        let able = refusals.is_empty();
+        if report.json {
+            let refusals: Vec<Value> = refusals.0.iter().map(refusal_json).collect();
+            report.json(json!({ "target": target.to_string(), "possible": able, "refusals": refusals }));
+        } else if able {
+            report.data(&format!("{target} can be checkpointed"));
+        } else {
+            let style = report.out_style();
+            report.data(&format!("{target} cannot be checkpointed:"));
+            refusals.0.iter().for_each(|refusal| report.data(&refusal_lines(refusal, style)));
+        }
+        Ok(if able { 0 } else { exit::UNSUPPORTED })
+    }
+}
+
+/// What this host can do.
+pub(super) fn host_facts() -> Result<HostFacts, Failure> {
+    HostFacts::probe().map_err(|error| {
+        Failure::new("B-0703", exit::FAILED, "this host could not be looked at")
+            .why(error)
+            .next("brant doctor")
+    })
+}
+
+/// What a failure of the capture means for its user. The program runs on in every case.
+pub(super) fn failed(target: &Target, error: brant_capture::Error) -> Failure {
+    const RUNS_ON: &str = "It runs on as before.";
+    let code = error.code();
+    let what = format!("{target} could not be checkpointed");
+    match error {
+        brant_capture::Error::Refused(refusals) => {
+            let count = refusals.0.len();
+            let things =
+                if count == 1 { "one thing stands".to_string() } else { format!("{count} things stand") };
+            Failure::refused(
+                format!("{target} cannot be checkpointed: {things} in the way. {RUNS_ON}"),
+                refusals,
+            )
+            .next(format!("remedy what is named, then: brant check {}", target.word()))
+        }
+        brant_capture::Error::NoTarget(_) => Failure::of_error(code, what, &error).next("brant ps"),
+        error => Failure::of_error(code, format!("{what}. {RUNS_ON}"), &error),
+    }
+}

@@ -1,0 +1,282 @@
+//! `brant checkpoint`.
+
+use std::cell::Cell;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use brant_base::Pid;
+use brant_capture::{Captured, Options};
+use brant_image::inspect::size;
+use brant_image::{Codec, Identity, ImageError};
+use brant_kernel::task;
+use brant_store::{Pending, Place, Store, StoreError};
+use serde_json::json;
+
+use super::Done;
+use super::check::{failed, host_facts};
+use super::stop::ends_before;
+use crate::failure::{Failure, exit, exit_of};
+use crate::job::descendants;
+use crate::report::Report;
+use crate::target::Target;
+
+/// How long the threads of a target may take to come to a stop.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a stopped job's keeper may take to see that it has ended.
+const KEEPER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Write a running program down as an image; it runs on, unless --stop
+#[derive(Debug, clap::Args)]
+pub(super) struct Checkpoint {
+    /// A job's name or a pid: it and everything that descends from it
+    target: String,
+    /// Where the image goes: a file, or a folder for a file of the image's own name
+    #[arg(short, long, value_name = "PATH")]
+    output: Option<PathBuf>,
+    /// Overwrite the file of -o
+    #[arg(long, requires = "output")]
+    force: bool,
+    /// End the program once the image is safe
+    #[arg(long, conflicts_with = "leave_running")]
+    stop: bool,
+    /// Leave the program running (the default)
+    #[arg(long)]
+    leave_running: bool,
+    /// none, lz4, or zstd with an optional level from 1 to 22
+    #[arg(long, value_name = "none|lz4|zstd[:LEVEL]", default_value = "lz4", value_parser = parse_codec)]
+    compress: Codec,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Checkpoint {
+    pub(super) fn run(self, report: &Report) -> Done {
+        let target = Target::find(&self.target)?;
+        let roots = target.roots()?;
+        let facts = host_facts()?;
+        if self.dry_run {
+            return self.plan(report, &target, &roots, &facts);
+        }
+        let pending = self.begin(&roots)?;
+        let written = Rc::new(Cell::new(0));
+        let sink = Sink { pending: Some(pending), written: Rc::clone(&written) };
+        let options = Options {
+            freeze_timeout: FREEZE_TIMEOUT,
+            stop: self.stop,
+            codec: self.compress,
+            job: target.job().map(|job| job.name().to_string()),
+        };
+        let captured = brant_capture::checkpoint(&roots, &facts, &options, || Ok(sink))
+            .map_err(|error| self.explain(&target, error, written.get()))?;
+        self.finish(report, &target, captured)
+    }
+
+    fn plan(
+        &self,
+        report: &Report,
+        target: &Target,
+        roots: &[Pid],
+        facts: &brant_kernel::facts::HostFacts,
+    ) -> Done {
+        let refusals = brant_capture::check(roots, facts).map_err(|error| failed(target, error))?;
+        refusals
+            .into_result(())
+            .map_err(|refusals| failed(target, brant_capture::Error::Refused(refusals)))?;
+        let place = match &self.output {
+            Some(path) => path.clone(),
+            None => Store::default_folder().map_err(|error| store_failed(&error))?,
+        };
+        let processes: usize = roots.iter().map(|root| 1 + descendants(*root).len()).sum();
+        if report.json {
+            report.json(json!({ "target": target.to_string(), "processes": processes, "output": place, "stop": self.stop }));
+        } else {
+            let then = if self.stop { "then end it" } else { "and leave it running" };
+            report.data(&format!(
+                "would write {target} ({processes} processes) to {}, {then}",
+                place.display()
+            ));
+        }
+        Ok(0)
+    }
+
+    /// An image without a name yet, where there is room for it.
+    fn begin(&self, roots: &[Pid]) -> Result<Pending, Failure> {
+        let bytes = match self.compress {
+            Codec::Raw => resident_bytes(roots),
+            // What compresses well may need a tenth.
+            _ => resident_bytes(roots) / 10,
+        };
+        let begin = || -> Result<Pending, StoreError> {
+            let mut pending = match &self.output {
+                Some(path) => Pending::begin(Place::from_option(path), self.force, bytes)?,
+                None => Store::open(Store::default_folder()?)?.begin(bytes)?,
+            };
+            pending.check_space(bytes)?;
+            Ok(pending)
+        };
+        begin().map_err(|error| runs_on(store_failed(&error)))
+    }
+
+    fn explain(&self, target: &Target, error: brant_capture::Error, written: u64) -> Failure {
+        if let brant_capture::Error::Image(ImageError::Write(cause)) = &error
+            && matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        {
+            let what = format!("the disk is full: {target} could not be written");
+            return runs_on(Failure::new("B-0603", exit::STORE, what))
+                .why(format!(
+                    "{} were written when the disk was full; nothing of the image is left",
+                    size(written)
+                ))
+                .next("free some space (brant image ls, brant image rm), or choose another disk with -o");
+        }
+        failed(target, error)
+    }
+
+    /// The image gets its name; only then the program may end.
+    fn finish(&self, report: &Report, target: &Target, mut captured: Captured<Sink>) -> Done {
+        let identity = Identity { id: captured.summary.id, created_ns: 0 };
+        let name = match target {
+            Target::Job(job) => job.name().to_string(),
+            Target::Process(pid) => program_name(*pid),
+        };
+        let pending = captured.sink.pending.take().expect("a sink keeps its file until it is committed here");
+        let path = pending
+            .commit(&Pending::own_name(&name, &identity))
+            .map_err(|error| runs_on(store_failed(&error)))?;
+        let (summary, pause) = (captured.summary, captured.pause);
+        let (processes, threads) = (captured.processes, captured.threads);
+        if self.stop {
+            captured.end().map_err(|error| {
+                let what =
+                    format!("the image is safe in {}, but {target} could not be ended", path.display());
+                Failure::of_error(error.code(), what, &error).next(format!("brant kill {}", target.word()))
+            })?;
+            wait_for_keeper(target);
+        }
+        if report.json {
+            report.json(json!({
+                "image": path, "id": summary.id.to_string(), "bytes": summary.bytes, "pages": summary.pages,
+                "zero_pages": summary.zero_pages, "processes": processes, "threads": threads,
+                "pause_ms": pause.as_millis() as u64, "stopped": self.stop,
+            }));
+            return Ok(0);
+        }
+        report.data(&path.display().to_string());
+        let (pages, zero_pages) = (summary.pages, summary.zero_pages);
+        report.detail(&format!("image {}: {pages} pages with contents, {zero_pages} zero pages", summary.id));
+        let count = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+        report.note(&format!(
+            "wrote {target} ({}, {}) in {}; it stood still for {} ms and {}",
+            count(processes, "process").replace("processs", "processes"),
+            count(threads, "thread"),
+            size(summary.bytes),
+            pause.as_millis(),
+            if self.stop { "has been ended" } else { "runs on" },
+        ));
+        Ok(0)
+    }
+}
+
+/// The image's file. The capture hands it back when all is written.
+struct Sink {
+    pending: Option<Pending>,
+    written: Rc<Cell<u64>>,
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let pending = self.pending.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        let count = pending.write(bytes)?;
+        self.written.set(self.written.get() + count as u64);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.pending.as_mut().map_or(Ok(()), Write::flush)
+    }
+}
+
+/// What a failure of the store means for its user.
+pub(super) fn store_failed(error: &StoreError) -> Failure {
+    let code = error.code();
+    let failure = Failure::of_error(code, error.to_string(), error);
+    let failure = match std::error::Error::source(error) {
+        Some(cause) => failure.why(cause),
+        None => failure.why(""),
+    };
+    match code {
+        "B-0603" => {
+            failure.next("free some space (brant image ls, brant image rm), or choose another disk with -o")
+        }
+        "B-0605" => failure.next("add --force, or choose another path"),
+        "B-0606" => Failure { exit: exit::NO_TARGET, ..failure }.next("brant image ls"),
+        "B-0607" => failure.next("type more of the id: brant image ls"),
+        _ => failure,
+    }
+}
+
+fn runs_on(mut failure: Failure) -> Failure {
+    failure.what.push_str(". The program runs on as before");
+    failure
+}
+
+fn parse_codec(text: &str) -> Result<Codec, String> {
+    match text.split_once(':') {
+        None if text == "none" => Ok(Codec::Raw),
+        None if text == "lz4" => Ok(Codec::Lz4),
+        None if text == "zstd" => Ok(Codec::Zstd(1)),
+        Some(("zstd", level)) => match level.parse() {
+            Ok(level @ 1..=22) => Ok(Codec::Zstd(level)),
+            _ => Err("zstd has levels from 1 to 22".to_string()),
+        },
+        _ => Err("it is none, lz4, zstd, or zstd:LEVEL".to_string()),
+    }
+}
+
+/// Memory of the trees that is in RAM; shared pages count for each process.
+fn resident_bytes(roots: &[Pid]) -> u64 {
+    let resident = |pid: Pid| -> Option<u64> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+        let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+        Some(pages * brant_base::PAGE_SIZE)
+    };
+    let pids = roots.iter().flat_map(|&root| std::iter::once(root).chain(descendants(root)));
+    pids.filter_map(resident).sum()
+}
+
+/// The name of a process's program, for the image's name.
+fn program_name(pid: Pid) -> String {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "image".to_string() } else { name.to_string() }
+}
+
+/// A job that was ended is not a running job any more when this returns: its name is free.
+fn wait_for_keeper(target: &Target) {
+    if let Some(job) = target.job()
+        && let Ok(keeper) = task::pidfd_open(job.meta.keeper.pid())
+    {
+        ends_before(&keeper, Instant::now() + KEEPER_TIMEOUT);
+    }
+}
+
+/// The folder of images as this user has it.
+pub(super) fn open_store() -> Result<Store, Failure> {
+    Store::default_folder().and_then(Store::open).map_err(|error| store_failed(&error))
+}
+
+/// An image file that was found, opened and checked.
+pub(super) fn open_image(path: &Path) -> Result<brant_image::Image, Failure> {
+    let unreadable = |error: &dyn std::error::Error, code| {
+        Failure::of_error(code, format!("the image {} cannot be used", path.display()), error)
+    };
+    let file = std::fs::File::open(path).map_err(|error| unreadable(&error, "B-0611"))?;
+    brant_image::Image::open(file).map_err(|error| {
+        let code = error.code();
+        debug_assert_ne!(exit_of(code), 0);
+        unreadable(&error, code)
+    })
+}

@@ -1,0 +1,173 @@
+//! `brant image`.
+
+use std::ffi::OsString;
+
+use brant_image::inspect::{Inspection, ProcessLine};
+use brant_image::inspect::{inspect, readable, size, utc};
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::Done;
+use super::checkpoint::{open_image, open_store, store_failed};
+use crate::failure::{Failure, exit, exit_of};
+use crate::report::{Report, command_line, table};
+
+/// List, show, verify and remove images
+#[derive(Debug, clap::Args)]
+pub(super) struct Images {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// List the images in your store
+    Ls,
+    /// Show what is in an image: processes, threads, descriptors, memory, and what it needs
+    Inspect {
+        /// A path, a job's name (its newest image), or the beginning of an image's id
+        image: OsString,
+    },
+    /// Read a whole image and compare every checksum
+    Verify {
+        /// A path, a job's name (its newest image), or the beginning of an image's id
+        image: OsString,
+    },
+    /// Remove images
+    Rm {
+        /// A path, a job's name (its newest image), or the beginning of an image's id
+        #[arg(required = true)]
+        images: Vec<OsString>,
+    },
+}
+
+impl Images {
+    pub(super) fn run(self, report: &Report) -> Done {
+        match self.verb {
+            Verb::Ls => list(report),
+            Verb::Inspect { image } => show(&image, report),
+            Verb::Verify { image } => verify(&image, report),
+            Verb::Rm { images } => images.iter().try_for_each(|image| remove(image, report)).map(|()| 0),
+        }
+    }
+}
+
+fn list(report: &Report) -> Done {
+    let listing = open_store()?.list().map_err(|error| store_failed(&error))?;
+    if report.json {
+        let images: Vec<Value> = listing
+            .entries
+            .iter()
+            .map(|entry| {
+                json!({
+                    "id": entry.identity.id.to_string(), "job": entry.job, "path": entry.path, "bytes": entry.bytes,
+                    "created_unix_ns": entry.identity.created_ns, "processes": entry.processes, "host": entry.host,
+                    "root": entry.root.0,
+                    "command": entry.command.iter().map(|word| readable(word)).collect::<Vec<_>>(),
+                })
+            })
+            .collect();
+        let damaged = |(path, error): &(std::path::PathBuf, brant_image::ImageError)| json!({ "path": path, "code": error.code(), "why": error.to_string() });
+        report.json(
+            json!({ "images": images, "damaged": listing.damaged.iter().map(damaged).collect::<Vec<_>>() }),
+        );
+        return Ok(0);
+    }
+    let mut rows = vec![["ID", "JOB", "TAKEN", "SIZE", "PROCESSES", "COMMAND"].map(String::from).to_vec()];
+    rows.extend(listing.entries.iter().map(|entry| {
+        let command: Vec<String> = entry.command.iter().map(|word| readable(word)).collect();
+        vec![
+            entry.identity.id.to_string().chars().take(12).collect(),
+            entry.job.clone().unwrap_or_else(|| "-".to_string()),
+            utc(entry.identity.created_ns),
+            size(entry.bytes),
+            entry.processes.to_string(),
+            command_line(&command),
+        ]
+    }));
+    report.data(&table(&rows));
+    for (path, error) in &listing.damaged {
+        report.note(&format!("damaged: {}: {error}", path.display()));
+    }
+    Ok(0)
+}
+
+fn find(image: &OsString) -> Result<std::path::PathBuf, Failure> {
+    open_store()?.find(image).map_err(|error| store_failed(&error))
+}
+
+fn show(image: &OsString, report: &Report) -> Done {
+    let path = find(image)?;
+    let inspection = inspect(&open_image(&path)?);
+    if report.json {
+        report.json(inspection_json(&inspection));
+    } else {
+        report.data(inspection.to_string().trim_end());
+    }
+    Ok(0)
+}
+
+fn inspection_json(inspection: &Inspection) -> Value {
+    let memory = &inspection.memory;
+    json!({
+        "id": inspection.summary.id.to_string(), "bytes": inspection.summary.bytes,
+        "pages": inspection.summary.pages, "zero_pages": inspection.summary.zero_pages,
+        "created_unix_ns": inspection.created_ns, "job": inspection.job, "command": inspection.command,
+        "host": inspection.host_name, "kernel_release": inspection.kernel_release, "machine": inspection.machine,
+        "memory": {
+            "private_bytes": memory.private_bytes, "shared_bytes": memory.shared_bytes,
+            "file_bytes": memory.file_bytes, "zero_bytes": memory.zero_bytes,
+        },
+        "needs": inspection.needs,
+        "processes": inspection.processes.iter().map(process_json).collect::<Vec<Value>>(),
+    })
+}
+
+fn process_json(process: &ProcessLine) -> Value {
+    let threads: Vec<Value> = process
+        .threads
+        .iter()
+        .map(|thread| json!({ "tid": thread.tid.0, "name": thread.name, "waiting": thread.waiting }))
+        .collect();
+    let descriptors: Vec<Value> = process
+        .descriptors
+        .iter()
+        .map(|fd| json!({ "number": fd.number, "what": fd.what, "close_on_exec": fd.close_on_exec }))
+        .collect();
+    json!({
+        "pid": process.pid.0, "ppid": process.ppid.0, "pgid": process.pgid.0, "sid": process.sid.0,
+        "name": process.name, "state": process.state, "executable": process.executable, "cwd": process.cwd,
+        "uid": process.uid, "gid": process.gid, "mappings": process.mappings,
+        "mapped_bytes": process.mapped_bytes, "stored_bytes": process.stored_bytes,
+        "threads": threads, "descriptors": descriptors,
+    })
+}
+
+fn verify(image: &OsString, report: &Report) -> Done {
+    let path = find(image)?;
+    let summary = open_image(&path)?.verify().map_err(|error| {
+        let code = error.code();
+        let what = format!("the image {} is damaged", path.display());
+        let failure = Failure::of_error(code, what, &error);
+        if exit_of(code) == exit::CORRUPT {
+            failure.next("restore an older image: brant image ls")
+        } else {
+            failure
+        }
+    })?;
+    if report.json {
+        let digest: String = summary.digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        report.json(json!({
+            "image": path, "id": summary.id.to_string(), "bytes": summary.bytes, "pages": summary.pages, "blake3": digest,
+        }));
+    } else {
+        report.data(&format!("{}: whole, {}, {} pages", path.display(), size(summary.bytes), summary.pages));
+    }
+    Ok(0)
+}
+
+fn remove(image: &OsString, report: &Report) -> Result<(), Failure> {
+    let path = open_store()?.remove(image).map_err(|error| store_failed(&error))?;
+    report.note(&format!("removed {}", path.display()));
+    Ok(())
+}

@@ -16,7 +16,8 @@ use super::files::FdStore;
 use crate::{Error, Plan};
 
 /// Flags that only matter to the call that opened the file first.
-const OPEN_ONCE: i32 = libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_TMPFILE & !libc::O_DIRECTORY;
+pub(super) const OPEN_ONCE: i32 =
+    libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_TMPFILE & !libc::O_DIRECTORY;
 
 /// Opens every file that is mapped or executed, for reading, and for writing too where a mapping may write.
 pub(super) fn open_mapped(store: &mut FdStore, image: &Image, plan: &Plan) -> Result<(), Error> {
@@ -38,6 +39,11 @@ pub(super) fn open_mapped(store: &mut FdStore, image: &Image, plan: &Plan) -> Re
         store.put_disk(id, writable, fd)?;
     }
     Ok(())
+}
+
+/// A file of /proc, which is another one in the tree's own /proc: its process opens it.
+pub(super) fn is_kernels(record: &DiskFile) -> bool {
+    record.inode == 0 && record.path.starts_with(b"/proc/")
 }
 
 /// Opens the description of a regular file.

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use brant_base::Pid;
 use brant_image::Image;
 use brant_image::model::*;
 use brant_kernel::make;
@@ -67,6 +68,8 @@ impl FdStore {
             }
         }
         sockets::fill_queues(&store)?;
+        // A file that is executed may not be open for writing.
+        store.stored.borrow_mut().clear();
         Ok(store)
     }
 
@@ -145,6 +148,35 @@ impl FdStore {
         self.slaves.get(&id).copied()
     }
 
+    /// The lowest number of the store.
+    pub(super) fn floor(&self) -> RawFd {
+        self.floor
+    }
+
+    /// The record of an open file description.
+    pub(super) fn description(&self, id: OpenFileId) -> &OpenFile {
+        self.checkpoint.open_files.iter().find(|file| file.id == id).expect("validated")
+    }
+
+    /// The path of a file on disk, as it was recorded.
+    pub(super) fn disk_path(&self, id: DiskFileId) -> Vec<u8> {
+        self.disk_record(id).path.clone()
+    }
+
+    pub(super) fn disk_record(&self, id: DiskFileId) -> &DiskFile {
+        self.checkpoint.disk_files.iter().find(|file| file.id == id).expect("validated")
+    }
+
+    /// The first descriptor of this description in the tree.
+    pub(super) fn first_holder(&self, id: OpenFileId) -> Option<(Pid, i32)> {
+        let mut processes = self.checkpoint.processes.iter();
+        processes.find_map(|process| {
+            let mut descriptors = process.body.as_ref()?.descriptors.iter();
+            let found = descriptors.find(|descriptor| descriptor.file == id)?;
+            Some((process.pid, found.number))
+        })
+    }
+
     pub(super) fn terminal_master(&self, id: TerminalId) -> Option<RawFd> {
         self.masters.get(&id).copied()
     }
@@ -204,7 +236,7 @@ impl FdStore {
         puppet
             .call(libc::SYS_close_range, &[self.floor as u64, last, 0])
             .map_err(Error::remote(process.pid, "closing the store"))?;
-        Ok(())
+        late::take_record_locks(self, puppet, process.pid, body)
     }
 }
 
@@ -227,6 +259,7 @@ fn open_one(
     let status = file.flags as i32;
     let nonblocking = status & libc::O_NONBLOCK;
     let fd = match &file.kind {
+        FileKind::Regular { file: id } if disk::is_kernels(store.disk_record(*id)) => return Ok(None),
         FileKind::Regular { file: disk_file } => {
             disk::open_description(store, image, plan, file, *disk_file)?
         }

@@ -1,4 +1,10 @@
-//! What a process of the tree must do itself once its descriptors are in place.
+//! What a process of the tree must do itself once its descriptors are in place: what the kernel ties to the
+//! process that asks for it.
+//!
+//! Facts relied upon: epoll(7) keys an interest by number and description; a signalfd that is watched reports the
+//! signals of the process that added it; timerfd_settime(2) counts in the caller's time namespace; /dev/tty is the
+//! opener's terminal; a process loses its record locks on a file when it closes *any* descriptor of that file
+//! (fcntl(2)), so they are taken when the store is closed already.
 
 use brant_base::{Addr, Pid};
 use brant_image::model::*;
@@ -7,7 +13,7 @@ use brant_kernel::remote::{Puppet, RemoteError};
 use super::files::FdStore;
 use crate::Error;
 
-/// Performs it by remote calls.
+/// Opens what depends on its opener, adds watches, sets timers and owners.
 pub(super) fn finish(
     store: &FdStore,
     puppet: &mut Puppet,
@@ -15,68 +21,97 @@ pub(super) fn finish(
     body: &ProcessBody,
 ) -> Result<(), Error> {
     let failed = |operation| Error::remote(process.pid, operation);
-    for descriptor in &body.descriptors {
-        let file = store.checkpoint.open_files.iter().find(|file| file.id == descriptor.file);
-        let file = file.expect("validated");
+    let files = || body.descriptors.iter().map(|descriptor| (descriptor, store.description(descriptor.file)));
+    // Everything is opened before watches look for it.
+    for (descriptor, file) in files().filter(|(descriptor, _)| store.open_file(descriptor.file).is_none()) {
+        open_late(store, puppet, process, body, file, descriptor)?;
+    }
+    for (descriptor, file) in files().filter(|(descriptor, _)| is_first(store, process, descriptor)) {
         match &file.kind {
-            FileKind::Device { path, major: 5, minor: 0 } => {
-                open_tty(puppet, path, file, descriptor).map_err(failed("opening its terminal"))?;
+            FileKind::Epoll { watches } => {
+                for watch in watches {
+                    add_watch(store, puppet, descriptor.number, watch, body)
+                        .map_err(failed("adding an epoll watch"))?;
+                }
             }
-            FileKind::Epoll { watches } if is_first(store, process, descriptor) => {
-                watch(puppet, descriptor.number, watches, body).map_err(failed("adding an epoll watch"))?;
-            }
-            FileKind::TimerFd(timer) if is_first(store, process, descriptor) => {
-                set_timer(puppet, descriptor.number, timer).map_err(failed("setting a timerfd"))?;
-            }
-            FileKind::PidFd { pid } => {
-                open_pidfd(puppet, *pid, file, descriptor).map_err(failed("opening a pidfd"))?;
+            FileKind::TimerFd(timer) => {
+                set_timer(puppet, descriptor.number, timer, &store.checkpoint.clocks)
+                    .map_err(failed("setting a timerfd"))?;
             }
             _ => {}
         }
-        if let Some(owner) = file.owner
-            && is_first(store, process, descriptor)
-        {
+        if let Some(owner) = file.owner {
             set_owner(puppet, descriptor.number, owner).map_err(failed("setting a file's owner"))?;
         }
-    }
-    for lock in &body.record_locks {
-        record_lock(puppet, lock).map_err(failed("taking a record lock again"))?;
     }
     Ok(())
 }
 
 /// Whether this descriptor is the one through which its description is set up: the first in the tree.
 fn is_first(store: &FdStore, process: &Process, descriptor: &Descriptor) -> bool {
-    let mut all =
-        store.checkpoint.processes.iter().filter_map(|process| Some((process.pid, process.body.as_ref()?)));
-    let first = all.find_map(|(pid, body)| {
-        let same = |other: &&Descriptor| other.file == descriptor.file;
-        body.descriptors.iter().find(same).map(|found| (pid, found.number))
-    });
-    first == Some((process.pid, descriptor.number))
+    store.first_holder(descriptor.file) == Some((process.pid, descriptor.number))
 }
 
-fn place(puppet: &mut Puppet, fd: u64, descriptor: &Descriptor) -> Result<(), RemoteError> {
-    let flags = if descriptor.close_on_exec { libc::O_CLOEXEC as u64 } else { 0 };
-    if fd == descriptor.number as u64 {
-        return Ok(());
+/// Opens a description that only its process can open. One that descriptors of several processes share is opened
+/// in each: such files have no position that matters.
+fn open_late(
+    store: &FdStore,
+    puppet: &mut Puppet,
+    process: &Process,
+    body: &ProcessBody,
+    file: &OpenFile,
+    descriptor: &Descriptor,
+) -> Result<(), Error> {
+    let failed = |operation| Error::remote(process.pid, operation);
+    let mut own = body.descriptors.iter().take_while(|other| other.number < descriptor.number);
+    if let Some(before) = own.find(|other| other.file == descriptor.file) {
+        let flags = close_on_exec(descriptor);
+        let arguments = [before.number as u64, descriptor.number as u64, flags];
+        return puppet.call(libc::SYS_dup3, &arguments).map(drop).map_err(failed("duplicating a descriptor"));
     }
-    puppet.call(libc::SYS_dup3, &[fd, descriptor.number as u64, flags])?;
-    puppet.call(libc::SYS_close, &[fd]).map(drop)
+    match &file.kind {
+        FileKind::Device { path, .. } => {
+            open_path(puppet, path, file, descriptor).map_err(failed("opening its terminal"))
+        }
+        FileKind::Regular { file: id } => {
+            let path = store.disk_path(*id);
+            open_path(puppet, &path, file, descriptor).map_err(failed("opening a file of /proc"))
+        }
+        FileKind::PidFd { pid } => {
+            open_pidfd(puppet, *pid, file, descriptor).map_err(failed("opening a pidfd"))
+        }
+        _ => Ok(()),
+    }
 }
 
-fn open_tty(
+fn close_on_exec(descriptor: &Descriptor) -> u64 {
+    if descriptor.close_on_exec { libc::O_CLOEXEC as u64 } else { 0 }
+}
+
+/// Moves a descriptor that the process has just made to its number.
+fn place(puppet: &mut Puppet, fd: u64, descriptor: &Descriptor) -> Result<(), RemoteError> {
+    if fd != descriptor.number as u64 {
+        puppet.call(libc::SYS_dup3, &[fd, descriptor.number as u64, close_on_exec(descriptor)])?;
+        return puppet.call(libc::SYS_close, &[fd]).map(drop);
+    }
+    let flags = if descriptor.close_on_exec { libc::FD_CLOEXEC as u64 } else { 0 };
+    puppet.call(libc::SYS_fcntl, &[fd, libc::F_SETFD as u64, flags]).map(drop)
+}
+
+fn open_path(
     puppet: &mut Puppet,
     path: &[u8],
     file: &OpenFile,
     descriptor: &Descriptor,
 ) -> Result<(), RemoteError> {
     let room = puppet.arguments().start();
-    let mut text = path.to_vec();
-    text.push(0);
-    puppet.write_memory(room, &text)?;
+    puppet.write_memory(room, &[path, &[0]].concat())?;
     let here = libc::AT_FDCWD as i64 as u64;
-    let fd = puppet.call(libc::SYS_openat, &[here, room.0, file.flags as u64])?;
+    let flags = (file.flags & !super::disk::OPEN_ONCE as u32) as u64;
+    let fd = puppet.call(libc::SYS_openat, &[here, room.0, flags | libc::O_NOCTTY as u64])?;
+    if file.position > 0 {
+        puppet.call(libc::SYS_lseek, &[fd, file.position, libc::SEEK_SET as u64])?;
+    }
     place(puppet, fd, descriptor)
 }
 
@@ -91,54 +126,75 @@ fn open_pidfd(
     place(puppet, fd, descriptor)
 }
 
-fn watch(
+/// Adds one interest. Where the number that it was added with has another file by now, or none, the description is
+/// lent the number for the call.
+fn add_watch(
+    store: &FdStore,
     puppet: &mut Puppet,
     epoll: i32,
-    watches: &[EpollWatch],
+    watch: &EpollWatch,
     body: &ProcessBody,
 ) -> Result<(), RemoteError> {
     let room = puppet.arguments().start();
-    for watch in watches {
-        let mut event = [0u8; 12];
-        event[..4].copy_from_slice(&watch.events.to_le_bytes());
-        event[4..].copy_from_slice(&watch.data.to_le_bytes());
-        puppet.write_memory(room, &event)?;
-        // Where the number has another file by now, the description is lent the number for the call.
-        let in_place = body.descriptors.iter().any(|at| at.number == watch.number && at.file == watch.file);
-        let holder = body.descriptors.iter().find(|at| at.file == watch.file).map(|at| at.number);
-        let (Some(holder), add) = (holder, libc::EPOLL_CTL_ADD as u64) else { continue };
-        let number = watch.number as u64;
-        if in_place {
-            puppet.call(libc::SYS_epoll_ctl, &[epoll as u64, add, number, room.0])?;
-            continue;
-        }
-        let taken = body.descriptors.iter().find(|at| at.number == watch.number);
-        let kept = match taken {
-            Some(_) => Some(puppet.call(libc::SYS_dup, &[number])?),
-            None => None,
-        };
-        puppet.call(libc::SYS_dup3, &[holder as u64, number, 0])?;
-        puppet.call(libc::SYS_epoll_ctl, &[epoll as u64, add, number, room.0])?;
-        match (kept, taken) {
-            (Some(kept), Some(descriptor)) => place(puppet, kept, descriptor)?,
-            _ => drop(puppet.call(libc::SYS_close, &[number])?),
-        }
+    let mut event = [0u8; 12];
+    event[..4].copy_from_slice(&watch.events.to_le_bytes());
+    event[4..].copy_from_slice(&watch.data.to_le_bytes());
+    puppet.write_memory(room, &event)?;
+    let number = watch.number as u64;
+    let add = [epoll as u64, libc::EPOLL_CTL_ADD as u64, number, room.0];
+    let taken = body.descriptors.iter().find(|at| at.number == watch.number);
+    if taken.is_some_and(|taken| taken.file == watch.file) {
+        return puppet.call(libc::SYS_epoll_ctl, &add).map(drop);
     }
-    Ok(())
+    let held = body.descriptors.iter().find(|at| at.file == watch.file).map(|at| at.number);
+    // A description that is open nowhere any more is watched by nobody.
+    let Some(holder) = store.open_file(watch.file).or(held) else { return Ok(()) };
+    let saved = match taken {
+        Some(_) => {
+            let arguments = [number, libc::F_DUPFD_CLOEXEC as u64, store.floor() as u64];
+            Some(puppet.call(libc::SYS_fcntl, &arguments)?)
+        }
+        None => None,
+    };
+    puppet.call(libc::SYS_dup3, &[holder as u64, number, 0])?;
+    puppet.call(libc::SYS_epoll_ctl, &add)?;
+    match (saved, taken) {
+        (Some(saved), Some(taken)) => place(puppet, saved, taken),
+        _ => puppet.call(libc::SYS_close, &[number]).map(drop),
+    }
 }
 
-fn set_timer(puppet: &mut Puppet, fd: i32, timer: &TimerFd) -> Result<(), RemoteError> {
+fn set_timer(puppet: &mut Puppet, fd: i32, timer: &TimerFd, frozen: &Clocks) -> Result<(), RemoteError> {
     const NS: u64 = 1_000_000_000;
-    // Ticks that nobody has read come again at once.
-    let value = if timer.ticks > 0 { 1 } else { timer.remaining_ns };
-    if value == 0 {
+    const SET_TICKS: u64 = 0x4008_5400;
+    let room = puppet.arguments().start();
+    // A timer that was set to a point in time keeps that point, whatever has passed since.
+    let absolute = timer.settime_flags & libc::TFD_TIMER_ABSTIME as u32 != 0 && timer.remaining_ns > 0;
+    let clock_ns = match timer.clock {
+        libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM => frozen.realtime_ns,
+        libc::CLOCK_BOOTTIME | libc::CLOCK_BOOTTIME_ALARM => frozen.boottime_ns,
+        _ => frozen.monotonic_ns,
+    };
+    let from = if absolute { u64::try_from(clock_ns).unwrap_or(0) } else { 0 };
+    let set = |puppet: &mut Puppet, flags: u32, value: u64| {
+        let words = [timer.interval_ns / NS, timer.interval_ns % NS, value / NS, value % NS];
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        puppet.write_memory(room, &bytes)?;
+        puppet.call(libc::SYS_timerfd_settime, &[fd as u64, u64::from(flags), room.0, 0]).map(drop)
+    };
+    if timer.remaining_ns > 0 {
+        let flags = if absolute { timer.settime_flags } else { 0 };
+        set(puppet, flags, from.saturating_add(timer.remaining_ns))?;
+    }
+    if timer.ticks == 0 {
         return Ok(());
     }
-    let words = [timer.interval_ns / NS, timer.interval_ns % NS, value / NS, value % NS];
-    let room = puppet.arguments().start();
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    puppet.write_memory(room, &bytes)?;
-    puppet.call(libc::SYS_timerfd_settime, &[fd as u64, 0, room.0, 0]).map(drop)
+    puppet.write_memory(room, &timer.ticks.to_le_bytes())?;
+    match puppet.call(libc::SYS_ioctl, &[fd as u64, SET_TICKS, room.0]) {
+        // A kernel without checkpoint support: an expiration comes at once instead.
+        Err(error) if error.errno() == Some(libc::ENOTTY) => set(puppet, 0, 1),
+        other => other.map(drop),
+    }
 }
 
 fn set_owner(puppet: &mut Puppet, fd: i32, owner: FileOwner) -> Result<(), RemoteError> {
@@ -156,11 +212,36 @@ fn set_owner(puppet: &mut Puppet, fd: i32, owner: FileOwner) -> Result<(), Remot
     puppet.call(libc::SYS_fcntl, &[fd as u64, F_SETSIG, owner.signal as u64]).map(drop)
 }
 
-fn record_lock(puppet: &mut Puppet, lock: &RecordLock) -> Result<(), RemoteError> {
-    let kind = if lock.exclusive { libc::F_WRLCK } else { libc::F_RDLCK } as u64;
-    let words = [kind, lock.start, lock.length, 0];
-    let room = puppet.arguments().start();
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    puppet.write_memory(room, &bytes)?;
-    puppet.call(libc::SYS_fcntl, &[lock.number as u64, libc::F_SETLK as u64, room.0]).map(drop)
+/// Takes the record locks of a process again. Nothing of the store may be open in it any more.
+pub(super) fn take_record_locks(
+    store: &FdStore,
+    puppet: &mut Puppet,
+    pid: Pid,
+    body: &ProcessBody,
+) -> Result<(), Error> {
+    for lock in &body.record_locks {
+        let number = lockable(store, body, lock);
+        let kind = if lock.exclusive { libc::F_WRLCK } else { libc::F_RDLCK } as u64;
+        let words = [kind, lock.start, lock.length, 0];
+        let room = puppet.arguments().start();
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        puppet
+            .write_memory(room, &bytes)
+            .and_then(|()| puppet.call(libc::SYS_fcntl, &[number as u64, libc::F_SETLK as u64, room.0]))
+            .map_err(Error::remote(pid, "taking a record lock again"))?;
+    }
+    Ok(())
+}
+
+/// A descriptor on the locked file whose access mode allows the lock: the one named may be another.
+fn lockable(store: &FdStore, body: &ProcessBody, lock: &RecordLock) -> i32 {
+    let file_of = |descriptor: &Descriptor| store.description(descriptor.file);
+    let Some(named) = body.descriptors.iter().find(|at| at.number == lock.number) else { return lock.number };
+    let fits = |descriptor: &&Descriptor| {
+        let mode = file_of(descriptor).flags as i32 & libc::O_ACCMODE;
+        let needed = if lock.exclusive { libc::O_WRONLY } else { libc::O_RDONLY };
+        (mode == needed || mode == libc::O_RDWR) && file_of(descriptor).kind == file_of(named).kind
+    };
+    let mut candidates = std::iter::once(named).chain(&body.descriptors);
+    candidates.find(fits).map_or(lock.number, |descriptor| descriptor.number)
 }

@@ -91,7 +91,7 @@ pub fn checkpoint<W: Write>(
     let (survey, refusals) = preflight::look(&members, &mut tables, facts)?;
     refusals.into_result(()).map_err(Error::Refused)?;
     let mut checkpoint = describe(&frozen, roots, facts, options, &mut tables)?;
-    survey.collect(&mut tables, &mut checkpoint)?;
+    survey.collect(&mut checkpoint)?;
     tables.fill(&mut checkpoint)?;
     let mut writer = Writer::create(sink, &checkpoint, options.codec)?;
     write_memory(&members, &checkpoint, &mut writer)?;

@@ -11,10 +11,17 @@ use brant_base::Pid;
 pub struct PidFd(OwnedFd);
 
 impl PidFd {
-    /// Opens one by number in our pid namespace. ESRCH where there is none.
+    /// Opens one by number in our pid namespace. ESRCH where there is none. The number of a thread that is not its
+    /// process's first is understood since Linux 6.9, EINVAL before.
     pub fn open(pid: Pid) -> io::Result<PidFd> {
+        const PIDFD_THREAD: i32 = libc::O_EXCL;
         // SAFETY: plain numbers.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.0, 0) };
+        // EINVAL up to Linux 6.14, ENOENT since.
+        if fd < 0 && matches!(io::Error::last_os_error().raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) {
+            // SAFETY: plain numbers.
+            return Ok(PidFd(owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.0, PIDFD_THREAD) })?));
+        }
         Ok(PidFd(owned(fd)?))
     }
 

@@ -3,6 +3,8 @@
 mod attach;
 mod check;
 mod checkpoint;
+mod demo;
+mod doctor;
 mod explain;
 mod image;
 mod kill;
@@ -64,6 +66,8 @@ enum Verb {
     Restore(restore::Restore),
     Check(check::Check),
     Image(image::Images),
+    Doctor(doctor::Doctor),
+    Demo(demo::Demo),
     Explain(explain::Explain),
 }
 
@@ -92,6 +96,8 @@ pub(crate) fn main() -> ExitCode {
         Verb::Restore(verb) => verb.run(&report),
         Verb::Check(verb) => verb.run(&report),
         Verb::Image(verb) => verb.run(&report),
+        Verb::Doctor(verb) => verb.run(&report),
+        Verb::Demo(verb) => verb.run(&report),
         Verb::Explain(verb) => verb.run(&report),
     };
     match done {

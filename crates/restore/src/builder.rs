@@ -328,8 +328,8 @@ impl<'a> Builder<'a> {
             all.push((process, body, main, others));
         }
         for (process, _, main, _) in &mut all {
-            if let ProcessState::Stopped { .. } = process.state {
-                main.stop_process().map_err(Error::remote(process.pid, "stopping it"))?;
+            if let ProcessState::Stopped { signal } = process.state {
+                main.stop_process(signal).map_err(Error::remote(process.pid, "stopping it"))?;
             }
         }
         let mut ready = Vec::new();

@@ -440,22 +440,36 @@ impl Puppet {
         ptrace::set_xstate(self.tid, bytes).map_err(self.failed("setting its extended state"))
     }
 
-    /// Puts its process into a job-control stop, which holds on when it is let go; calls can still be made.
-    pub fn stop_process(&mut self) -> Result<(), RemoteError> {
+    /// Puts its process into a job-control stop by `signal`, or by SIGSTOP where the kernel ignores that one (in an
+    /// orphaned process group). The stop holds on when it is let go; calls can still be made.
+    pub fn stop_process(&mut self, signal: i32) -> Result<(), RemoteError> {
+        for signal in [signal, libc::SIGSTOP] {
+            if self.try_stop(signal)? {
+                return Ok(());
+            }
+        }
+        Err(RemoteError::Unexpected { tid: self.tid, stop: Stop::Unknown(0) })
+    }
+
+    fn try_stop(&mut self, signal: i32) -> Result<bool, RemoteError> {
         let tid = self.tid;
         let own = self.call(libc::SYS_getpid, &[])?;
-        self.start_call(libc::SYS_kill, &[own, libc::SIGSTOP as u64])?;
+        self.set_mask(MASK_ALL_BUT_TRAP & !(1 << (signal - 1)))?;
+        self.start_call(libc::SYS_kill, &[own, signal as u64])?;
         let mut deliver = 0;
-        loop {
+        let stopped = loop {
             ptrace::resume(tid, deliver).map_err(self.failed("stopping it"))?;
             match self.waiter.wait(tid, CALL_TIMEOUT)? {
-                Stop::Signal(libc::SIGSTOP) => deliver = libc::SIGSTOP,
-                Stop::Group(_) => return Ok(()),
+                Stop::Signal(libc::SIGTRAP) => break false,
+                Stop::Signal(signal) => deliver = signal,
+                Stop::Group(_) => break true,
                 Stop::Ended(status) => return Err(RemoteError::Ended { tid, status }),
                 Stop::Interrupt => deliver = 0,
                 stop => return Err(RemoteError::Unexpected { tid, stop }),
             }
-        }
+        };
+        self.set_mask(MASK_ALL_BUT_TRAP)?;
+        Ok(stopped)
     }
 
     /// Ends this thread alone. A main thread stays as a zombie until its process ends, and nothing reports its end.

@@ -37,7 +37,8 @@ std::arch::global_asm!(
     "4: mov eax, 61",
     "mov rdi, -1",
     "mov rsi, rbx",
-    "xor edx, edx",
+    // __WALL: children with any exit signal.
+    "mov edx, 0x40000000",
     "xor r10d, r10d",
     "syscall",
     "cmp rax, -4",

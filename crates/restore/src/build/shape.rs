@@ -129,7 +129,7 @@ impl Planner {
                 parent: Some(parent),
                 session: Some(number(process.sid)),
                 group: Some(number(process.pgid)),
-                exit_signal: if process.exit_signal == 0 { libc::SIGCHLD } else { process.exit_signal },
+                exit_signal: process.exit_signal,
                 born: None,
             };
             planner.nodes.insert(process.pid, node);

@@ -35,11 +35,113 @@ To build a process brant needs a few free pages at an address that is free in ev
 no such gap, which is very unusual. Please report the image's memory map (brant image inspect).",
     },
     Entry {
+        code: "B-0403",
+        title: "another kind of machine",
+        text: "\
+A program's instructions are those of one kind of CPU. An image of an x86_64 program runs on x86_64 machines only.",
+    },
+    Entry {
+        code: "B-0404",
+        title: "CPU features that this host lacks",
+        text: "\
+Programs and their libraries choose instructions by what the CPU offers when they start, and go on with that choice
+after a restore. The image names the features of its CPU; this one lacks some. Restore on a CPU that has them, or start
+the program on the richer machine with these features masked (GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX512F,...).",
+    },
+    Entry {
+        code: "B-0405",
+        title: "an ability that a restore needs",
+        text: "\
+A restore gives a program its old process numbers, clocks, /proc and terminals in namespaces of its own. One of the
+steps was tried and the kernel refused it. `brant doctor` lists all of them and what usually stands behind each.",
+    },
+    Entry {
+        code: "B-0406",
+        title: "a process number above this host's limit",
+        text: "\
+The tree gets its old process numbers back. This host's kernel.pid_max is too small for the largest of them.",
+    },
+    Entry {
+        code: "B-0407",
+        title: "too few descriptors",
+        text: "\
+While the tree is built, every open file of the image is open once at the same time, above all numbers that the tree
+uses. The hard limit of open files (ulimit -Hn) is too low for that.",
+    },
+    Entry {
+        code: "B-0408",
+        title: "several users in one image",
+        text: "\
+A plain user can map one user and one group into a namespace. The image holds processes of more than one. Root can
+restore it.",
+    },
+    Entry {
         code: "B-0410",
         title: "a tree of a shape that cannot be grown",
         text: "\
 Parents, sessions and process groups of the image stand to each other in a way that no sequence of fork, setsid and
 setpgid leads to, or that this version does not find. Please report the shape of the tree (ps -o pid,ppid,pgid,sid).",
+    },
+    Entry {
+        code: "B-0411",
+        title: "a missing file",
+        text: "\
+The program had this file open or mapped, and it is not there. Put it back, or name where it is now with
+--map-path OLD=NEW (a file, or a folder and all below it).",
+    },
+    Entry {
+        code: "B-0412",
+        title: "a file that has changed",
+        text: "\
+The program had this file open or mapped, and it is not what it was: size, time of change or identity differ, and so
+do its contents (by build id or digest, where the image has one). What the program knows of it may be wrong.
+
+  --files keep      take all files as they are
+  --files rewind    a file that the program was writing, and that has only grown since, is cut to the size that it had;
+                    the tail is first saved beside it as FILE.brant-tail-TIME
+  --map-path A=B    use another file or folder
+
+Nothing was started or changed.",
+    },
+    Entry {
+        code: "B-0413",
+        title: "a missing executable",
+        text: "\
+A process of the image runs this program, and it is not there. Install the same build, or name where it is now with
+--map-path OLD=NEW.",
+    },
+    Entry {
+        code: "B-0414",
+        title: "a missing directory",
+        text: "\
+A process works in this directory or had it open, and it is not there. Make it, or name another: --map-path OLD=NEW.",
+    },
+    Entry {
+        code: "B-0415",
+        title: "a missing fifo, device or watched path",
+        text: "\
+The program had it open or watched it (inotify), and it is not there or is of another kind now.",
+    },
+    Entry {
+        code: "B-0416",
+        title: "an internet address that is not free",
+        text: "\
+The program listens at, or is bound to, this address and port, and another program uses it or this host does not have
+the address. The captured program itself holds it as long as it runs: restoring a second copy of a server beside the
+first is not possible.",
+    },
+    Entry {
+        code: "B-0417",
+        title: "a port for root only",
+        text: "\
+Ports below net.ipv4.ip_unprivileged_port_start (usually 1024) can be bound by root only.",
+    },
+    Entry {
+        code: "B-0418",
+        title: "a unix socket name that is not free",
+        text: "\
+The program is bound to this name, and another program, perhaps the captured one itself, uses it, or something that is
+no socket lies there. A socket that nobody listens at any more is replaced.",
     },
     Entry {
         code: "B-0501",

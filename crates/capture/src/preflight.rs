@@ -21,7 +21,7 @@ pub(crate) fn look(
     let mut refusals = Refusals::default();
     for member in members.iter().filter(|member| !member.zombie) {
         // One that ends meanwhile stands in nobody's way; what is gone at the freeze is no member.
-        let looked = may_trace(member.host)
+        let looked = may_trace(member)
             .and_then(|()| process(member, &mut refusals))
             .and_then(|()| mappings(member, tables, &mut refusals))
             .and_then(|()| namespaces(member, &members[0], &mut refusals));
@@ -38,8 +38,9 @@ pub(crate) fn look(
 }
 
 /// The kernel's own answer to whether we may trace it: the same check guards this file.
-fn may_trace(pid: Pid) -> Result<(), Error> {
-    match std::fs::File::open(format!("/proc/{pid}/mem")) {
+fn may_trace(member: &Member) -> Result<(), Error> {
+    let pid = member.host;
+    match std::fs::File::open(format!("/proc/{}/mem", tree::living_task(member))) {
         Ok(_) => Ok(()),
         Err(_) if ended(pid) => Err(Error::Ended { pid }),
         Err(error) => Err(Error::Permission { pid, error }),
@@ -52,7 +53,7 @@ fn process(member: &Member, refusals: &mut Refusals) -> Result<(), Error> {
     let mut refuse = |code, resource: String, why: &str, hint: &str| {
         refusals.push(Refusal { code, pid: Some(pid), resource, why: why.to_owned(), hint: hint.to_owned() });
     };
-    if status.tracer != Pid(0) && status.tracer.0 != std::process::id() as i32 {
+    if status.tracer != Pid(0) && !is_own_thread(status.tracer) {
         refuse(
             "B-0301",
             format!("a tracer, process {}", status.tracer),
@@ -120,6 +121,11 @@ fn process(member: &Member, refusals: &mut Refusals) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The kernel shows the thread that traces.
+fn is_own_thread(tid: Pid) -> bool {
+    std::path::Path::new(&format!("/proc/self/task/{tid}")).exists()
 }
 
 fn is_root() -> bool {

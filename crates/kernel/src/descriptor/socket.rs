@@ -98,7 +98,7 @@ pub struct SocketMessage {
 }
 
 /// What waits in the queue of a socket that is not listening, in order, without taking it: one entry a
-/// message, and of a stream one entry up to and including the bytes that carry descriptors.
+/// message, and of a stream one entry for all bytes up to those that carry descriptors, and one for these.
 ///
 /// Exact only while nobody reads or writes. Most queues are read without a change to the socket. SO_PEEK_OFF
 /// is set while messages, or a stream with descriptors in flight, are read, and put back as it was on every
@@ -106,8 +106,8 @@ pub struct SocketMessage {
 /// A datagram of no bytes that somebody has peeked at before is passed over by the kernel. A socket other than
 /// a stream on which an error is pending is an error here, too.
 ///
-/// A stream's bytes that were sent before a descriptor by another call can come in the same entry as it
-/// (unix(7): a descriptor then arrives with the first of these bytes).
+/// One peek at a stream gives the bytes that were sent before a descriptor together with it. Where its own bytes
+/// begin is found by a second peek.
 pub fn peek_socket(fd: BorrowedFd<'_>) -> io::Result<Vec<SocketMessage>> {
     if socket_kind(fd)? != libc::SOCK_STREAM {
         return if is_readable(fd)? { peek_with_offset(fd, None) } else { Ok(Vec::new()) };
@@ -120,7 +120,9 @@ pub fn peek_socket(fd: BorrowedFd<'_>) -> io::Result<Vec<SocketMessage>> {
     if saved_offset < 0 {
         let message = peek_once(fd, total, Read::Stream)?;
         match message {
-            Some(message) if message.bytes.0.len() == total => return Ok(vec![message]),
+            Some(message) if message.bytes.0.len() == total => {
+                return split_at_files(fd, message);
+            }
             _ => {}
         }
     }
@@ -138,8 +140,14 @@ fn peek_with_offset(fd: BorrowedFd<'_>, stream_bytes: Option<usize>) -> io::Resu
             None => peek_message(fd, offset)?,
         };
         let Some(message) = read else { break };
+        let start = i32::try_from(offset).map_err(io::Error::other)?;
         offset += message.bytes.0.len();
-        messages.push(message);
+        if stream_bytes.is_some() {
+            set_peek_offset(fd, start)?;
+            messages.extend(split_at_files(fd, message)?);
+        } else {
+            messages.push(message);
+        }
         if messages.len() > MESSAGES_MAX {
             return Err(io::Error::other("a socket's queue does not end"));
         }
@@ -148,6 +156,58 @@ fn peek_with_offset(fd: BorrowedFd<'_>, stream_bytes: Option<usize>) -> io::Resu
         return Err(io::Error::other("a socket's queue changed while it was read"));
     }
     Ok(messages)
+}
+
+/// Splits what a stream gave at once before the bytes that its descriptors came with.
+fn split_at_files(fd: BorrowedFd<'_>, message: SocketMessage) -> io::Result<Vec<SocketMessage>> {
+    let length = message.bytes.0.len();
+    if message.files.is_empty() || length < 2 {
+        return Ok(vec![message]);
+    }
+    let start = start_of_last_piece(fd, length)?;
+    if start == 0 {
+        return Ok(vec![message]);
+    }
+    let (before, after) = message.bytes.0.split_at(start);
+    let before = SocketMessage { bytes: Redacted(before.to_vec()), files: Vec::new(), sender: Vec::new() };
+    let after = SocketMessage { bytes: Redacted(after.to_vec()), files: message.files, sender: Vec::new() };
+    Ok(vec![before, after])
+}
+
+/// Where the last of the pieces begins that a stream gives at once, `length` bytes in all. The kernel copies piece by
+/// piece, and one that does not fit into memory is left out whole: so all are asked for with the last byte's place
+/// being no memory.
+fn start_of_last_piece(fd: BorrowedFd<'_>, length: usize) -> io::Result<usize> {
+    const PAGE: usize = 4096;
+    let room = (length - 1).next_multiple_of(PAGE);
+    // SAFETY: a new private mapping, wherever there is place.
+    let area = unsafe {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        libc::mmap(std::ptr::null_mut(), room + PAGE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
+    };
+    if area == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the last page of the area, which nothing refers to.
+    let guarded = checked(unsafe { libc::mprotect(area.byte_add(room), PAGE, libc::PROT_NONE) });
+    // SAFETY: inside the area, as `length - 1 <= room`.
+    let base = unsafe { area.byte_add(room - (length - 1)) };
+    let mut vector = libc::iovec { iov_base: base, iov_len: length };
+    // SAFETY: all zeros is a message header without buffers.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut vector;
+    header.msg_iovlen = 1;
+    // SAFETY: the kernel writes into the area only, and answers where it may not.
+    let count = unsafe { libc::recvmsg(fd.as_raw_fd(), &mut header, libc::MSG_PEEK | libc::MSG_DONTWAIT) };
+    let error = io::Error::last_os_error();
+    // SAFETY: ours alone, and no reference to it is left.
+    unsafe { libc::munmap(area, room + PAGE) };
+    guarded?;
+    match count {
+        0.. => Ok((count as usize).min(length - 1)),
+        _ if error.raw_os_error() == Some(libc::EFAULT) => Ok(0),
+        _ => Err(error),
+    }
 }
 
 /// One whole message, with as much room as it needs.
@@ -347,10 +407,9 @@ mod tests {
         send_with_file(&one, b"second", &writer);
         one.write_all(b"last").unwrap();
         let messages = peek_socket(two.as_fd()).unwrap();
-        let all: Vec<u8> = texts(&messages).concat();
-        assert_eq!(all, b"firstbetweensecondlast");
-        assert_eq!(messages.iter().map(|message| message.files.len()).sum::<usize>(), 2);
-        assert_eq!(messages[0].bytes.0, b"first");
+        assert_eq!(texts(&messages), [&b"first"[..], b"between", b"second", b"last"]);
+        let files: Vec<usize> = messages.iter().map(|message| message.files.len()).collect();
+        assert_eq!(files, [1, 0, 1, 0]);
         writer.write_all(b"x").unwrap();
         assert_eq!(queued_bytes(messages[0].files[0].as_fd()).unwrap(), 1);
         assert_eq!(integer_option(two.as_fd(), libc::SO_PEEK_OFF).unwrap(), -1);

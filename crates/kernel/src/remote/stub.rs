@@ -67,11 +67,6 @@ std::arch::global_asm!(
     "syscall",
     "jmp 6b",
     ".balign 16",
-    // Takes flags from the stack: some, such as ID, no other way can set.
-    "brant_stub_flags:",
-    "popfq",
-    "int3",
-    ".balign 16",
     "brant_stub_end:",
     ".popsection",
 );
@@ -81,7 +76,6 @@ unsafe extern "C" {
     static brant_stub_batch: u8;
     static brant_stub_parent: u8;
     static brant_stub_pause: u8;
-    static brant_stub_flags: u8;
     static brant_stub_end: u8;
 }
 
@@ -99,8 +93,6 @@ pub enum StubEntry {
     Parent,
     /// Sleep for ever.
     Pause,
-    /// Pop the flags, then int3.
-    Flags,
 }
 
 impl StubEntry {
@@ -112,7 +104,6 @@ impl StubEntry {
             StubEntry::Batch => &raw const brant_stub_batch,
             StubEntry::Parent => &raw const brant_stub_parent,
             StubEntry::Pause => &raw const brant_stub_pause,
-            StubEntry::Flags => &raw const brant_stub_flags,
         };
         entry as u64 - begin
     }

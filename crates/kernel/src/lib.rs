@@ -4,6 +4,7 @@
 //! worst outcome on a vanished or hostile target is an error.
 
 pub mod descriptor;
+pub mod elf;
 pub mod facts;
 pub mod make;
 pub mod namespace;

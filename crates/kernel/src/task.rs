@@ -43,24 +43,23 @@ fn require_single_thread() -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "fork with several threads"))
 }
 
-/// Closes every descriptor from 3 up but `keep`, then runs `body`, for ever. Whatever else this process had
+/// Closes every descriptor from 3 up but `keep`, then runs `body`, for ever; returns only where
+/// the descriptors cannot be listed. Whatever else this process had
 /// opened is forgotten with its owners: `body` captures nothing and nobody returns to them.
-pub fn go_on_alone(
-    keep: Vec<OwnedFd>,
-    notes: Vec<u8>,
-    body: fn(Vec<OwnedFd>, Vec<u8>) -> Infallible,
-) -> io::Result<Infallible> {
+pub fn go_on_alone(keep: Vec<OwnedFd>, notes: Vec<u8>, body: fn(Vec<OwnedFd>, Vec<u8>) -> !) -> io::Error {
     let kept: Vec<i32> = keep.iter().map(AsRawFd::as_raw_fd).collect();
-    let mut open = Vec::new();
-    for entry in std::fs::read_dir("/proc/self/fd")? {
-        open.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
-    }
+    let entries = match std::fs::read_dir("/proc/self/fd") {
+        Ok(entries) => entries,
+        Err(error) => return error,
+    };
+    let open: Vec<i32> =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()).collect();
     for fd in open.into_iter().filter(|fd| *fd >= 3 && !kept.contains(fd)) {
         // SAFETY: the owner of the descriptor, if there is one, is never used again: this function does not
         // return from here on, and `body` cannot name anything but what it is given.
         unsafe { libc::close(fd) };
     }
-    Ok(body(keep, notes))
+    body(keep, notes)
 }
 
 /// Ends this process at once, without running destructors or exit handlers: for the child of a fork, whose

@@ -17,7 +17,7 @@ fn main() {
         stdio: [fd(0), fd(1), fd(2)],
         redirect_vdso: std::env::args().nth(2).is_some(),
     };
-    let plan = plan(&image, &options).unwrap();
+    let plan = plan(&image, &brant_kernel::facts::HostFacts::probe().unwrap(), &options).unwrap();
     let t = std::time::Instant::now();
     let r = restore(&image, plan, options, |h| {
         let mut b = [0u8];

@@ -95,6 +95,7 @@ pub fn restore(
     let builder = Builder {
         image,
         checkpoint,
+        plan: &plan,
         shape: &shape,
         store: &store,
         own_vdso: &own_vdso,
@@ -102,7 +103,7 @@ pub fn restore(
         options: &options,
         in_user_namespace: entered.user,
         hard_limits: limits::own_hard_limits(!entered.user),
-        warnings: Vec::new(),
+        warnings: store.take_warnings(),
     };
     builder.build(hosted)
 }
@@ -208,6 +209,7 @@ fn read_report(report: &mut PipeReader) -> Result<(), Error> {
 struct Builder<'a> {
     image: &'a Image,
     checkpoint: &'a Checkpoint,
+    plan: &'a Plan,
     shape: &'a TreeShape,
     store: &'a FdStore,
     own_vdso: &'a OwnVdso,
@@ -235,6 +237,7 @@ impl<'a> Builder<'a> {
         let root = ready.iter().find(|process| process.pid == self.checkpoint.root);
         let root_host = root.map_or(Pid(0), |process| Pid(process.threads[0].0.tid().0));
         let root_host = self.host_number(root_host);
+        self.plan.rewind_files()?;
         resume::commit(ready, tasks.puppets, File::from(OwnedFd::from(hosted.go)))?;
         Ok(Restored {
             root_host,
@@ -296,7 +299,7 @@ impl<'a> Builder<'a> {
         for (process, body) in self.bodies() {
             let puppet = tasks.get(process.pid);
             let mut script = Script::new(puppet);
-            limits::set_surroundings(&mut script, body);
+            limits::set_surroundings(&mut script, body, self.plan);
             script.run(puppet, process.pid, &mut self.warnings)?;
             self.set_oom_score(process.pid, puppet, body);
         }

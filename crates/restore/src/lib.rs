@@ -13,4 +13,4 @@ mod resume;
 
 pub use builder::{Handoff, Options, Restored, restore};
 pub use error::Error;
-pub use plan::{FilesPolicy, Plan, plan};
+pub use plan::{FilesPolicy, Plan, Rewind, plan, plan_of};

@@ -1,9 +1,21 @@
 //! What a restore of an image would do on this host, or every reason why it cannot.
+//!
+//! A plan looks and changes nothing; all reasons are found at once. What it promises can be gone a moment later
+//! (a file can be changed, a port be taken): the builder meets that with an error of its own, before anything runs.
 
-use brant_base::Refusals;
+mod addresses;
+mod files;
+mod host;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use brant_base::{Refusal, Refusals};
 use brant_image::Image;
+use brant_image::model::Checkpoint;
+use brant_kernel::facts::HostFacts;
 
-use crate::Options;
+use crate::{Error, Options};
 
 /// What to do about files that are not as they were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -17,10 +29,23 @@ pub enum FilesPolicy {
     Rewind,
 }
 
-/// A plan without refusals.
+/// A plan without refusals. It prints as what `--dry-run` shows.
 #[derive(Debug, Default)]
 pub struct Plan {
     map_paths: Vec<(Vec<u8>, Vec<u8>)>,
+    rewinds: Vec<Rewind>,
+    /// What the restore does, for people.
+    steps: Vec<String>,
+}
+
+/// A file that is cut to its recorded size, once its tail was saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rewind {
+    pub path: PathBuf,
+    /// In bytes.
+    pub size: u64,
+    /// Where what lies beyond is saved.
+    pub tail: PathBuf,
 }
 
 impl Plan {
@@ -35,10 +60,68 @@ impl Plan {
         }
         path.to_vec()
     }
+
+    /// The files that will be cut.
+    pub fn rewinds(&self) -> &[Rewind] {
+        &self.rewinds
+    }
+
+    /// Saves tails and cuts files: the last thing before the tree is let go.
+    pub(crate) fn rewind_files(&self) -> Result<(), Error> {
+        self.rewinds.iter().try_for_each(files::rewind)
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, step) in self.steps.iter().enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{step}")?;
+        }
+        Ok(())
+    }
 }
 
 /// Looks at the image and the host and changes nothing.
-pub fn plan(image: &Image, options: &Options) -> Result<Plan, Refusals> {
-    let _ = image;
-    Ok(Plan { map_paths: options.map_paths.clone() })
+pub fn plan(image: &Image, facts: &HostFacts, options: &Options) -> Result<Plan, Refusals> {
+    plan_of(image.checkpoint(), facts, options.files, &options.map_paths)
+}
+
+/// As [`plan`], of what the image holds.
+pub fn plan_of(
+    checkpoint: &Checkpoint,
+    facts: &HostFacts,
+    policy: FilesPolicy,
+    map_paths: &[(Vec<u8>, Vec<u8>)],
+) -> Result<Plan, Refusals> {
+    let mut plan = Plan { map_paths: map_paths.to_vec(), ..Plan::default() };
+    let mut refusals = Refusals::default();
+    plan.steps.push(outline(checkpoint));
+    host::check(checkpoint, facts, &mut refusals);
+    files::check(checkpoint, policy, &mut plan, &mut refusals);
+    addresses::check(checkpoint, facts, &plan, &mut refusals);
+    refusals.into_result(plan)
+}
+
+fn outline(checkpoint: &Checkpoint) -> String {
+    let words: Vec<String> =
+        checkpoint.command.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+    let threads: usize =
+        checkpoint.processes.iter().flat_map(|p| &p.body).map(|body| body.threads.len()).sum();
+    format!(
+        "build {} processes with {threads} threads of \"{}\", root process {}",
+        checkpoint.processes.len(),
+        words.join(" "),
+        checkpoint.root
+    )
+}
+
+fn refusal(code: &'static str, resource: String, why: impl Into<String>, hint: impl Into<String>) -> Refusal {
+    Refusal { code, pid: None, resource, why: why.into(), hint: hint.into() }
+}
+
+fn text(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
 }

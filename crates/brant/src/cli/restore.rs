@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use brant_base::Pid;
 use brant_image::Image;
 use brant_image::inspect::readable;
+use brant_kernel::facts::HostFacts;
 use brant_kernel::task::{self, Fork};
 use brant_restore::{FilesPolicy, Options, Plan, Restored};
 use nix::fcntl::OFlag;
@@ -126,7 +127,8 @@ impl Restore {
             stdio,
             redirect_vdso: false,
         };
-        let plan = brant_restore::plan(&image, &options).map_err(|refusals| {
+        let facts = HostFacts::probe().map_err(|error| not_built("looking at this host", &error))?;
+        let plan = brant_restore::plan(&image, &facts, &options).map_err(|refusals| {
             let count = refusals.0.len();
             let things = if count == 1 { "one thing does".to_string() } else { format!("{count} things do") };
             Failure::refused(
@@ -144,6 +146,7 @@ impl Restore {
             report.json(json!({
                 "image": prepared.path, "processes": processes, "root": checkpoint.root.0,
                 "terminal": prepared.relays_terminal, "detach": self.detach,
+                "steps": prepared.plan.to_string().lines().collect::<Vec<_>>(),
             }));
         } else {
             let path = prepared.path.display();
@@ -151,6 +154,7 @@ impl Restore {
                 "would restore {path}: {processes} processes, the root as {} inside",
                 checkpoint.root
             ));
+            report.data(&prepared.plan.to_string());
         }
         0
     }

@@ -94,6 +94,19 @@ SIGKILL was sent, but a process of the target is still there. A process in an un
         text: "`brant explain` without a code lists them all.",
     },
     Entry {
+        code: "B-0113",
+        title: "the pid file was not written",
+        text: "\
+The program was restored and runs, but the file of --pid-file could not be written. `brant ps` shows its pid.",
+    },
+    Entry {
+        code: "B-0114",
+        title: "the demo failed",
+        text: "\
+`brant demo` uses the same commands that you would type; one of them failed, and its message is shown. `brant
+doctor` tells whether the host lacks something.",
+    },
+    Entry {
         code: "B-0201",
         title: "no such target",
         text: "\

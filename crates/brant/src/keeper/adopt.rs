@@ -53,14 +53,12 @@ pub(crate) fn adopt(inheritance: Inheritance, handoff: Handoff) -> Infallible {
     let terminals = handoff.terminals.into_iter().map(|(_, master)| master);
     let keep = fixed.into_iter().chain(optional.into_iter().flatten()).chain(terminals).collect();
     let Ok(notes) = serde_json::to_vec(&notes) else { task::exit_now(1) };
-    match task::go_on_alone(keep, notes, keep_job) {
-        Ok(never) => never,
-        Err(_) => task::exit_now(1),
-    }
+    task::go_on_alone(keep, notes, keep_job);
+    task::exit_now(1)
 }
 
 /// Descriptors come in the order of [`adopt`].
-fn keep_job(descriptors: Vec<OwnedFd>, notes: Vec<u8>) -> Infallible {
+fn keep_job(descriptors: Vec<OwnedFd>, notes: Vec<u8>) -> ! {
     let Ok(notes) = serde_json::from_slice::<Notes>(&notes) else { task::exit_now(1) };
     let _ = nix::unistd::setsid();
     let _ = std::env::set_current_dir("/");

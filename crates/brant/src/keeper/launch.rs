@@ -256,6 +256,8 @@ fn become_program(ends: &Ends, io: &Io, command: &[CString], mask: &SigSet) -> i
             dup2_stdout(end)?;
             dup2_stderr(end)?;
             (1..=64).for_each(task::default_signal);
+            // What a shell left open by accident is no business of a program in the background.
+            task::close_inherited()?;
         }
         // Rust's runtime ignores it; who started brant hardly did.
         task::default_signal(libc::SIGPIPE);

@@ -1,6 +1,6 @@
 //! A thread's own state.
 
-use brant_base::{Addr, Pid, Redacted, Tid};
+use brant_base::{Addr, Redacted, Tid};
 use brant_image::model::*;
 use brant_kernel::proc;
 use brant_kernel::ptrace::{self, Queue, UserRegisters};
@@ -13,7 +13,6 @@ use crate::freeze::FrozenThread;
 use crate::sleep;
 use crate::tree::Member;
 
-const DEFAULT_TIMER_SLACK_NS: u64 = 50_000;
 const PR_GET_PDEATHSIG: u64 = 2;
 const PR_GET_TID_ADDRESS: u64 = 40;
 /// SS_ONSTACK: where the stack pointer is tells that anew.
@@ -48,7 +47,7 @@ pub(crate) fn collect(
         }),
         robust_list: (head != 0).then_some(RobustList { head: Addr(head), bytes }),
         clear_tid: Addr(prctl_value(hand, index, PR_GET_TID_ADDRESS)?),
-        scheduling: scheduling(member, tid)?,
+        scheduling: scheduling(hand, index, member, tid)?,
         parent_death_signal: prctl_value(hand, index, PR_GET_PDEATHSIG)? as i32,
         interrupted,
     })
@@ -77,7 +76,7 @@ fn alternate_stack(hand: &mut Hand, index: usize) -> Result<AlternateStack, Erro
     Ok(AlternateStack { base: Addr(base), flags: flags as i32 & !SS_ONSTACK, bytes })
 }
 
-fn scheduling(member: &Member, tid: Tid) -> Result<Scheduling, Error> {
+fn scheduling(hand: &mut Hand, index: usize, member: &Member, tid: Tid) -> Result<Scheduling, Error> {
     let failed = |error| Error::Thread { tid, operation: "reading its scheduling", error };
     let stat = proc::stat((member.host, tid))?;
     let policy = attributes::scheduling_policy(tid).map_err(failed)?;
@@ -86,7 +85,10 @@ fn scheduling(member: &Member, tid: Tid) -> Result<Scheduling, Error> {
         reset_on_fork: policy & libc::SCHED_RESET_ON_FORK as u32 != 0,
         priority: stat.rt_priority,
         nice: stat.nice as i32,
-        timer_slack_ns: proc::timer_slack_ns(Pid(tid.0)).unwrap_or(DEFAULT_TIMER_SLACK_NS),
+        // A result, not an error, whatever its size; real-time threads have none.
+        timer_slack_ns: hand
+            .call(index, libc::SYS_prctl, [libc::PR_GET_TIMERSLACK as u64, 0, 0, 0, 0, 0])
+            .unwrap_or(0),
         affinity: attributes::affinity(tid).map_err(failed)?,
         io_priority: attributes::io_priority(tid).map_err(failed)?,
     })

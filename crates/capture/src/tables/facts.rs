@@ -10,13 +10,12 @@ use std::sync::{LazyLock, Mutex};
 
 use brant_image::model::DiskFile;
 use brant_kernel::descriptor::FileStatus;
+use brant_kernel::elf;
 
 use super::open_quietly;
 
 /// Larger files are told apart by size and time only.
 const DIGEST_BYTES_MAX: u64 = 1 << 20;
-const NOTE_BYTES_MAX: u64 = 64 << 10;
-const PROGRAM_HEADERS_MAX: u64 = 512;
 
 /// Device, inode, size, modified and changed in nanoseconds.
 type Version = (u64, u64, u64, i64, i64);
@@ -65,7 +64,7 @@ fn marks(file: &DiskFile, mapped: bool) -> Marks {
     {
         return known;
     }
-    let build_id = if mapped { build_id(&opened).unwrap_or_default() } else { Vec::new() };
+    let build_id = if mapped { elf::build_id(&opened).unwrap_or_default() } else { Vec::new() };
     let small = status.bytes <= DIGEST_BYTES_MAX && build_id.is_empty();
     let digest = if small { digest(&opened, status.bytes).unwrap_or_default() } else { Vec::new() };
     let marks = Marks { build_id, digest };
@@ -83,80 +82,9 @@ fn digest(file: &File, bytes: u64) -> Option<Vec<u8>> {
     Some(blake3::hash(&all).as_bytes().to_vec())
 }
 
-/// The GNU build id of a 64-bit ELF file (elf(5): a note of type 3 by "GNU").
-fn build_id(file: &File) -> Option<Vec<u8>> {
-    const PT_NOTE: u32 = 4;
-    let mut head = [0u8; 64];
-    file.read_exact_at(&mut head, 0).ok()?;
-    if head[..5] != *b"\x7fELF\x02" {
-        return None;
-    }
-    let (at, size, count) =
-        (u64_at(&head, 32)?, u64::from(u16_at(&head, 54)?), u64::from(u16_at(&head, 56)?));
-    for index in 0..count.min(PROGRAM_HEADERS_MAX) {
-        let mut header = [0u8; 56];
-        file.read_exact_at(&mut header, at.checked_add(index * size)?).ok()?;
-        let bytes = u64_at(&header, 32)?;
-        if u32_at(&header, 0)? == PT_NOTE && bytes <= NOTE_BYTES_MAX {
-            let mut notes = vec![0; bytes as usize];
-            file.read_exact_at(&mut notes, u64_at(&header, 8)?).ok()?;
-            if let Some(found) = build_id_of_notes(&notes) {
-                return Some(found);
-            }
-        }
-    }
-    None
-}
-
-fn build_id_of_notes(mut notes: &[u8]) -> Option<Vec<u8>> {
-    const NT_GNU_BUILD_ID: u32 = 3;
-    const BUILD_ID_BYTES_MAX: usize = 64;
-    while notes.len() >= 12 {
-        let (name_bytes, bytes) = (u32_at(notes, 0)? as usize, u32_at(notes, 4)? as usize);
-        let kind = u32_at(notes, 8)?;
-        let name = notes.get(12..12usize.checked_add(name_bytes)?)?;
-        let start = 12 + name_bytes.checked_next_multiple_of(4)?;
-        let end = start.checked_add(bytes)?;
-        let found = notes.get(start..end)?;
-        if kind == NT_GNU_BUILD_ID && name == b"GNU\0" && found.len() <= BUILD_ID_BYTES_MAX {
-            return Some(found.to_vec());
-        }
-        notes = notes.get(end.checked_next_multiple_of(4)?..)?;
-    }
-    None
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_build_id_is_found_among_notes() {
-        let mut notes = Vec::new();
-        for (kind, bytes) in [(1u32, &b"sixteen bytes ab"[..]), (3, b"the build id")] {
-            notes.extend_from_slice(&4u32.to_le_bytes());
-            notes.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-            notes.extend_from_slice(&kind.to_le_bytes());
-            notes.extend_from_slice(b"GNU\0");
-            notes.extend_from_slice(bytes);
-        }
-        assert_eq!(build_id_of_notes(&notes).unwrap(), b"the build id");
-        for cut in 0..notes.len() {
-            assert_eq!(build_id_of_notes(&notes[..cut]), None);
-        }
-    }
 
     #[test]
     fn facts_of_a_file_are_read() {

@@ -440,6 +440,15 @@ impl Puppet {
         ptrace::set_xstate(self.tid, bytes).map_err(self.failed("setting its extended state"))
     }
 
+    /// Loads flags that ptrace does not set but keeps (ID).
+    pub fn load_flags(&mut self, flags: u64) -> Result<(), RemoteError> {
+        let room = self.arguments().start();
+        self.write_memory(room, &flags.to_le_bytes())?;
+        let rip = self.stub.0 + StubEntry::Flags.offset();
+        self.set_registers(UserRegisters { rip, rsp: room.0, orig_rax: u64::MAX, ..self.base })?;
+        self.run_to_trap().map(drop)
+    }
+
     /// Puts its process into a job-control stop by `signal`, or by SIGSTOP where the kernel ignores that one (in an
     /// orphaned process group). The stop holds on when it is let go; calls can still be made.
     pub fn stop_process(&mut self, signal: i32) -> Result<(), RemoteError> {

@@ -67,6 +67,11 @@ std::arch::global_asm!(
     "syscall",
     "jmp 6b",
     ".balign 16",
+    // Takes flags from the stack: some, such as ID, no other way can set.
+    "brant_stub_flags:",
+    "popfq",
+    "int3",
+    ".balign 16",
     "brant_stub_end:",
     ".popsection",
 );
@@ -76,6 +81,7 @@ unsafe extern "C" {
     static brant_stub_batch: u8;
     static brant_stub_parent: u8;
     static brant_stub_pause: u8;
+    static brant_stub_flags: u8;
     static brant_stub_end: u8;
 }
 
@@ -93,6 +99,8 @@ pub enum StubEntry {
     Parent,
     /// Sleep for ever.
     Pause,
+    /// Pop the flags, then int3.
+    Flags,
 }
 
 impl StubEntry {
@@ -104,6 +112,7 @@ impl StubEntry {
             StubEntry::Batch => &raw const brant_stub_batch,
             StubEntry::Parent => &raw const brant_stub_parent,
             StubEntry::Pause => &raw const brant_stub_pause,
+            StubEntry::Flags => &raw const brant_stub_flags,
         };
         entry as u64 - begin
     }

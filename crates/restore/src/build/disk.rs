@@ -136,7 +136,7 @@ fn fill(image: &Image, record: &DiskFile, file: &File) -> Result<(), Error> {
     file.set_len(record.size).map_err(failed())
 }
 
-pub(super) fn path_error(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+pub(crate) fn path_error(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.display().to_string();
     move |error| Error::Path { operation, path, error }
 }

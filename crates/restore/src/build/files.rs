@@ -31,6 +31,8 @@ pub(crate) struct FdStore {
     held: Vec<OwnedFd>,
     /// Files without a name, made once.
     pub(super) stored: RefCell<BTreeMap<DiskFileId, OwnedFd>>,
+    /// What came out otherwise than it was, for people.
+    warnings: RefCell<Vec<String>>,
     pub(super) checkpoint: Checkpoint,
 }
 
@@ -48,6 +50,7 @@ impl FdStore {
             masters: BTreeMap::new(),
             held: Vec::new(),
             stored: RefCell::default(),
+            warnings: RefCell::default(),
             checkpoint: checkpoint.clone(),
         };
         make::raise_descriptor_limit().map_err(Error::builder("raising the limit of descriptors"))?;
@@ -146,6 +149,14 @@ impl FdStore {
     /// The number of a slave side of this terminal.
     pub(crate) fn terminal_slave(&self, id: TerminalId) -> Option<RawFd> {
         self.slaves.get(&id).copied()
+    }
+
+    pub(super) fn warn(&self, warning: String) {
+        self.warnings.borrow_mut().push(warning);
+    }
+
+    pub(crate) fn take_warnings(&self) -> Vec<String> {
+        self.warnings.take()
     }
 
     /// The lowest number of the store.

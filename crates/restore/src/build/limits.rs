@@ -4,15 +4,16 @@ use brant_base::Pid;
 use brant_image::model::{Limit, ProcessBody};
 
 use super::script::Script;
+use crate::Plan;
 
 /// Directories, umask and personality. Runs before descriptors are placed.
-pub(crate) fn set_surroundings(script: &mut Script, body: &ProcessBody) {
+pub(crate) fn set_surroundings(script: &mut Script, body: &ProcessBody, plan: &Plan) {
     let path = |script: &mut Script, path: &[u8]| script.put(&[path, &[0]].concat());
     if body.root != b"/" && !body.root.is_empty() {
-        let at = path(script, &body.root);
+        let at = path(script, &plan.path(&body.root));
         script.must("changing its root directory", libc::SYS_chroot, &[at]);
     }
-    let at = path(script, &body.cwd);
+    let at = path(script, &plan.path(&body.cwd));
     script.must("entering its working directory", libc::SYS_chdir, &[at]);
     script.must("setting its umask", libc::SYS_umask, &[u64::from(body.umask)]);
     script.must("setting its personality", libc::SYS_personality, &[body.personality]);

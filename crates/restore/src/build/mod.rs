@@ -1,7 +1,7 @@
 //! Building the tree, one file for each kind, named as in `image::model`.
 
 pub(crate) mod credentials;
-mod disk;
+pub(crate) mod disk;
 pub(crate) mod files;
 mod late;
 pub(crate) mod limits;

@@ -49,7 +49,13 @@ pub(crate) fn set(
     // 2 (readable by root only) is what the kernel sets for processes that changed identity.
     let dumpable = [libc::PR_SET_DUMPABLE as u64, u64::from(setting.dumpable == 1), 0, 0, 0];
     script.must("setting whether it may be dumped", libc::SYS_prctl, &dumpable);
-    script.run(puppet, setting.pid, warnings).map(drop)
+    script.run(puppet, setting.pid, warnings)?;
+    const FLAG_ID: u64 = 1 << 21;
+    const FLAG_ALWAYS: u64 = 1 << 1;
+    if thread.registers.eflags & FLAG_ID != 0 {
+        puppet.load_flags(FLAG_ID | FLAG_ALWAYS).map_err(Error::remote(setting.pid, "loading its flags"))?;
+    }
+    Ok(())
 }
 
 fn register(script: &mut Script, thread: &Thread) {

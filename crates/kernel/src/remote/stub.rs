@@ -8,8 +8,8 @@ use brant_base::Addr;
 std::arch::global_asm!(
     ".pushsection .text",
     // Global, since an optimised build may put this text and its users into different objects.
-    ".global brant_stub_begin, brant_stub_batch, brant_stub_parent, brant_stub_pause, brant_stub_end",
-    ".hidden brant_stub_begin, brant_stub_batch, brant_stub_parent, brant_stub_pause, brant_stub_end",
+    ".global brant_stub_begin, brant_stub_batch, brant_stub_parent, brant_stub_pause, brant_stub_flags, brant_stub_end",
+    ".hidden brant_stub_begin, brant_stub_batch, brant_stub_parent, brant_stub_pause, brant_stub_flags, brant_stub_end",
     ".balign 64",
     "brant_stub_begin:",
     // One call: registers hold it, int3 reports back.

@@ -18,6 +18,10 @@ use nix::unistd::Pid;
 use crate::ability::{SYSTEM_PATH, Who};
 use crate::program::{Program, brant_binary, fixture_binary};
 
+/// Closes what the test's own starter left open: a program under test must not inherit ends of foreign pipes.
+const ONLY_STANDARD_DESCRIPTORS: &str =
+    r#"for path in /proc/self/fd/*; do fd=${path##*/}; ((fd > 2)) && eval "exec $fd>&-"; done; exec "$@""#;
+
 /// How long a brant command may take before the test gives up on it.
 const COMMAND_TIMEOUT_S: u64 = 180;
 /// How long processes may take to go away once the program has ended.
@@ -83,7 +87,9 @@ impl Sandbox {
 
     /// A command that runs here as the sandbox's user, with a clean environment and stdin from /dev/null.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
-        let mut words = self.who.prefix();
+        let mut words: Vec<String> =
+            ["bash", "-c", ONLY_STANDARD_DESCRIPTORS, "bash"].map(String::from).into();
+        words.extend(self.who.prefix());
         words.push(program.as_ref().to_str().expect("test paths are UTF-8").to_owned());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).env_clear().current_dir(&self.root).stdin(Stdio::null());

@@ -32,6 +32,10 @@ pub use tree::Member;
 use freeze::Frozen;
 use tables::Tables;
 
+/// How often a tree that runs is looked at before a blocker is believed, and the pause between.
+const CHECK_ROUNDS: usize = 4;
+const CHECK_PAUSE: Duration = Duration::from_millis(5);
+
 /// How a checkpoint is taken.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -66,7 +70,23 @@ impl<W> Captured<W> {
 }
 
 /// Every blocker of a checkpoint of the tree under `roots`, without touching it.
+///
+/// The tree runs meanwhile: a child that is born between two glances looks like a stranger who holds its pipes. Only
+/// what stands in the way in every round is one; the look after the freeze, when nothing moves, decides.
 pub fn check(roots: &[Pid], facts: &HostFacts) -> Result<Refusals, Error> {
+    let mut standing = look_once(roots, facts)?;
+    for _ in 1..CHECK_ROUNDS {
+        if standing.0.is_empty() {
+            break;
+        }
+        std::thread::sleep(CHECK_PAUSE);
+        let again = look_once(roots, facts)?;
+        standing.0.retain(|refusal| again.0.contains(refusal));
+    }
+    Ok(standing)
+}
+
+fn look_once(roots: &[Pid], facts: &HostFacts) -> Result<Refusals, Error> {
     let members = found(roots)?;
     let mut tables = Tables::default();
     preflight::look(&members, &mut tables, facts).map(|(_, refusals)| refusals)

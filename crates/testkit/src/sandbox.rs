@@ -53,7 +53,6 @@ pub struct Sandbox {
 impl Sandbox {
     /// A fresh folder that belongs to `who`.
     pub fn new(who: Who) -> Sandbox {
-        close_inherited_once();
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let root = std::env::temp_dir().join(format!("bt-{}-{number}", std::process::id()));
@@ -300,11 +299,4 @@ fn place(from: &Path, to: &Path) {
         std::fs::copy(from, to).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
     }
     let _ = std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o755));
-}
-
-/// Whoever runs the tests may hand down descriptors that its children cannot be rid of; a program under test would hold
-/// them as ends that are outside of its tree.
-fn close_inherited_once() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| brant_kernel::task::close_inherited().expect("/proc is there"));
 }

@@ -195,15 +195,28 @@ pub fn set_socket_option(fd: impl AsFd, level: i32, name: i32, value: &[u8]) -> 
         .map(drop)
 }
 
+/// The `struct sockaddr_un` of `sun_path`, a leading NUL for an abstract name.
+pub fn unix_address(path: &[u8]) -> Vec<u8> {
+    let mut address = (libc::AF_UNIX as u16).to_ne_bytes().to_vec();
+    address.extend(path);
+    if path.first() != Some(&0) {
+        address.push(0);
+    }
+    address
+}
+
+/// accept4(2), of a connection that waits already.
+pub fn accept(fd: impl AsFd) -> io::Result<OwnedFd> {
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: no address is asked for.
+    owned(unsafe { libc::accept4(fd, std::ptr::null_mut(), std::ptr::null_mut(), libc::SOCK_CLOEXEC) } as i64)
+}
+
 /// bind(2) to `sun_path`, a leading NUL for an abstract name. A name in the file system that nobody listens at any more
 /// is taken over.
 pub fn bind_unix(fd: impl AsFd, path: &[u8]) -> io::Result<()> {
-    let mut address = (libc::AF_UNIX as u16).to_ne_bytes().to_vec();
-    address.extend(path);
+    let address = unix_address(path);
     let named = path.first() != Some(&0);
-    if named {
-        address.push(0);
-    }
     match bind_raw(&fd, &address) {
         Err(error) if named && error.raw_os_error() == Some(libc::EADDRINUSE) => {
             let probe = unix_socket(libc::SOCK_STREAM)?;
@@ -242,18 +255,23 @@ pub fn listen(fd: impl AsFd, backlog: u32) -> io::Result<()> {
 }
 
 /// shutdown(2): bit 0 is receiving, bit 1 sending.
-pub fn shutdown(fd: RawFd, bits: u32) -> io::Result<()> {
+pub fn shutdown(fd: impl AsFd, bits: u32) -> io::Result<()> {
     let how = match bits & 3 {
         1 => libc::SHUT_RD,
         2 => libc::SHUT_WR,
         _ => libc::SHUT_RDWR,
     };
     // SAFETY: plain numbers.
-    checked(unsafe { libc::shutdown(fd, how) } as i64).map(drop)
+    checked(unsafe { libc::shutdown(fd.as_fd().as_raw_fd(), how) } as i64).map(drop)
 }
 
 /// One message with descriptors (SCM_RIGHTS), without waiting.
 pub fn send_message(fd: impl AsFd, bytes: &[u8], files: &[RawFd]) -> io::Result<()> {
+    send_message_to(fd, bytes, files, &[])
+}
+
+/// As [`send_message`], to a whole `struct sockaddr`; empty for the peer.
+pub fn send_message_to(fd: impl AsFd, bytes: &[u8], files: &[RawFd], address: &[u8]) -> io::Result<()> {
     const FILES_MAX: usize = 253;
     if files.len() > FILES_MAX {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
@@ -264,6 +282,10 @@ pub fn send_message(fd: impl AsFd, bytes: &[u8], files: &[RawFd]) -> io::Result<
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = &raw const vector as *mut _;
     message.msg_iovlen = 1;
+    if !address.is_empty() {
+        message.msg_name = address.as_ptr() as *mut _;
+        message.msg_namelen = address.len() as u32;
+    }
     if !files.is_empty() {
         let payload = size_of_val(files) as u32;
         message.msg_control = control.as_mut_ptr().cast();

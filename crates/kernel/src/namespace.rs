@@ -155,6 +155,24 @@ pub fn mount_terminals() -> Result<(), NamespaceError> {
     Ok(())
 }
 
+/// A folder that is covered; dropping this uncovers it.
+#[derive(Debug)]
+pub struct Cover(std::path::PathBuf);
+
+/// Covers a folder with an empty one of our own. The caller is in a mount namespace of its own, with the right to
+/// mount there.
+pub fn cover(folder: &Path) -> io::Result<Cover> {
+    mount(Some("brant"), folder, Some("tmpfs"), MsFlags::empty(), Some("mode=0700"))?;
+    Ok(Cover(folder.to_path_buf()))
+}
+
+impl Drop for Cover {
+    fn drop(&mut self) {
+        // What was made there may be in use still: it goes with its last user. Nobody else ever sees it.
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
 /// Which side of a [`fork`] one is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {

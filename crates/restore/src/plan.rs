@@ -7,6 +7,8 @@ mod addresses;
 mod files;
 mod host;
 
+pub(crate) use addresses::socket_address;
+
 use std::fmt;
 use std::path::PathBuf;
 

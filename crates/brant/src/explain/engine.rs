@@ -144,6 +144,13 @@ The program is bound to this name, and another program, perhaps the captured one
 no socket lies there. A socket that nobody listens at any more is replaced.",
     },
     Entry {
+        code: "B-0419",
+        title: "a datagram socket that cannot be reached again",
+        text: "\
+A datagram socket is connected by the name of its peer, and messages that wait in it are sent to it by its name. Here
+the name was deleted while the socket was open, so neither can be done again.",
+    },
+    Entry {
         code: "B-0501",
         title: "not an image",
         text: "The file does not begin as an image of brant's does: it is another file, or its first bytes are damaged.",

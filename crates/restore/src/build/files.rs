@@ -14,7 +14,7 @@ use brant_image::model::*;
 use brant_kernel::make;
 use brant_kernel::remote::{Call, Puppet};
 
-use super::{disk, late, pipes, sockets, terminals};
+use super::{disk, late, pipes, sockets, terminals, unix};
 use crate::{Error, Options, Plan};
 
 /// Every open file description of the image, open in the builder at numbers above all that the tree uses.
@@ -59,8 +59,9 @@ impl FdStore {
             store.make_shared(memory)?;
         }
         terminals::open_all(&mut store)?;
-        let mut made = pipes::make_all(&mut store)?;
-        made.extend(sockets::make_all(&mut store)?);
+        let mut made = pipes::make_all(&store, plan)?;
+        let mut unix = unix::make_all(&store, plan)?;
+        made.extend(sockets::make_all(&store, &mut unix)?);
         for file in &checkpoint.open_files {
             if let Some(fd) = made.remove(&file.id) {
                 store.put(file.id, fd)?;
@@ -70,7 +71,7 @@ impl FdStore {
                 store.put(file.id, fd)?;
             }
         }
-        sockets::fill_queues(&store)?;
+        unix::finish(&store, plan, unix)?;
         // A file that is executed may not be open for writing.
         store.stored.borrow_mut().clear();
         Ok(store)
@@ -273,6 +274,9 @@ fn open_one(
         FileKind::Regular { file: id } if disk::is_kernels(store.disk_record(*id)) => return Ok(None),
         FileKind::Regular { file: disk_file } => {
             disk::open_description(store, image, plan, file, *disk_file)?
+        }
+        FileKind::Directory { path } | FileKind::PathOnly { path } if path.starts_with(b"/proc/") => {
+            return Ok(None);
         }
         FileKind::Directory { path } => disk::open_path(plan, path, status, file.position)?,
         FileKind::PathOnly { path } => disk::open_path(plan, path, status, 0)?,

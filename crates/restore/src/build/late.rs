@@ -3,7 +3,7 @@
 //!
 //! Facts relied upon: epoll(7) keys an interest by number and description; a signalfd that is watched reports the
 //! signals of the process that added it; timerfd_settime(2) counts in the caller's time namespace; /dev/tty is the
-//! opener's terminal; a process loses its record locks on a file when it closes *any* descriptor of that file
+//! opener's terminal; a listening unix socket shows its last listener's credentials; a process loses its record locks on a file when it closes *any* descriptor of that file
 //! (fcntl(2)), so they are taken when the store is closed already.
 
 use brant_base::{Addr, Pid};
@@ -37,6 +37,10 @@ pub(super) fn finish(
             FileKind::TimerFd(timer) => {
                 set_timer(puppet, descriptor.number, timer, &store.checkpoint.clocks)
                     .map_err(failed("setting a timerfd"))?;
+            }
+            FileKind::UnixSocket { socket } => {
+                listen_again(store, puppet, descriptor.number, *socket)
+                    .map_err(failed("listening at its socket"))?;
             }
             _ => {}
         }
@@ -72,6 +76,9 @@ fn open_late(
     match &file.kind {
         FileKind::Device { path, .. } => {
             open_path(puppet, path, file, descriptor).map_err(failed("opening its terminal"))
+        }
+        FileKind::Directory { path } | FileKind::PathOnly { path } => {
+            open_path(puppet, path, file, descriptor).map_err(failed("opening a directory of /proc"))
         }
         FileKind::Regular { file: id } => {
             let path = store.disk_path(*id);
@@ -162,6 +169,20 @@ fn add_watch(
         (Some(saved), Some(taken)) => place(puppet, saved, taken),
         _ => puppet.call(libc::SYS_close, &[number]).map(drop),
     }
+}
+
+/// Those who connect see the process that listened last as their peer (SO_PEERCRED).
+fn listen_again(
+    store: &FdStore,
+    puppet: &mut Puppet,
+    number: i32,
+    socket: UnixSocketId,
+) -> Result<(), RemoteError> {
+    let record = store.checkpoint.unix_sockets.iter().find(|record| record.id == socket);
+    let Some(UnixSocketState::Listening { backlog }) = record.map(|record| record.state) else {
+        return Ok(());
+    };
+    puppet.call(libc::SYS_listen, &[number as u64, u64::from(backlog)]).map(drop)
 }
 
 fn set_timer(puppet: &mut Puppet, fd: i32, timer: &TimerFd, frozen: &Clocks) -> Result<(), RemoteError> {

@@ -15,4 +15,5 @@ mod terminals;
 pub(crate) mod threads;
 pub(crate) mod timers;
 pub(crate) mod tree;
+mod unix;
 pub(crate) mod vdso;

@@ -1,27 +1,28 @@
-//! Unix sockets of the tree with what is queued, and internet sockets that are not connected.
+//! Sockets: internet sockets that are not connected, and the options of all.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
 use brant_image::model::*;
 use brant_kernel::make;
 
 use super::files::FdStore;
+use super::unix::UnixSockets;
 use crate::Error;
 
-/// Makes every socket and returns the descriptions of those that are held by descriptors.
-pub(super) fn make_all(store: &mut FdStore) -> Result<BTreeMap<OpenFileId, OwnedFd>, Error> {
-    let mut unix = BTreeMap::new();
-    for socket in &store.checkpoint.unix_sockets {
-        make_unix(&store.checkpoint, socket, &mut unix)?;
-    }
+/// Makes the descriptions of all sockets that descriptors hold.
+pub(super) fn make_all(
+    store: &FdStore,
+    unix: &mut UnixSockets,
+) -> Result<BTreeMap<OpenFileId, OwnedFd>, Error> {
     let mut made = BTreeMap::new();
     for file in &store.checkpoint.open_files {
         let fd = match file.kind {
-            FileKind::UnixSocket { socket } => unix.remove(&socket),
+            FileKind::UnixSocket { socket } => unix.take(socket),
             FileKind::InetSocket { socket } => {
                 let record = store.checkpoint.inet_sockets.iter().find(|inet| inet.id == socket);
-                Some(make_inet(record.expect("validated"))?)
+                Some(make_inet(store, record.expect("validated"))?)
             }
             _ => None,
         };
@@ -34,65 +35,26 @@ pub(super) fn make_all(store: &mut FdStore) -> Result<BTreeMap<OpenFileId, Owned
     Ok(made)
 }
 
-fn make_unix(
-    checkpoint: &Checkpoint,
-    socket: &UnixSocket,
-    made: &mut BTreeMap<UnixSocketId, OwnedFd>,
-) -> Result<(), Error> {
-    let failed = || Error::builder("making a unix socket");
-    if made.contains_key(&socket.id) {
-        return Ok(());
-    }
-    match socket.state {
-        UnixSocketState::Connected { peer } => {
-            let (one, other) = make::socket_pair(socket.kind).map_err(failed())?;
-            made.insert(socket.id, one);
-            let record = checkpoint.unix_sockets.iter().find(|unix| unix.id == peer).expect("validated");
-            set_options(&made[&socket.id], &socket.options)?;
-            set_options(&other, &record.options)?;
-            made.insert(peer, other);
-        }
-        UnixSocketState::PeerClosed => {
-            let (one, other) = make::socket_pair(socket.kind).map_err(failed())?;
-            for message in &socket.queue {
-                make::send_message(&other, &message.bytes.0, &[]).map_err(failed())?;
-            }
-            made.insert(socket.id, one);
-        }
-        UnixSocketState::Unconnected | UnixSocketState::Listening { .. } => {
-            let fd = make::unix_socket(socket.kind).map_err(failed())?;
-            set_options(&fd, &socket.options)?;
-            if !socket.address.is_empty() && !socket.address_deleted {
-                make::bind_unix(&fd, &socket.address).map_err(|error| Error::Path {
-                    operation: "binding a unix socket to",
-                    path: String::from_utf8_lossy(&socket.address).into_owned(),
-                    error,
-                })?;
-            }
-            if let UnixSocketState::Listening { backlog } = socket.state {
-                make::listen(&fd, backlog).map_err(failed())?;
-            }
-            made.insert(socket.id, fd);
-        }
-    }
-    Ok(())
-}
-
-fn set_options(fd: &OwnedFd, options: &SocketOptions) -> Result<(), Error> {
+/// Sets what differs from a fresh socket. What this user or kernel may not set is said.
+pub(super) fn set_options(store: &FdStore, fd: &OwnedFd, options: &SocketOptions) {
     for option in &options.0 {
-        make::set_socket_option(fd, option.level, option.name, &option.value)
-            .map_err(Error::builder("setting a socket option"))?;
+        if let Err(error) = make::set_socket_option(fd, option.level, option.name, &option.value) {
+            let (level, name) = (option.level, option.name);
+            store.warn(format!("socket option {name} of level {level} could not be set: {error}"));
+        }
     }
-    Ok(())
 }
 
-fn make_inet(socket: &InetSocket) -> Result<OwnedFd, Error> {
+fn make_inet(store: &FdStore, socket: &InetSocket) -> Result<OwnedFd, Error> {
     let failed = || Error::builder("making an internet socket");
     let fd = make::inet_socket(socket.family, socket.kind, socket.protocol).map_err(failed())?;
-    set_options(&fd, &socket.options)?;
+    set_options(store, &fd, &socket.options);
     if !socket.local.is_empty() {
-        make::bind_raw(&fd, &socket.local)
-            .map_err(Error::builder("binding an internet socket to its address"))?;
+        bind(socket, &fd).map_err(|error| {
+            let address = crate::plan::socket_address(&socket.local);
+            let path = address.map_or_else(|| "an address".to_owned(), |address| address.to_string());
+            Error::Path { operation: "binding an internet socket to", path, error }
+        })?;
     }
     if !socket.peer.is_empty() {
         make::connect_raw(&fd, &socket.peer).map_err(failed())?;
@@ -103,28 +65,25 @@ fn make_inet(socket: &InetSocket) -> Result<OwnedFd, Error> {
     Ok(fd)
 }
 
-/// Sends what was queued at each socket from its peer, descriptors in flight included; then shuts down what was.
-pub(super) fn fill_queues(store: &FdStore) -> Result<(), Error> {
-    let failed = || Error::builder("putting messages back into a unix socket");
-    let description = |id: UnixSocketId| {
-        let mut files = store.checkpoint.open_files.iter();
-        let file = files.find(|file| matches!(file.kind, FileKind::UnixSocket { socket } if socket == id))?;
-        store.borrow(store.open_file(file.id)?)
-    };
-    for socket in &store.checkpoint.unix_sockets {
-        let UnixSocketState::Connected { peer } = socket.state else { continue };
-        let Some(sender) = description(peer) else { continue };
-        for message in &socket.queue {
-            let files: Vec<i32> = message.files.iter().filter_map(|file| store.open_file(*file)).collect();
-            make::send_message(sender, &message.bytes.0, &files).map_err(failed())?;
+/// Connections of the program that ended lately keep its port for a minute (TIME_WAIT). SO_REUSEADDR, which matters
+/// for bind(2) only, lets a TCP socket have it again; it cannot take a port from one that listens.
+fn bind(socket: &InetSocket, fd: &OwnedFd) -> io::Result<()> {
+    match make::bind_raw(fd, &socket.local) {
+        Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) && socket.kind == libc::SOCK_STREAM => {
+            set_reuse(fd, 1)?;
+            make::bind_raw(fd, &socket.local)?;
+            let own = |option: &&SocketOption| {
+                (option.level, option.name) == (libc::SOL_SOCKET, libc::SO_REUSEADDR)
+            };
+            if !socket.options.0.iter().any(|option| own(&option)) {
+                set_reuse(fd, 0)?;
+            }
+            Ok(())
         }
+        other => other,
     }
-    for socket in &store.checkpoint.unix_sockets {
-        if let Some(fd) = description(socket.id)
-            && socket.shutdown != 0
-        {
-            make::shutdown(fd.as_raw_fd(), socket.shutdown).map_err(failed())?;
-        }
-    }
-    Ok(())
+}
+
+fn set_reuse(fd: impl AsFd, value: i32) -> io::Result<()> {
+    make::set_socket_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, &value.to_ne_bytes())
 }

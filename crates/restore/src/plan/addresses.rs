@@ -24,6 +24,7 @@ pub(super) fn check(checkpoint: &Checkpoint, facts: &HostFacts, plan: &Plan, ref
         }
     }
     for socket in &checkpoint.unix_sockets {
+        check_reachable(checkpoint, socket, refusals);
         // The ends of a connection get their names without taking them.
         let connected = socket.kind != libc::SOCK_DGRAM
             && matches!(socket.state, UnixSocketState::Connected { .. } | UnixSocketState::PeerClosed);
@@ -98,6 +99,35 @@ fn check_port(socket: &InetSocket, local: SocketAddr, facts: &HostFacts, refusal
 fn is_foreign(ip: IpAddr) -> bool {
     let bound = UdpSocket::bind((ip, 0));
     bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
+}
+
+/// A datagram socket is connected, and its queue filled, through names.
+fn check_reachable(checkpoint: &Checkpoint, socket: &UnixSocket, refusals: &mut Refusals) {
+    if socket.kind != libc::SOCK_DGRAM || socket.state == UnixSocketState::PeerClosed {
+        return;
+    }
+    let find = |id| checkpoint.unix_sockets.iter().find(|other| other.id == id);
+    let peer = match socket.state {
+        UnixSocketState::Connected { peer } => find(peer),
+        _ => None,
+    };
+    let mutual = peer.is_some_and(|peer| {
+        peer.id != socket.id && peer.state == UnixSocketState::Connected { peer: socket.id }
+    });
+    let nameless = |socket: &UnixSocket| socket.address.is_empty() || socket.address_deleted;
+    let is_pair = mutual && peer.is_some_and(|peer| peer.address.is_empty()) && socket.address.is_empty();
+    if is_pair {
+        return;
+    }
+    let lost = peer.is_some_and(nameless) || (!socket.queue.is_empty() && nameless(socket));
+    if lost {
+        refusals.push(refusal(
+            "B-0419",
+            "a unix datagram socket".to_owned(),
+            "it is connected to, or has messages from others for, a name that was deleted",
+            "take a checkpoint while the name exists",
+        ));
+    }
 }
 
 fn check_name(socket: &UnixSocket, plan: &Plan, refusals: &mut Refusals) {

@@ -91,6 +91,11 @@ pub struct HostFacts {
 impl HostFacts {
     /// Finds them out. Takes some milliseconds: one child process is made and waited for.
     pub fn probe() -> io::Result<HostFacts> {
+        Ok(HostFacts { isolation: Isolation::probe()?, ..HostFacts::observe()? })
+    }
+
+    /// What needs no trial: `isolation` stays untried. Enough for a checkpoint.
+    pub fn observe() -> io::Result<HostFacts> {
         let name = nix::sys::utsname::uname()?;
         let own = Pid(std::process::id() as i32);
         let status = proc::status(own).map_err(io::Error::other)?;
@@ -111,7 +116,7 @@ impl HostFacts {
             seccomp: status.seccomp,
             pid_max: number("/proc/sys/kernel/pid_max").unwrap_or(32768),
             yama_scope: number("/proc/sys/kernel/yama/ptrace_scope"),
-            isolation: Isolation::probe()?,
+            isolation: Isolation::UNTRIED,
             pagemap_scan: Pagemap::open(own).is_ok_and(|map| map.has_scan()),
             pidfd_getfd: probe_pidfd_getfd(own),
             kcmp: Ability::of(descriptor::kcmp(own, own, descriptor::Kcmp::Memory)),

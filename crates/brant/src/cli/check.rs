@@ -36,9 +36,14 @@ impl Check {
     }
 }
 
-/// What this host can do.
+/// What a checkpoint must know of this host.
 pub(super) fn host_facts() -> Result<HostFacts, Failure> {
-    HostFacts::probe().map_err(|error| {
+    known(HostFacts::observe())
+}
+
+/// The facts, or why there are none.
+pub(super) fn known(facts: std::io::Result<HostFacts>) -> Result<HostFacts, Failure> {
+    facts.map_err(|error| {
         Failure::new("B-0703", exit::FAILED, "this host could not be looked at")
             .why(error)
             .next("brant doctor")

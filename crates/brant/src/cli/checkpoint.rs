@@ -54,6 +54,8 @@ pub(super) struct Checkpoint {
 
 impl Checkpoint {
     pub(super) fn run(self, report: &Report) -> Done {
+        // A limit on file sizes is then an error of the write, as a full disk is, and no death.
+        task::ignore_signal(libc::SIGXFSZ);
         let target = Target::find(&self.target)?;
         let roots = target.roots()?;
         let facts = host_facts()?;

@@ -12,7 +12,7 @@ use brant_store::Store;
 use serde_json::{Value, json};
 
 use super::Done;
-use super::check::host_facts;
+use super::check::known;
 use crate::failure::exit;
 use crate::report::{Report, Style};
 
@@ -44,7 +44,7 @@ enum Verdict {
 
 impl Doctor {
     pub(super) fn run(self, report: &Report) -> Done {
-        let facts = host_facts()?;
+        let facts = known(HostFacts::probe())?;
         let mut findings = host(&facts);
         findings.extend(tracing(&facts));
         findings.extend(isolation(&facts));

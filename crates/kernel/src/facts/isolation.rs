@@ -76,6 +76,18 @@ struct Plan {
 }
 
 impl Isolation {
+    /// Nothing was tried.
+    pub(super) const UNTRIED: Isolation = Isolation {
+        user_namespace: Ability::Untried,
+        id_map: Ability::Untried,
+        mount_namespace: Ability::Untried,
+        pid_namespace: Ability::Untried,
+        time_namespace: Ability::Untried,
+        mount_proc: Ability::Untried,
+        mount_devpts: Ability::Untried,
+        chosen_pids: Ability::Untried,
+    };
+
     /// Makes the child and waits for it, at most ten seconds.
     pub(super) fn probe() -> io::Result<Isolation> {
         let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());

@@ -16,6 +16,8 @@ use super::{Description, Survey, What, inotify};
 use crate::refusals::text;
 use crate::tables::Tables;
 
+/// The code of a path that this user cannot open again as the program has it.
+const OUT_OF_REACH: &str = "B-0341";
 const CLOSE_HINT: &str = "let the program close it, or start it with this feature off";
 
 /// Finds out what each description is, but for pipes, sockets, terminals and epoll.
@@ -34,6 +36,13 @@ pub(super) fn classify(survey: &mut Survey, tables: &mut Tables, refusals: &mut 
         match kind(survey, description, tables) {
             Ok(Some(what)) => survey.descriptions.get_mut(id).what = what,
             Ok(None) => {}
+            // Whoever started the program may have opened its standard streams with rights that this user lacks, or in
+            // a place that is not reachable from here: they belong to the outside then, as a pipe would.
+            Err(refusal) if refusal.code == OUT_OF_REACH => {
+                if !survey.connect_outside(&[id], &refusal.resource) {
+                    refusals.push(refusal);
+                }
+            }
             Err(refusal) => refusals.push(refusal),
         }
     }
@@ -151,7 +160,12 @@ fn in_place(description: &Description) -> Result<(), Refusal> {
         Ok(_) => "another file is there now, as this user sees it".to_owned(),
         Err(error) => format!("it cannot be found there: {error}"),
     };
-    Err(description.refuse("B-0341", what, why, "let the program open it anew, or unmount what lies over it"))
+    Err(description.refuse(
+        OUT_OF_REACH,
+        what,
+        why,
+        "let the program open it anew, or unmount what lies over it",
+    ))
 }
 
 /// This user could open it so once more.
@@ -166,7 +180,7 @@ fn permitted(description: &Description) -> Result<(), Refusal> {
         Err(error) => {
             let why = format!("this user may not open it again as the program has it: {error}");
             Err(description.refuse(
-                "B-0341",
+                OUT_OF_REACH,
                 text(path),
                 why,
                 "change its permissions, or let the program close it",

@@ -19,34 +19,40 @@ fn main() {
     };
     let plan = plan(&image, &brant_kernel::facts::HostFacts::probe().unwrap(), &options).unwrap();
     let t = std::time::Instant::now();
-    let r = restore(&image, plan, options, |h| {
-        let mut b = [0u8];
-        match nix::unistd::read(&h.go, &mut b) {
-            Ok(1) => {}
-            other => {
-                eprintln!("keeper: no go {other:?}");
-                std::process::exit(1)
+    let r = restore(
+        &image,
+        plan,
+        options,
+        |h| {
+            let mut b = [0u8];
+            match nix::unistd::read(&h.go, &mut b) {
+                Ok(1) => {}
+                other => {
+                    eprintln!("keeper: no go {other:?}");
+                    std::process::exit(1)
+                }
             }
-        }
-        let root = h.root;
-        loop {
-            match nix::sys::wait::wait() {
-                Ok(s) => {
-                    if h.root_is_child && s.pid() == Some(nix::unistd::Pid::from_raw(root.0)) {
-                        eprintln!("keeper: root ended {s:?}");
+            let root = h.root;
+            loop {
+                match nix::sys::wait::wait() {
+                    Ok(s) => {
+                        if h.root_is_child && s.pid() == Some(nix::unistd::Pid::from_raw(root.0)) {
+                            eprintln!("keeper: root ended {s:?}");
+                            std::process::exit(0)
+                        }
+                    }
+                    Err(nix::errno::Errno::EINTR) => {}
+                    Err(e) => {
+                        let mut s = [0u8; 4];
+                        let _ = nix::unistd::read(&h.status, &mut s);
+                        eprintln!("keeper: {e} {s:?}");
                         std::process::exit(0)
                     }
                 }
-                Err(nix::errno::Errno::EINTR) => {}
-                Err(e) => {
-                    let mut s = [0u8; 4];
-                    let _ = nix::unistd::read(&h.status, &mut s);
-                    eprintln!("keeper: {e} {s:?}");
-                    std::process::exit(0)
-                }
             }
-        }
-    });
+        },
+        |_| Ok(()),
+    );
     match r {
         Ok(r) => eprintln!("restored {r:?} in {:?}", t.elapsed()),
         Err(e) => {

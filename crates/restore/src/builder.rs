@@ -75,12 +75,14 @@ pub struct Restored {
 /// Builds the tree of `image` and lets it go. The caller is a process of its own with one thread, made for
 /// this; it is in other namespaces afterwards, and should end.
 ///
-/// `keeper` runs in pid 1 of the new pid namespace and never returns.
+/// `keeper` runs in pid 1 of the new pid namespace and never returns. `announce` is told where the tree is just before it
+/// runs: what it writes down is there however soon afterwards we are killed. Its failure undoes everything.
 pub fn restore(
     image: &Image,
     plan: Plan,
     options: Options,
     keeper: impl FnOnce(Handoff) -> Infallible,
+    announce: impl FnOnce(&Restored) -> io::Result<()>,
 ) -> Result<Restored, Error> {
     let checkpoint = image.checkpoint();
     let shape = TreeShape::of(checkpoint).map_err(Error::Refused)?;
@@ -105,7 +107,7 @@ pub fn restore(
         hard_limits: limits::own_hard_limits(!entered.user),
         warnings: store.take_warnings(),
     };
-    builder.build(hosted)
+    builder.build(hosted, announce)
 }
 
 /// The keeper and the first task exist.
@@ -224,7 +226,11 @@ struct Builder<'a> {
 type CallSites = BTreeMap<Pid, Option<brant_base::Addr>>;
 
 impl<'a> Builder<'a> {
-    fn build(mut self, hosted: Hosted) -> Result<Restored, Error> {
+    fn build(
+        mut self,
+        hosted: Hosted,
+        announce: impl FnOnce(&Restored) -> io::Result<()>,
+    ) -> Result<Restored, Error> {
         let mut tasks = self.grow(hosted.first)?;
         tasks.settle(self.checkpoint, self.shape, self.store)?;
         tasks.place_stand_ins(self.checkpoint.root, self.shape, hosted.status_fd)?;
@@ -237,14 +243,16 @@ impl<'a> Builder<'a> {
         let root = ready.iter().find(|process| process.pid == self.checkpoint.root);
         let root_host = root.map_or(Pid(0), |process| Pid(process.threads[0].0.tid().0));
         let root_host = self.host_number(root_host);
-        self.plan.rewind_files()?;
-        resume::commit(ready, tasks.puppets, File::from(OwnedFd::from(hosted.go)))?;
-        Ok(Restored {
+        let restored = Restored {
             root_host,
             root_inside: self.checkpoint.root,
             keeper_host: hosted.keeper,
             warnings: self.warnings,
-        })
+        };
+        announce(&restored).map_err(Error::builder("writing down where the job is"))?;
+        self.plan.rewind_files()?;
+        resume::commit(ready, tasks.puppets, File::from(OwnedFd::from(hosted.go)))?;
+        Ok(restored)
     }
 
     /// The number of a thread's process.

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use brant_base::Pid;
 use brant_image::Image;
@@ -24,11 +25,15 @@ use serde_json::{Value, json};
 use super::Done;
 use super::attach::finish;
 use super::checkpoint::{open_image, open_store, store_failed};
+use super::stop::ends_before;
 use crate::client::{Blocked, Foreground, Link};
 use crate::failure::{Failure, exit};
-use crate::job::{Meta, Process, Reservation, Runtime};
+use crate::job::{Job, Meta, Process, Reservation, Runtime};
 use crate::keeper::{Inheritance, adopt};
 use crate::report::Report;
+
+/// How long a keeper whose builder was killed before the commit may take to end.
+const ORPHAN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Bring a program back from an image; it goes on where it was
 ///
@@ -223,23 +228,26 @@ fn build(
 ) -> Result<Restored, Failure> {
     let Prepared { image, path, plan, options, relays_terminal, .. } = prepared;
     let detached = options.detached;
-    let restored = brant_restore::restore(&image, plan, options, |handoff| adopt(inheritance, handoff))
-        .map_err(|error| {
+    let image_path = path.to_string_lossy().into_owned();
+    let announce = |restored: &Restored| {
+        let meta = reservation.meta_mut();
+        meta.keeper = Process::now(restored.keeper_host).unwrap_or(meta.keeper);
+        meta.root = Process::now(restored.root_host);
+        meta.inside_pid = Some(restored.root_inside.0);
+        meta.image = Some(image_path);
+        meta.terminal = relays_terminal;
+        meta.logged = detached || relays_terminal;
+        reservation.publish().map_err(|failure| io::Error::other(failure.why))
+    };
+    brant_restore::restore(&image, plan, options, |handoff| adopt(inheritance, handoff), announce).map_err(
+        |error| {
             let what = format!("{} could not be restored; nothing of it is left", path.display());
             match error {
                 brant_restore::Error::Refused(refusals) => Failure::refused(what, refusals),
                 error => Failure::of_error(error.code(), what, &error),
             }
-        })?;
-    let meta = reservation.meta_mut();
-    meta.keeper = Process::now(restored.keeper_host).unwrap_or(meta.keeper);
-    meta.root = Process::now(restored.root_host);
-    meta.inside_pid = Some(restored.root_inside.0);
-    meta.image = Some(path.to_string_lossy().into_owned());
-    meta.terminal = relays_terminal;
-    meta.logged = detached || relays_terminal;
-    reservation.publish()?;
-    Ok(restored)
+        },
+    )
 }
 
 /// What the builder said.
@@ -247,10 +255,16 @@ fn hear(reservation: Reservation, said: &Value, report: &Report) -> Result<Meta,
     if !said["failure"].is_null() {
         return Err(Failure::from_json(&said["failure"]));
     }
-    let Some(warnings) = said["warnings"].as_array() else {
-        return Err(Failure::new("B-0806", exit::FAILED, "the restore was broken off; nothing of it is left")
-            .why("the process that builds the program has ended without a word: somebody killed it, or it ran out of memory")
-            .next("try again; if it stays so, report it with: brant doctor --json"));
+    let none = Vec::new();
+    let warnings = match said["warnings"].as_array() {
+        Some(warnings) => warnings,
+        // It was killed right behind the commit: the job runs without it.
+        None if runs_alone(&reservation) => &none,
+        None => {
+            return Err(Failure::new("B-0806", exit::FAILED, "the restore was broken off; nothing of it is left")
+                .why("the process that builds the program has ended without a word: somebody killed it, or it ran out of memory")
+                .next("try again; if it stays so, report it with: brant doctor --json"));
+        }
     };
     for warning in warnings.iter().filter_map(Value::as_str) {
         report.note(&format!("warning: {warning}"));
@@ -258,7 +272,17 @@ fn hear(reservation: Reservation, said: &Value, report: &Report) -> Result<Meta,
     let folder = reservation.folder().to_path_buf();
     report.detail(&format!("the job's folder is {}", folder.display()));
     let handed = reservation.hand_over();
-    Ok(crate::job::Job::read(&folder).map_or(handed, |job| job.meta))
+    Ok(Job::read(&folder).map_or(handed, |job| job.meta))
+}
+
+/// Whether the keeper outlives the builder, which has ended: it does only if it was told that the tree is whole.
+fn runs_alone(reservation: &Reservation) -> bool {
+    let own = Pid(nix::unistd::getpid().as_raw());
+    let Some(job) = Job::read(reservation.folder()).filter(|job| job.meta.keeper.pid() != own) else {
+        return false;
+    };
+    let Ok(keeper) = task::pidfd_open(job.meta.keeper.pid()) else { return false };
+    job.meta.keeper.is_alive() && !ends_before(&keeper, Instant::now() + ORPHAN_TIMEOUT)
 }
 
 /// What descriptors 0 to 2 become where their other ends were outside the tree; and the log's end of them.

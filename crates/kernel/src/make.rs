@@ -167,6 +167,19 @@ pub fn inotify_watch(fd: impl AsFd, path: &[u8], mask: u32, wanted: i32) -> io::
     }
 }
 
+/// Reads and forgets what can be read at once.
+pub fn drain(fd: impl AsFd) -> io::Result<()> {
+    let fd = fd.as_fd().as_raw_fd();
+    let mut buffer = [0u8; 4096];
+    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one live entry; no waiting.
+    while checked(unsafe { libc::poll(&mut poll, 1, 0) } as i64)? > 0 {
+        // SAFETY: a live buffer of that size.
+        checked(unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len()) } as i64)?;
+    }
+    Ok(())
+}
+
 /// socketpair(2) of unix sockets.
 pub fn socket_pair(kind: i32) -> io::Result<(OwnedFd, OwnedFd)> {
     let mut ends = [0; 2];
@@ -316,6 +329,24 @@ pub fn terminal() -> io::Result<(OwnedFd, OwnedFd)> {
     // SAFETY: plain numbers.
     let slave = owned(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) } as i64)?;
     Ok((master, slave))
+}
+
+/// Only the master: its number is taken.
+pub fn terminal_master() -> io::Result<OwnedFd> {
+    open(Path::new("/dev/ptmx"), libc::O_RDWR | libc::O_NOCTTY)
+}
+
+/// TIOCEXCL.
+pub fn set_terminal_exclusive(fd: impl AsFd) -> io::Result<()> {
+    // SAFETY: takes no argument.
+    checked(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCEXCL) } as i64).map(drop)
+}
+
+/// Waits until what was written to the other side has arrived on this one (poll(2) of a terminal sees to that).
+pub fn settle_terminal(fd: impl AsFd) -> io::Result<()> {
+    let mut poll = libc::pollfd { fd: fd.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one live entry; no waiting.
+    checked(unsafe { libc::poll(&mut poll, 1, 0) } as i64).map(drop)
 }
 
 /// TCSETS2 with the 44 bytes of `struct termios2`.

@@ -1,10 +1,10 @@
 //! Files on disk: opened as they were, and put back where their contents travelled.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use brant_base::PAGE_SIZE;
@@ -16,8 +16,8 @@ use super::files::FdStore;
 use crate::{Error, Plan};
 
 /// Flags that only matter to the call that opened the file first.
-pub(super) const OPEN_ONCE: i32 =
-    libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_TMPFILE & !libc::O_DIRECTORY;
+pub(super) const OPEN_ONCE: i32 = libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | O_TMPFILE;
+const O_TMPFILE: i32 = libc::O_TMPFILE & !libc::O_DIRECTORY;
 
 /// Opens every file that is mapped or executed, for reading, and for writing too where a mapping may write.
 pub(super) fn open_mapped(store: &mut FdStore, image: &Image, plan: &Plan) -> Result<(), Error> {
@@ -95,33 +95,39 @@ fn open_stored(
 ) -> Result<OwnedFd, Error> {
     let mut made = store.stored.borrow_mut();
     if !made.contains_key(&record.id) {
-        let fd = make_stored(image, plan, record)?;
+        let fd = make_stored(store, image, plan, record)?;
         made.insert(record.id, fd);
     }
-    make::reopen(&made[&record.id], flags & !OPEN_ONCE)
+    make::reopen(&made[&record.id], flags & !OPEN_ONCE & !libc::O_DIRECTORY)
         .map_err(Error::builder("opening a file without a name"))
 }
 
-fn make_stored(image: &Image, plan: &Plan, record: &DiskFile) -> Result<OwnedFd, Error> {
+fn make_stored(store: &FdStore, image: &Image, plan: &Plan, record: &DiskFile) -> Result<OwnedFd, Error> {
     let path = PathBuf::from(std::ffi::OsString::from_vec(plan.path(&record.path)));
     let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
     let taken = path.symlink_metadata().is_ok();
     let hidden = folder.join(format!(".brant-{}-{}", std::process::id(), record.id.0));
     let name = if taken { &hidden } else { &path };
-    let options = |at: &Path| {
-        OpenOptions::new().read(true).write(true).create_new(true).mode(record.mode & 0o7777).open(at)
-    };
-    let (file, made_at) = match options(name) {
+    const OWN_MODE: u32 = 0o600;
+    let create =
+        |at: &Path| OpenOptions::new().read(true).write(true).create_new(true).mode(OWN_MODE).open(at);
+    let (file, made_at) = match create(name) {
         Ok(file) => (file, name.clone()),
-        Err(_) => {
+        Err(error) => {
             let fallback = std::env::temp_dir().join(hidden.file_name().expect("made above"));
-            let file = options(&fallback).map_err(path_error("making", &fallback))?;
+            store.warn(format!(
+                "the deleted file {} lies on the file system of {} now: {error}",
+                path.display(),
+                std::env::temp_dir().display()
+            ));
+            let file = create(&fallback).map_err(path_error("making", &fallback))?;
             (file, fallback)
         }
     };
-    let unlinked = fs::remove_file(&made_at).map_err(path_error("unlinking", &made_at));
+    fs::remove_file(&made_at).map_err(path_error("unlinking", &made_at))?;
     fill(image, record, &file)?;
-    unlinked?;
+    file.set_permissions(Permissions::from_mode(record.mode & 0o7777))
+        .map_err(path_error("setting the mode of", &path))?;
     Ok(file.into())
 }
 

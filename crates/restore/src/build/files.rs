@@ -72,6 +72,7 @@ impl FdStore {
             }
         }
         unix::finish(&store, plan, unix)?;
+        terminals::lock(&store)?;
         // A file that is executed may not be open for writing.
         store.stored.borrow_mut().clear();
         Ok(store)
@@ -338,5 +339,7 @@ fn make_inotify(watches: &[InotifyWatch], nonblocking: i32) -> Result<OwnedFd, E
             error,
         })?;
     }
+    // The removal of watches that only counted numbers was reported.
+    make::drain(&fd).map_err(Error::builder("emptying an inotify instance"))?;
     Ok(fd)
 }

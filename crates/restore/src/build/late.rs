@@ -203,6 +203,10 @@ fn set_timer(puppet: &mut Puppet, fd: i32, timer: &TimerFd, frozen: &Clocks) -> 
         puppet.write_memory(room, &bytes)?;
         puppet.call(libc::SYS_timerfd_settime, &[fd as u64, u64::from(flags), room.0, 0]).map(drop)
     };
+    if timer.remaining_ns == 0 && timer.interval_ns > 0 {
+        // It has expired, and counts on when it is read.
+        set(puppet, 0, 1)?;
+    }
     if timer.remaining_ns > 0 {
         let flags = if absolute { timer.settime_flags } else { 0 };
         set(puppet, flags, from.saturating_add(timer.remaining_ns))?;

@@ -1,7 +1,13 @@
-//! Pseudo-terminals: in an instance of their own, under their old numbers.
+//! Pseudo-terminals: in an instance of their own, under their old numbers, with what was under way in them.
+//!
+//! Facts relied upon (ioctl_tty(2), drivers/tty/n_tty.c): the kernel gives out the lowest free number. What is written
+//! to the master goes through the line discipline, so it is put back with all special characters, echo and
+//! translation off; lines count as lines in canonical mode only, so that mode is as it will be. A locked slave
+//! cannot be opened, so locks and the like are set last.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
 use brant_image::model::*;
 use brant_kernel::make;
@@ -9,41 +15,82 @@ use brant_kernel::make;
 use super::files::FdStore;
 use crate::Error;
 
+/// `struct termios2`: four flag words of four bytes, the line discipline, 19 control characters, two speeds.
+const SETTINGS_BYTES: usize = 44;
+const INPUT_FLAGS: std::ops::Range<usize> = 0..4;
+const OUTPUT_FLAGS: std::ops::Range<usize> = 4..8;
+const LOCAL_FLAGS: std::ops::Range<usize> = 12..16;
+const CONTROL_CHARACTERS: std::ops::Range<usize> = 17..36;
+
 /// Opens a terminal for each of the image. /dev/pts is the tree's own and empty.
 pub(super) fn open_all(store: &mut FdStore) -> Result<(), Error> {
-    if store.checkpoint.terminals.is_empty() {
-        return Ok(());
-    }
     let failed = || Error::builder("opening a pseudo-terminal");
-    let wanted: BTreeMap<u32, Terminal> = store
-        .checkpoint
-        .terminals
-        .iter()
-        .map(|terminal| (terminal.index.unwrap_or(u32::MAX), terminal.clone()))
-        .collect();
-    let largest = wanted.keys().copied().filter(|index| *index != u32::MAX).max().unwrap_or(0);
-    // The kernel gives out the lowest free number; those in between are closed again.
-    let mut between: Vec<(OwnedFd, OwnedFd)> = Vec::new();
-    for index in 0..=largest {
-        let (master, slave) = make::terminal().map_err(failed())?;
+    let terminals = store.checkpoint.terminals.clone();
+    let wanted: BTreeMap<u32, &Terminal> =
+        terminals.iter().filter_map(|terminal| Some((terminal.index?, terminal))).collect();
+    let mut between: Vec<OwnedFd> = Vec::new();
+    for index in 0..wanted.last_key_value().map_or(0, |(last, _)| last + 1) {
         match wanted.get(&index) {
-            Some(terminal) => finish(store, terminal, master, slave)?,
-            None => between.push((master, slave)),
+            Some(terminal) => {
+                let (master, slave) = make::terminal().map_err(failed())?;
+                prepare(store, terminal, master, slave)?;
+            }
+            None => between.push(make::terminal_master().map_err(failed())?),
         }
     }
-    if let Some(terminal) = wanted.get(&u32::MAX) {
+    // The console and its like come back as pseudo-terminals with a number of the kernel's choice.
+    for terminal in terminals.iter().filter(|terminal| terminal.index.is_none()) {
         let (master, slave) = make::terminal().map_err(failed())?;
-        finish(store, terminal, master, slave)?;
+        prepare(store, terminal, master, slave)?;
     }
     Ok(())
 }
 
-fn finish(store: &mut FdStore, terminal: &Terminal, master: OwnedFd, slave: OwnedFd) -> Result<(), Error> {
+fn prepare(store: &mut FdStore, terminal: &Terminal, master: OwnedFd, slave: OwnedFd) -> Result<(), Error> {
     let failed = || Error::builder("setting up a pseudo-terminal");
-    if terminal.settings.len() == 44 {
+    if terminal.settings.len() == SETTINGS_BYTES {
+        put_back(terminal, &master, &slave)
+            .map_err(Error::builder("putting bytes back into a pseudo-terminal"))?;
         make::set_terminal_settings(&slave, &terminal.settings).map_err(failed())?;
     }
     make::set_window(&slave, terminal.window).map_err(failed())?;
-    make::set_terminal_switches(&master, terminal.locked, terminal.packet_mode).map_err(failed())?;
     store.put_terminal(terminal.id, master, slave)
+}
+
+fn put_back(terminal: &Terminal, master: &OwnedFd, slave: &OwnedFd) -> io::Result<()> {
+    if terminal.input.0.is_empty() && terminal.output.0.is_empty() {
+        return Ok(());
+    }
+    let mut plain = terminal.settings.clone();
+    plain[INPUT_FLAGS].fill(0);
+    plain[OUTPUT_FLAGS].fill(0);
+    plain[CONTROL_CHARACTERS].fill(0);
+    let local = u32::from_ne_bytes(plain[LOCAL_FLAGS].try_into().expect("four bytes"));
+    plain[LOCAL_FLAGS].copy_from_slice(&(local & libc::ICANON).to_ne_bytes());
+    make::set_terminal_settings(slave, &plain)?;
+    make::set_status(master, libc::O_NONBLOCK)?;
+    make::write_all(master, &terminal.input.0)?;
+    make::settle_terminal(slave)?;
+    make::write_all(slave, &terminal.output.0)?;
+    make::settle_terminal(master)?;
+    make::set_status(master, 0)
+}
+
+/// What would be in the way of opening: the last thing that is set.
+pub(super) fn lock(store: &FdStore) -> Result<(), Error> {
+    let failed = || Error::builder("locking a pseudo-terminal");
+    for terminal in &store.checkpoint.terminals {
+        let side = |number: Option<i32>| number.and_then(|number| store.borrow(number));
+        let Some(master) = side(store.terminal_master(terminal.id)) else { continue };
+        if terminal.locked || terminal.packet_mode {
+            make::set_terminal_switches(master.as_fd(), terminal.locked, terminal.packet_mode)
+                .map_err(failed())?;
+        }
+        if let Some(slave) = side(store.terminal_slave(terminal.id))
+            && terminal.exclusive
+        {
+            make::set_terminal_exclusive(slave).map_err(failed())?;
+        }
+    }
+    Ok(())
 }

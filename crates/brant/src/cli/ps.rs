@@ -27,9 +27,27 @@ impl Ps {
         let head = ["NAME", "PID", "INSIDE-PID", "STATE", "STARTED", "COMMAND"];
         let mut rows = vec![head.map(String::from).to_vec()];
         rows.extend(jobs.iter().map(row));
-        report.data(&table(&rows));
+        let listed = table(&rows);
+        match terminal_columns() {
+            Some(columns) => listed.lines().for_each(|line| report.data(&cut(line, columns))),
+            None => report.data(&listed),
+        }
         Ok(0)
     }
+}
+
+/// The width of stdout, where it is a terminal.
+fn terminal_columns() -> Option<usize> {
+    let window = brant_kernel::task::window(std::io::stdout()).ok()?;
+    Some(usize::from(window.columns)).filter(|columns| *columns >= 40)
+}
+
+/// At most `columns` characters of a line.
+fn cut(line: &str, columns: usize) -> String {
+    if line.chars().count() <= columns {
+        return line.to_string();
+    }
+    line.chars().take(columns - 1).chain(['…']).collect()
 }
 
 fn row(job: &Job) -> Vec<String> {

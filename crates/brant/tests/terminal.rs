@@ -252,9 +252,8 @@ fn a_shell_in_a_terminal_comes_back_from_an_image() {
     std::thread::sleep(Duration::from_millis(300));
     user.types("\x1a");
     user.sees("Stopped");
-    user.types("kill -9 %1\r");
-    user.types("\r");
-    user.sees("Killed");
+    user.types("kill -9 %1; sleep 0.3; stty size\r");
+    user.sees("40 100");
     user.types("exit 8\r");
     assert_eq!(user.ends(), Some(8));
 }

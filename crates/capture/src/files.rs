@@ -16,7 +16,7 @@ mod unix;
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use brant_base::{Pid, Refusal, Refusals};
@@ -210,7 +210,7 @@ impl Survey {
             let place = Place { holder, number };
             match look_at(place) {
                 Ok(Some((described, info))) => {
-                    let close_on_exec = info.flags & libc::O_CLOEXEC as u32 != 0;
+                    let close_on_exec = closes_on_exec(place, &described, &info);
                     let locks = info.locks.clone();
                     let id = self.descriptions.add(place, described, info);
                     self.descriptions.get_mut(id).holders.push(Holder { member: member_index, number });
@@ -304,6 +304,20 @@ impl Survey {
 }
 
 /// `None` where it was closed meanwhile.
+/// Whether an exec closes the descriptor.
+///
+/// /proc ors this into the flags of the description, and the slave of a pseudo-terminal keeps an O_CLOEXEC that
+/// TIOCGPTPEER was given: then all its duplicates look so, and only convention tells the standard ones apart.
+fn closes_on_exec(place: Place, described: &Described, info: &FdInfo) -> bool {
+    let shown = info.flags & libc::O_CLOEXEC as u32 != 0;
+    let is_standard = (0..=2).contains(&place.number);
+    if !shown || !is_standard || !matches!(described.kind, DescriptorKind::CharacterDevice(_)) {
+        return shown;
+    }
+    let own = place.duplicate().and_then(|own| descriptor::status_flags(own.as_fd()));
+    own.is_ok_and(|flags| flags & libc::O_CLOEXEC as u32 == 0)
+}
+
 fn look_at(place: Place) -> Result<Option<(Described, FdInfo)>, proc::ProcError> {
     let looked = descriptor::describe(place.holder, place.number)
         .and_then(|described| Ok((described, proc::fdinfo(place.holder, place.number)?)));

@@ -325,9 +325,7 @@ pub fn terminal() -> io::Result<(OwnedFd, OwnedFd)> {
     let unlocked: libc::c_int = 0;
     // SAFETY: the value outlives the call.
     checked(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &unlocked) } as i64)?;
-    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    // SAFETY: plain numbers.
-    let slave = owned(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) } as i64)?;
+    let slave = crate::task::open_slave(&master)?;
     Ok((master, slave))
 }
 

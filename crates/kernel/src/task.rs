@@ -240,14 +240,18 @@ pub fn take_terminal(fd: impl AsFd) -> io::Result<()> {
 
 /// Opens the slave of pseudo-terminal `master`, whatever mount of devpts it lies in.
 pub fn open_slave(master: impl AsFd) -> io::Result<OwnedFd> {
-    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // With O_CLOEXEC here the kernel would keep that flag in the description, where it shows in /proc for every
+    // duplicate (fs/proc/fd.c); so the descriptor gets it afterwards.
+    let flags = libc::O_RDWR | libc::O_NOCTTY;
     // SAFETY: TIOCGPTPEER takes open flags and returns a new descriptor.
     let fd = unsafe { libc::ioctl(master.as_fd().as_raw_fd(), libc::TIOCGPTPEER, flags) };
-    match fd {
-        -1 => Err(io::Error::last_os_error()),
-        // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
-        fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+    if fd == -1 {
+        return Err(io::Error::last_os_error());
     }
+    // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+    let slave = unsafe { OwnedFd::from_raw_fd(fd) };
+    nix::fcntl::fcntl(&slave, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+    Ok(slave)
 }
 
 /// A system call's 0 or -1 as a result.

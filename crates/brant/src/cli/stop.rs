@@ -74,9 +74,9 @@ pub(super) fn end_job(job: &Job, request: &Request, grace: Duration) -> Result<(
 /// SIGTERM, and SIGKILL after `grace`, to a process that is no job.
 fn end_process(pid: Pid, grace: Duration) -> Result<(), Failure> {
     let process = task::pidfd_open(pid).map_err(|error| no_signal(pid, &error))?;
-    for signal in [libc::SIGTERM, libc::SIGCONT] {
-        task::pidfd_send_signal(&process, signal).map_err(|error| no_signal(pid, &error))?;
-    }
+    task::pidfd_send_signal(&process, libc::SIGTERM).map_err(|error| no_signal(pid, &error))?;
+    // A stopped one hears it only now; one that has ended already needs nothing more.
+    let _ = task::pidfd_send_signal(&process, libc::SIGCONT);
     if ends_before(&process, Instant::now() + grace) {
         return Ok(());
     }

@@ -72,7 +72,10 @@ fn one(
 
 /// A controlling terminal that no process of the tree has a descriptor of.
 fn by_path(survey: &Survey, found: &TerminalFound) -> Result<OwnedFd, Error> {
-    let holder = found.controls.first().map_or(Pid(0), |member| survey.members[*member].host);
+    // A zombie's root directory cannot be reached.
+    let mut living =
+        found.controls.iter().map(|member| &survey.members[*member]).filter(|member| !member.zombie);
+    let holder = living.next().map_or(Pid(0), |member| member.host);
     let path = match found.index {
         Some(index) => format!("/proc/{holder}/root/dev/pts/{index}"),
         None => format!("/proc/{holder}/root/dev/console"),

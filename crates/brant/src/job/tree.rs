@@ -12,14 +12,16 @@ pub(crate) struct Stat {
     pub(crate) parent: Pid,
     /// R, S, D, T (stopped), t (traced), Z (zombie), X.
     pub(crate) state: char,
+    pub(crate) threads: u32,
     /// Since boot, in clock ticks.
     pub(crate) start_ticks: u64,
 }
 
 impl Stat {
-    /// Whether it runs, as opposed to a zombie.
+    /// Whether it runs, as opposed to a zombie. One whose main thread has ended shows as a zombie too, but its other
+    /// threads go on.
     pub(crate) fn is_alive(&self) -> bool {
-        !matches!(self.state, 'Z' | 'X')
+        !matches!(self.state, 'Z' | 'X') || self.threads > 1
     }
 }
 
@@ -33,8 +35,9 @@ fn parse(pid: Pid, text: &str) -> Option<Stat> {
     let mut fields = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     let parent = Pid(fields.next()?.parse().ok()?);
-    let start_ticks = fields.nth(17)?.parse().ok()?;
-    Some(Stat { pid, parent, state, start_ticks })
+    let threads = fields.nth(15)?.parse().ok()?;
+    let start_ticks = fields.nth(1)?.parse().ok()?;
+    Some(Stat { pid, parent, state, threads, start_ticks })
 }
 
 /// Every process that can be seen.
@@ -76,6 +79,6 @@ mod tests {
     fn reads_a_line_with_a_hostile_name() {
         let line = "7 (a) b (c) S 3 7 7 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 4711 1 1";
         let stat = parse(Pid(7), line).unwrap();
-        assert_eq!((stat.parent, stat.state, stat.start_ticks), (Pid(3), 'S', 4711));
+        assert_eq!((stat.parent, stat.state, stat.threads, stat.start_ticks), (Pid(3), 'S', 1, 4711));
     }
 }

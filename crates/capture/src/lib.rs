@@ -35,6 +35,8 @@ use tables::Tables;
 /// How often a tree that runs is looked at before a blocker is believed, and the pause between.
 const CHECK_ROUNDS: usize = 4;
 const CHECK_PAUSE: Duration = Duration::from_millis(5);
+/// How long a look waits for a vfork in progress to be over.
+const VFORK_WAIT: Duration = Duration::from_secs(1);
 
 /// How a checkpoint is taken.
 #[derive(Debug, Clone)]
@@ -75,10 +77,15 @@ impl<W> Captured<W> {
 /// what stands in the way in every round is one; the look after the freeze, when nothing moves, decides.
 pub fn check(roots: &[Pid], facts: &HostFacts) -> Result<Refusals, Error> {
     let mut standing = look_once(roots, facts)?;
-    for _ in 1..CHECK_ROUNDS {
-        if standing.0.is_empty() {
-            break;
-        }
+    let begin = Instant::now();
+    // The child of a vfork borrows its parent's memory only until it executes something.
+    let may_pass = |refusals: &Refusals| {
+        refusals.0.iter().any(|refusal| refusal.code == preflight::SHARED_BY_CLONE)
+            && begin.elapsed() < VFORK_WAIT
+    };
+    let mut rounds = 1;
+    while !standing.is_empty() && (rounds < CHECK_ROUNDS || may_pass(&standing)) {
+        rounds += 1;
         std::thread::sleep(CHECK_PAUSE);
         let again = look_once(roots, facts)?;
         standing.0.retain(|refusal| again.0.contains(refusal));

@@ -12,6 +12,9 @@ use crate::files::{self, Survey};
 use crate::tables::Tables;
 use crate::tree::{self, Member};
 
+/// Two processes share a part of themselves.
+pub(crate) const SHARED_BY_CLONE: &str = "B-0311";
+
 /// Looks at every process and every descriptor.
 pub(crate) fn look(
     members: &[Member],
@@ -339,7 +342,7 @@ fn same_mounts(pid: Pid) -> Result<bool, Error> {
 fn shared_tables(members: &[Member], refusals: &mut Refusals) {
     let mut refuse = |pid, other: String, what: &str| {
         refusals.push(Refusal {
-            code: "B-0311",
+            code: SHARED_BY_CLONE,
             pid: Some(pid),
             resource: format!("{what} shared with {other}"),
             why: "such sharing by clone is not carried".to_owned(),

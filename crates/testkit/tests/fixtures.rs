@@ -180,9 +180,9 @@ refusals! {
     unix_dgram: fixture("unix_dgram"), ["unix"], true;
     epoll_dup: fixture("epoll_dup"), ["epoll"], true;
     semtimedop: fixture("semtimedop"), ["System V"], true;
-    vfork: fixture("vfork"), ["vfork"], true;
-    clone_files: fixture("clone_parts").with_args(&["files"]), ["CLONE_FILES"], true;
-    clone_fs: fixture("clone_parts").with_args(&["fs"]), ["CLONE_FS"], true;
-    clone_vm: fixture("clone_parts").with_args(&["vm"]), ["CLONE_VM"], true;
-    clone_sighand: fixture("clone_parts").with_args(&["sighand"]), ["CLONE_"], true;
+    vfork: fixture("vfork"), ["memory shared with process"], true;
+    clone_files: fixture("clone_parts").with_args(&["files"]), ["descriptor table shared"], true;
+    clone_fs: fixture("clone_parts").with_args(&["fs"]), ["working directory shared"], true;
+    clone_vm: fixture("clone_parts").with_args(&["vm"]), ["memory shared"], true;
+    clone_sighand: fixture("clone_parts").with_args(&["sighand"]), ["shared"], true;
 }

@@ -18,10 +18,12 @@ const SIGEV_BYTES: usize = 64;
 /// Arms ITIMER_REAL, VIRTUAL and PROF.
 pub(crate) fn set_interval_timers(script: &mut Script, body: &ProcessBody) {
     for (which, timer) in (0u64..).zip(&body.interval_timers) {
-        if timer.value_ns == 0 {
+        // One that has fired, and whose signal is still to come, starts its next round.
+        let value_ns = if timer.value_ns == 0 { timer.interval_ns } else { timer.value_ns };
+        if value_ns == 0 {
             continue;
         }
-        let value_us = timer.value_ns.div_ceil(NS_A_MICROSECOND);
+        let value_us = value_ns.div_ceil(NS_A_MICROSECOND);
         let interval_us = timer.interval_ns / NS_A_MICROSECOND;
         let words =
             [interval_us / 1_000_000, interval_us % 1_000_000, value_us / 1_000_000, value_us % 1_000_000];

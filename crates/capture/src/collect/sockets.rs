@@ -137,6 +137,7 @@ const SOCKET_OPTIONS: &[i32] = &[
     SO_PASSPIDFD,
 ];
 const SO_PASSPIDFD: i32 = 76;
+const SO_BUF_LOCK: i32 = 72;
 const TCP_OPTIONS: &[i32] = &[
     libc::TCP_NODELAY,
     libc::TCP_CORK,
@@ -208,6 +209,15 @@ fn options(fd: BorrowedFd<'_>, family: i32, kind: i32) -> io::Result<SocketOptio
             options.push(SocketOption { level, name: *name, value: to_be_set(level, *name, value) });
         }
     }
+    // Setting a size fixes it, unless this says that it was the kernel's choice (Linux 5.14).
+    let sized = |option: &SocketOption| {
+        option.level == libc::SOL_SOCKET && matches!(option.name, libc::SO_SNDBUF | libc::SO_RCVBUF)
+    };
+    if options.iter().any(sized)
+        && let Ok(value) = descriptor::socket_option(fd, libc::SOL_SOCKET, SO_BUF_LOCK)
+    {
+        options.push(SocketOption { level: libc::SOL_SOCKET, name: SO_BUF_LOCK, value });
+    }
     Ok(SocketOptions(options))
 }
 
@@ -250,7 +260,8 @@ mod tests {
         let by_name: HashMap<i32, &[u8]> = options.iter().map(|it| (it.name, &it.value[..])).collect();
         assert_eq!(by_name[&libc::SO_REUSEADDR], 1i32.to_ne_bytes());
         assert_eq!(by_name[&libc::SO_RCVBUF], 10_000i32.to_ne_bytes());
-        assert_eq!(options.len(), 2);
+        assert_eq!(by_name[&SO_BUF_LOCK], 2i32.to_ne_bytes());
+        assert_eq!(options.len(), 3);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use brant_base::{Refusal, Refusals};
 use brant_image::model::*;
-use brant_kernel::descriptor::{self, DescriptorKind, FileStatus};
+use brant_kernel::descriptor::{self, Described, DescriptorKind, FileStatus};
 use brant_kernel::proc::{Device, LockKind};
 use nix::sys::statfs::{HUGETLBFS_MAGIC, statfs};
 use nix::unistd::AccessFlags;
@@ -119,6 +119,12 @@ fn regular(survey: &Survey, description: &Description, tables: &mut Tables) -> R
         of_this_tree(survey, description)?;
         tables.kernel_file(&described.path, described.status.mode)
     } else {
+        if described.deleted && described.status.links > 0 {
+            let renamed = other_name(description)?;
+            return Ok(What::Plain(FileKind::Regular {
+                file: tables.open_file(&renamed, description.writes(), place),
+            }));
+        }
         if described.deleted {
             readable(description, &place)?;
         } else {
@@ -128,6 +134,32 @@ fn regular(survey: &Survey, description: &Description, tables: &mut Tables) -> R
         tables.open_file(described, description.writes(), place)
     };
     Ok(What::Plain(FileKind::Regular { file }))
+}
+
+/// The name that a file goes by now whose name was deleted while another one leads to it. Such a name often lies beside
+/// the old one.
+fn other_name(description: &Description) -> Result<Described, Refusal> {
+    let described = &description.described;
+    let old = Path::new(OsStr::from_bytes(&described.path));
+    let entries = old.parent().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
+    let is_it = |path: &std::path::PathBuf| {
+        fs::symlink_metadata(path).is_ok_and(|metadata| {
+            let found = FileStatus::from(&metadata);
+            (found.device, found.inode) == (described.status.device, described.status.inode)
+        })
+    };
+    match entries.map(|entry| entry.path()).find(is_it) {
+        Some(path) => Ok(Described {
+            path: path.into_os_string().into_encoded_bytes(),
+            deleted: false,
+            ..described.clone()
+        }),
+        None => {
+            let why = "its name was deleted, and it has another one that is not known";
+            let hint = "let the program close it, or remove the other name";
+            Err(description.refuse("B-0342", text(&described.path), why, hint))
+        }
+    }
 }
 
 /// The contents of a deleted file travel in the image, so they must be readable.

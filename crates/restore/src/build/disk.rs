@@ -15,8 +15,8 @@ use brant_kernel::make;
 use super::files::FdStore;
 use crate::{Error, Plan};
 
-/// Flags that only matter to the call that opened the file first.
-pub(super) const OPEN_ONCE: i32 = libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | O_TMPFILE;
+/// Flags that only matter to the call that opened the file first, and O_ASYNC, which open(2) shows without doing it.
+pub(super) const OPEN_ONCE: i32 = libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC | libc::O_ASYNC | O_TMPFILE;
 const O_TMPFILE: i32 = libc::O_TMPFILE & !libc::O_DIRECTORY;
 
 /// Opens every file that is mapped or executed, for reading, and for writing too where a mapping may write.
@@ -56,19 +56,17 @@ pub(super) fn open_description(
 ) -> Result<OwnedFd, Error> {
     let fd = open_disk(store, image, plan, id, file.flags as i32)?;
     seek(&fd, file.position)?;
-    for lock in &file.locks {
-        make::lock_description(&fd, range(lock), lock.exclusive)
+    // Where a process holds it, that one takes its locks: it is shown as their owner.
+    let in_flight_only = store.first_holder(file.id).is_none();
+    for lock in file.locks.iter().filter(|_| in_flight_only) {
+        let range = match lock.kind {
+            FileLockKind::Flock => None,
+            FileLockKind::Ofd { start, length } => Some((start, length)),
+        };
+        make::lock_description(&fd, range, lock.exclusive)
             .map_err(Error::builder("taking a file lock again"))?;
     }
     Ok(fd)
-}
-
-/// `None` for a flock, else start and length.
-fn range(lock: &FileLock) -> Option<(u64, u64)> {
-    match lock.kind {
-        FileLockKind::Flock => None,
-        FileLockKind::Ofd { start, length } => Some((start, length)),
-    }
 }
 
 fn open_disk(

@@ -269,7 +269,7 @@ fn open_one(
     options: &Options,
     file: &OpenFile,
 ) -> Result<Option<OwnedFd>, Error> {
-    let status = file.flags as i32;
+    let status = file.flags as i32 & !libc::O_ASYNC;
     let nonblocking = status & libc::O_NONBLOCK;
     let fd = match &file.kind {
         FileKind::Regular { file: id } if disk::is_kernels(store.disk_record(*id)) => return Ok(None),
@@ -294,14 +294,7 @@ fn open_one(
             make::signalfd(*mask, nonblocking).map_err(Error::builder("making a signalfd"))?
         }
         FileKind::Inotify { watches } => make_inotify(watches, nonblocking)?,
-        FileKind::Memfd { memory } => {
-            let number = store.shared_memory(*memory, true).expect("validated");
-            let memfd = store.borrow(number).expect("held");
-            let again =
-                make::reopen(memfd, status & !libc::O_CREAT).map_err(Error::builder("opening a memfd"))?;
-            disk::seek(&again, file.position)?;
-            again
-        }
+        FileKind::Memfd { memory } => open_memfd(store, file, *memory)?,
         FileKind::TerminalMaster { terminal } => {
             let number = store.terminal_master(*terminal).expect("validated");
             let master = make::duplicate_at_least(store.borrow(number).expect("held"), store.floor)
@@ -326,6 +319,26 @@ fn open_one(
         }
     };
     Ok(Some(fd))
+}
+
+/// The first description for reading and writing is the one that memfd_create(2) made: unlike one of open(2) it does
+/// not count as a writer, which would forbid to execute the memory.
+fn open_memfd(store: &FdStore, file: &OpenFile, memory: SharedMemoryId) -> Result<OwnedFd, Error> {
+    let failed = || Error::builder("opening a memfd");
+    let status = file.flags as i32 & !disk::OPEN_ONCE;
+    let number = store.shared_memory(memory, true).expect("validated");
+    let memfd = store.borrow(number).expect("held");
+    let is_made =
+        |other: &&OpenFile| other.kind == file.kind && other.flags as i32 & libc::O_ACCMODE == libc::O_RDWR;
+    let opened = if store.checkpoint.open_files.iter().find(is_made).is_some_and(|made| made.id == file.id) {
+        let same = make::duplicate_at_least(memfd, store.floor).map_err(failed())?;
+        make::set_status(&same, status).map_err(failed())?;
+        same
+    } else {
+        make::reopen(memfd, status).map_err(failed())?
+    };
+    disk::seek(&opened, file.position)?;
+    Ok(opened)
 }
 
 fn make_inotify(watches: &[InotifyWatch], nonblocking: i32) -> Result<OwnedFd, Error> {

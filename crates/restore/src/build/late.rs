@@ -47,6 +47,13 @@ pub(super) fn finish(
         if let Some(owner) = file.owner {
             set_owner(puppet, descriptor.number, owner).map_err(failed("setting a file's owner"))?;
         }
+        if file.flags & libc::O_ASYNC as u32 != 0 {
+            let arguments = [descriptor.number as u64, libc::F_SETFL as u64, u64::from(file.flags)];
+            puppet.call(libc::SYS_fcntl, &arguments).map_err(failed("asking for signals of a file"))?;
+        }
+        for lock in &file.locks {
+            take_lock(puppet, descriptor.number, lock).map_err(failed("taking a file lock again"))?;
+        }
     }
     Ok(())
 }
@@ -237,6 +244,26 @@ fn set_owner(puppet: &mut Puppet, fd: i32, owner: FileOwner) -> Result<(), Remot
     puppet.call(libc::SYS_fcntl, &[fd as u64, F_SETSIG, owner.signal as u64]).map(drop)
 }
 
+/// Takes a lock of the description again.
+fn take_lock(puppet: &mut Puppet, fd: i32, lock: &FileLock) -> Result<(), RemoteError> {
+    let FileLockKind::Ofd { start, length } = lock.kind else {
+        let operation = if lock.exclusive { libc::LOCK_EX } else { libc::LOCK_SH };
+        return puppet.call(libc::SYS_flock, &[fd as u64, (operation | libc::LOCK_NB) as u64]).map(drop);
+    };
+    let room = write_lock(puppet, lock.exclusive, start, length)?;
+    puppet.call(libc::SYS_fcntl, &[fd as u64, libc::F_OFD_SETLK as u64, room.0]).map(drop)
+}
+
+/// A `struct flock` where the process can read it.
+fn write_lock(puppet: &mut Puppet, exclusive: bool, start: u64, length: u64) -> Result<Addr, RemoteError> {
+    let kind = if exclusive { libc::F_WRLCK } else { libc::F_RDLCK } as u64;
+    let words = [kind, start, length, 0];
+    let room = puppet.arguments().start();
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    puppet.write_memory(room, &bytes)?;
+    Ok(room)
+}
+
 /// Takes the record locks of a process again. Nothing of the store may be open in it any more.
 pub(super) fn take_record_locks(
     store: &FdStore,
@@ -246,13 +273,8 @@ pub(super) fn take_record_locks(
 ) -> Result<(), Error> {
     for lock in &body.record_locks {
         let number = lockable(store, body, lock);
-        let kind = if lock.exclusive { libc::F_WRLCK } else { libc::F_RDLCK } as u64;
-        let words = [kind, lock.start, lock.length, 0];
-        let room = puppet.arguments().start();
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        puppet
-            .write_memory(room, &bytes)
-            .and_then(|()| puppet.call(libc::SYS_fcntl, &[number as u64, libc::F_SETLK as u64, room.0]))
+        write_lock(puppet, lock.exclusive, lock.start, lock.length)
+            .and_then(|room| puppet.call(libc::SYS_fcntl, &[number as u64, libc::F_SETLK as u64, room.0]))
             .map_err(Error::remote(pid, "taking a record lock again"))?;
     }
     Ok(())

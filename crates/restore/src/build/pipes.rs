@@ -25,11 +25,22 @@ pub(super) fn make_all(store: &FdStore, plan: &Plan) -> Result<BTreeMap<OpenFile
         set_capacity(store, pipe, &writer);
         fill(pipe, &writer).map_err(Error::builder("putting bytes back into a pipe"))?;
         let is_end = |file: &&OpenFile| file.kind == FileKind::Pipe { pipe: pipe.id };
-        for file in store.checkpoint.open_files.iter().filter(is_end) {
-            let end = if file.flags & ACCESS_MODE == 0 { &reader } else { &writer };
+        let ends = || store.checkpoint.open_files.iter().filter(is_end);
+        let first = |mode: u32| ends().find(|file| file.flags & ACCESS_MODE == mode);
+        for file in ends() {
+            let mode = file.flags & ACCESS_MODE;
+            let end = if mode == libc::O_RDONLY as u32 { &reader } else { &writer };
             let flags = file.flags as i32 & !super::disk::OPEN_ONCE;
-            // Opening never waits for the other end: it is open.
-            let fd = make::reopen(end, flags & !libc::O_DIRECT | libc::O_NONBLOCK);
+            // What pipe(2) made is taken as it is; another description of an end comes from open(2).
+            let is_as_made = pipe.fifo.is_none()
+                && mode != libc::O_RDWR as u32
+                && first(mode).is_some_and(|first| first.id == file.id);
+            let fd = if is_as_made {
+                make::duplicate_at_least(end, 0)
+            } else {
+                // Opening never waits for the other end: it is open.
+                make::reopen(end, flags & !libc::O_DIRECT | libc::O_NONBLOCK)
+            };
             let fd = fd.map_err(Error::builder("opening an end of a pipe"))?;
             make::set_status(&fd, flags).map_err(Error::builder("setting a pipe's flags"))?;
             made.insert(file.id, fd);

@@ -258,6 +258,20 @@ fn terminals_inside_of_the_tree_are_known() {
 }
 
 #[test]
+fn what_is_under_way_in_a_terminal_is_copied() {
+    let running = plain("pty");
+    let image = running.image();
+    let terminal = &image.checkpoint().terminals[0];
+    assert!(terminal.inside);
+    assert_eq!(terminal.input.0, b"to the slave");
+    assert_eq!(terminal.output.0, b"to the master\n");
+    running.expect_unharmed();
+    let running = plain("pty_cooked");
+    assert_eq!(running.image().checkpoint().terminals[0].input.0, b"a line\n");
+    running.expect_unharmed();
+}
+
+#[test]
 fn blockers_are_named_all_at_once() {
     let running = Running::start("blockers", &["netlink", "io_uring"], |_| {});
     let refusals = running.refusals();

@@ -1,7 +1,7 @@
 //! Open descriptors of a target: what they are, and their state, read through a duplicate of ours.
 //!
 //! A duplicate shares the open file description with the target (pidfd_getfd(2)). So nothing here moves a
-//! position, takes a byte or changes a flag; the one exception says so ([`peek_socket`]).
+//! position, takes a byte or changes a flag; the exceptions say so ([`peek_socket`], [`copy_terminal_queues`]).
 
 mod flags;
 mod identity;
@@ -9,6 +9,7 @@ mod kind;
 mod pipe;
 mod socket;
 mod terminal;
+mod terminal_queue;
 
 pub use flags::{Owner, OwnerKind, owner, owner_signal, queued_bytes, seals, status_flags};
 pub use identity::{Kcmp, PidFd, Shared, kcmp, same_resource};
@@ -21,6 +22,7 @@ pub use socket::{
 pub use terminal::{
     TERMINAL_SETTINGS_BYTES, TerminalState, terminal_index, terminal_settings, terminal_state,
 };
+pub use terminal_queue::{TerminalQueues, copy_terminal_queues, fill_terminal_queues};
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};

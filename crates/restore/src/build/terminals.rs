@@ -1,15 +1,14 @@
 //! Pseudo-terminals: in an instance of their own, under their old numbers, with what was under way in them.
 //!
-//! Facts relied upon (ioctl_tty(2), drivers/tty/n_tty.c): the kernel gives out the lowest free number. What is written
-//! to the master goes through the line discipline, so it is put back with all special characters, echo and
-//! translation off; lines count as lines in canonical mode only, so that mode is as it will be. A locked slave
-//! cannot be opened, so locks and the like are set last.
+//! Facts relied upon (ioctl_tty(2)): the kernel gives out the lowest free number. A locked slave cannot be opened, so
+//! locks and the like are set last.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use brant_image::model::*;
+use brant_kernel::descriptor::{TerminalQueues, fill_terminal_queues};
 use brant_kernel::make;
 
 use super::files::FdStore;
@@ -17,10 +16,6 @@ use crate::Error;
 
 /// `struct termios2`: four flag words of four bytes, the line discipline, 19 control characters, two speeds.
 const SETTINGS_BYTES: usize = 44;
-const INPUT_FLAGS: std::ops::Range<usize> = 0..4;
-const OUTPUT_FLAGS: std::ops::Range<usize> = 4..8;
-const LOCAL_FLAGS: std::ops::Range<usize> = 12..16;
-const CONTROL_CHARACTERS: std::ops::Range<usize> = 17..36;
 
 /// Opens a terminal for each of the image. /dev/pts is the tree's own and empty.
 pub(super) fn open_all(store: &mut FdStore) -> Result<(), Error> {
@@ -49,31 +44,20 @@ pub(super) fn open_all(store: &mut FdStore) -> Result<(), Error> {
 fn prepare(store: &mut FdStore, terminal: &Terminal, master: OwnedFd, slave: OwnedFd) -> Result<(), Error> {
     let failed = || Error::builder("setting up a pseudo-terminal");
     if terminal.settings.len() == SETTINGS_BYTES {
-        put_back(terminal, &master, &slave)
-            .map_err(Error::builder("putting bytes back into a pseudo-terminal"))?;
         make::set_terminal_settings(&slave, &terminal.settings).map_err(failed())?;
+        put_back(terminal, &master).map_err(Error::builder("putting bytes back into a pseudo-terminal"))?;
     }
     make::set_window(&slave, terminal.window).map_err(failed())?;
     store.put_terminal(terminal.id, master, slave)
 }
 
-fn put_back(terminal: &Terminal, master: &OwnedFd, slave: &OwnedFd) -> io::Result<()> {
+/// What was under way, as the settings have it.
+fn put_back(terminal: &Terminal, master: &OwnedFd) -> io::Result<()> {
     if terminal.input.0.is_empty() && terminal.output.0.is_empty() {
         return Ok(());
     }
-    let mut plain = terminal.settings.clone();
-    plain[INPUT_FLAGS].fill(0);
-    plain[OUTPUT_FLAGS].fill(0);
-    plain[CONTROL_CHARACTERS].fill(0);
-    let local = u32::from_ne_bytes(plain[LOCAL_FLAGS].try_into().expect("four bytes"));
-    plain[LOCAL_FLAGS].copy_from_slice(&(local & libc::ICANON).to_ne_bytes());
-    make::set_terminal_settings(slave, &plain)?;
-    make::set_status(master, libc::O_NONBLOCK)?;
-    make::write_all(master, &terminal.input.0)?;
-    make::settle_terminal(slave)?;
-    make::write_all(slave, &terminal.output.0)?;
-    make::settle_terminal(master)?;
-    make::set_status(master, 0)
+    let queues = TerminalQueues { input: terminal.input.0.clone(), output: terminal.output.0.clone() };
+    fill_terminal_queues(master.as_fd(), &queues)
 }
 
 /// What would be in the way of opening: the last thing that is set.

@@ -115,7 +115,7 @@ impl Failure {
     }
 
     /// The same failure as one of a verb that passes a program's exit code on.
-    pub(crate) fn as_own(mut self) -> Failure {
+    pub(crate) fn into_own(mut self) -> Failure {
         if self.exit == exit::FAILED {
             self.exit = exit::OWN;
         }

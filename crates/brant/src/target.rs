@@ -8,7 +8,7 @@ use crate::job::{Job, Runtime, stat};
 /// What a user named.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
-    Job(Job),
+    Job(Box<Job>),
     /// A process that brant did not start.
     Process(Pid),
 }
@@ -18,12 +18,12 @@ impl Target {
     pub(crate) fn find(text: &str) -> Result<Target, Failure> {
         let runtime = Runtime::open()?;
         let Ok(number) = text.parse::<i32>() else {
-            return runtime.job(text).map(Target::Job).ok_or_else(|| no_job(text));
+            return runtime.job(text).map(|job| Target::Job(Box::new(job))).ok_or_else(|| no_job(text));
         };
         let pid = Pid(number);
         let is_root = |job: &Job| job.meta.root.is_some_and(|root| root.pid() == pid && root.is_alive());
         if let Some(job) = runtime.jobs().into_iter().find(is_root) {
-            return Ok(Target::Job(job));
+            return Ok(Target::Job(Box::new(job)));
         }
         match stat(pid).filter(|stat| number > 0 && stat.is_alive()) {
             Some(_) => Ok(Target::Process(pid)),
@@ -36,7 +36,7 @@ impl Target {
     /// Only a job will do.
     pub(crate) fn find_job(text: &str) -> Result<Job, Failure> {
         match Target::find(text)? {
-            Target::Job(job) => Ok(job),
+            Target::Job(job) => Ok(*job),
             Target::Process(pid) => {
                 Err(Failure::new("B-0201", exit::NO_TARGET, format!("process {pid} is not a job"))
                     .why("only what was started by brant run or brant restore has a keeper")

@@ -18,9 +18,10 @@ pub(super) struct Attach {
 
 impl Attach {
     pub(super) fn run(self, report: &Report) -> Done {
-        let job = Target::find_job(&self.target).map_err(Failure::as_own)?;
-        let link = reach(&job).map_err(Failure::as_own)?;
-        let blocked = Blocked::new(job.meta.terminal).map_err(|error| unreachable(&job, &error).as_own())?;
+        let job = Target::find_job(&self.target).map_err(Failure::into_own)?;
+        let link = reach(&job).map_err(Failure::into_own)?;
+        let blocked =
+            Blocked::new(job.meta.terminal).map_err(|error| unreachable(&job, &error).into_own())?;
         if job.meta.terminal {
             report.note(&format!("attached to {}; Ctrl-P Ctrl-Q leaves it alone", job.name()));
         } else if !job.meta.logged {
@@ -69,6 +70,6 @@ pub(super) fn finish(report: &Report, meta: &Meta, outcome: Outcome) -> Done {
             Ok(0)
         }
         Outcome::HungUp => Ok(128 + libc::SIGHUP as u8),
-        Outcome::Lost => Err(keeper_lost(meta).as_own()),
+        Outcome::Lost => Err(keeper_lost(meta).into_own()),
     }
 }

@@ -104,7 +104,7 @@ impl Restore {
             announce(report, &meta);
             return Ok(0);
         }
-        let link = Link::new(stream).map_err(|error| not_built("reaching its keeper", &error).as_own())?;
+        let link = Link::new(stream).map_err(|error| not_built("reaching its keeper", &error).into_own())?;
         let outcome = if relays_terminal {
             Foreground::relay(link, blocked).run(true, true)
         } else {

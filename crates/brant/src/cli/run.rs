@@ -43,7 +43,7 @@ impl Run {
             self.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
         let reservation = Runtime::open()
             .and_then(|runtime| runtime.reserve(self.name.as_deref(), &shown))
-            .map_err(Failure::as_own)?;
+            .map_err(Failure::into_own)?;
         let blocked =
             Blocked::new(self.terminal).map_err(|error| not_started(&shown, &LaunchError::Keeper(error)))?;
         let io = self.io();

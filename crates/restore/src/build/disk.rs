@@ -1,5 +1,6 @@
 //! Files on disk: opened as they were, and put back where their contents travelled.
 
+use std::collections::btree_map::Entry;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Seek, SeekFrom};
 use std::os::fd::OwnedFd;
@@ -91,12 +92,12 @@ fn open_stored(
     record: &DiskFile,
     flags: i32,
 ) -> Result<OwnedFd, Error> {
-    let mut made = store.stored.borrow_mut();
-    if !made.contains_key(&record.id) {
-        let fd = make_stored(store, image, plan, record)?;
-        made.insert(record.id, fd);
-    }
-    make::reopen(&made[&record.id], flags & !OPEN_ONCE & !libc::O_DIRECTORY)
+    let mut stored = store.stored.borrow_mut();
+    let made = match stored.entry(record.id) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(free) => free.insert(make_stored(store, image, plan, record)?),
+    };
+    make::reopen(&*made, flags & !OPEN_ONCE & !libc::O_DIRECTORY)
         .map_err(Error::builder("opening a file without a name"))
 }
 

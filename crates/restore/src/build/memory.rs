@@ -242,7 +242,7 @@ impl Target<'_> {
     }
 
     fn write_zeros(&self, mapping: &Mapping, mut from: u64, to: u64) -> std::io::Result<()> {
-        const ZEROS: [u8; 65536] = [0; 65536];
+        static ZEROS: [u8; 65536] = [0; 65536];
         while from < to {
             let length = ZEROS.len().min((to - from) as usize);
             self.write_part(mapping, from, &ZEROS[..length])?;

@@ -50,7 +50,7 @@ impl Tasks {
             Step::TakeTerminal { leader, terminal } => {
                 // A terminal that is not carried leaves the session without one.
                 let Some(slave) = store.terminal_slave(terminal) else { return Ok(()) };
-                let arguments = [slave as u64, libc::TIOCSCTTY as u64, 0];
+                let arguments = [slave as u64, libc::TIOCSCTTY, 0];
                 self.call(leader, "taking its controlling terminal", libc::SYS_ioctl, &arguments).map(drop)
             }
             Step::JoinGroup { pid, group } => {
@@ -95,7 +95,7 @@ impl Tasks {
             let room = puppet.arguments().start();
             puppet
                 .write_memory(room, &group.0.to_le_bytes())
-                .and_then(|()| puppet.call(libc::SYS_ioctl, &[slave as u64, libc::TIOCSPGRP as u64, room.0]))
+                .and_then(|()| puppet.call(libc::SYS_ioctl, &[slave as u64, libc::TIOCSPGRP, room.0]))
                 .map_err(Error::remote(*leader, "setting its terminal's foreground group"))?;
         }
         for (pid, reaper) in &shape.temporary {

@@ -8,6 +8,7 @@
 //! of who sent it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -42,9 +43,8 @@ pub(super) fn make_all(store: &FdStore, plan: &Plan) -> Result<UnixSockets, Erro
         }
     }
     for socket in all {
-        if !sockets.made.contains_key(&socket.id) {
-            let fd = make_named(store, plan, socket).map_err(name_error(socket, "binding"))?;
-            sockets.made.insert(socket.id, fd);
+        if let Entry::Vacant(free) = sockets.made.entry(socket.id) {
+            free.insert(make_named(store, plan, socket).map_err(name_error(socket, "binding"))?);
         }
     }
     for socket in all {

@@ -48,6 +48,12 @@ pub fn duplicate_at_least(fd: impl AsFd, floor: RawFd) -> io::Result<OwnedFd> {
     owned(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_DUPFD_CLOEXEC, floor) } as i64)
 }
 
+/// Makes `number`, which the caller has open, another descriptor of what `fd` refers to.
+pub fn replace(fd: impl AsFd, number: RawFd) -> io::Result<()> {
+    // SAFETY: whoever owns `number` goes on to own an open descriptor.
+    checked(unsafe { libc::dup3(fd.as_fd().as_raw_fd(), number, libc::O_CLOEXEC) } as i64).map(drop)
+}
+
 /// F_SETFL.
 pub fn set_status(fd: impl AsFd, flags: i32) -> io::Result<()> {
     // SAFETY: plain numbers.

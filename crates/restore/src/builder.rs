@@ -312,6 +312,8 @@ impl<'a> Builder<'a> {
             script.run(puppet, process.pid, &mut self.warnings)?;
             self.set_oom_score(process.pid, puppet, body);
         }
+        self.store.connect(self.plan, tasks)?;
+        self.warnings.extend(self.store.take_warnings());
         for (process, _) in self.bodies() {
             self.store.place(tasks.get(process.pid), process)?;
         }

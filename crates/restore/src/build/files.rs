@@ -14,7 +14,9 @@ use brant_image::model::*;
 use brant_kernel::make;
 use brant_kernel::remote::{Call, Puppet};
 
-use super::{disk, late, pipes, sockets, terminals, unix};
+use super::tree::Tasks;
+use super::unix::UnixSockets;
+use super::{disk, late, peers, pipes, sockets, terminals, unix};
 use crate::{Error, Options, Plan};
 
 /// Every open file description of the image, open in the builder at numbers above all that the tree uses.
@@ -31,6 +33,8 @@ pub(crate) struct FdStore {
     held: Vec<OwnedFd>,
     /// Files without a name, made once.
     pub(super) stored: RefCell<BTreeMap<DiskFileId, OwnedFd>>,
+    /// Sockets whose queues are not filled yet.
+    unix: RefCell<UnixSockets>,
     /// What came out otherwise than it was, for people.
     warnings: RefCell<Vec<String>>,
     pub(super) checkpoint: Checkpoint,
@@ -50,6 +54,7 @@ impl FdStore {
             masters: BTreeMap::new(),
             held: Vec::new(),
             stored: RefCell::default(),
+            unix: RefCell::default(),
             warnings: RefCell::default(),
             checkpoint: checkpoint.clone(),
         };
@@ -71,7 +76,7 @@ impl FdStore {
                 store.put(file.id, fd)?;
             }
         }
-        unix::finish(&store, plan, unix)?;
+        store.unix = RefCell::new(unix);
         terminals::lock(&store)?;
         // A file that is executed may not be open for writing.
         store.stored.borrow_mut().clear();
@@ -213,6 +218,14 @@ impl FdStore {
         let held = std::mem::take(&mut self.held);
         self.held = held.into_iter().filter(|fd| keep.contains(&fd.as_raw_fd())).collect();
         self.stored.borrow_mut().clear();
+        self.unix.take();
+    }
+
+    /// Connects what only processes of the tree can, and puts back what is queued in unix sockets. Called once,
+    /// before descriptors are placed.
+    pub(crate) fn connect(&self, plan: &Plan, tasks: &mut Tasks) -> Result<(), Error> {
+        peers::renew(self, tasks)?;
+        unix::finish(self, plan, self.unix.take())
     }
 
     /// Puts the process's descriptors at their numbers and closes everything else of the store in it.

@@ -6,6 +6,7 @@ pub(crate) mod files;
 mod late;
 pub(crate) mod limits;
 pub(crate) mod memory;
+mod peers;
 mod pipes;
 pub(crate) mod script;
 pub(crate) mod shape;

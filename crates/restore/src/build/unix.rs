@@ -63,12 +63,12 @@ fn name_error(socket: &UnixSocket, operation: &'static str) -> impl FnOnce(io::E
     }
 }
 
-fn record(store: &FdStore, id: UnixSocketId) -> &UnixSocket {
+pub(super) fn record(store: &FdStore, id: UnixSocketId) -> &UnixSocket {
     store.checkpoint.unix_sockets.iter().find(|socket| socket.id == id).expect("validated")
 }
 
 /// Two datagram sockets that came from socketpair(2), or might as well.
-fn is_pair(store: &FdStore, socket: &UnixSocket) -> bool {
+pub(super) fn is_pair(store: &FdStore, socket: &UnixSocket) -> bool {
     let UnixSocketState::Connected { peer } = socket.state else { return false };
     let peer = record(store, peer);
     peer.id != socket.id

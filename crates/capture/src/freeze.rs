@@ -292,7 +292,7 @@ fn abort_sequences(member: &Member, threads: &mut [FrozenThread]) -> Result<(), 
         return Ok(());
     }
     let failed = |error| Error::Memory { pid: member.host, error };
-    let memory = Memory::open(member.host).map_err(failed)?;
+    let memory = Memory::open(member.task()).map_err(failed)?;
     for thread in threads {
         let area = ptrace::rseq_configuration(thread.host).unwrap_or_default().area;
         if area == 0 {

@@ -178,7 +178,8 @@ fn write_memory<W: Write>(
 ) -> Result<(), Error> {
     for (member, process) in members.iter().zip(&checkpoint.processes) {
         let Some(body) = &process.body else { continue };
-        let memory = Memory::open(member.host).map_err(|error| Error::Memory { pid: member.host, error })?;
+        let memory =
+            Memory::open(member.task()).map_err(|error| Error::Memory { pid: member.host, error })?;
         collect::memory::write_private(member, &body.memory, &memory, writer)?;
     }
     Ok(())

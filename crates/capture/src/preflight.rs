@@ -88,7 +88,7 @@ fn process(member: &Member, refusals: &mut Refusals) -> Result<(), Error> {
             "name a process below it",
         );
     }
-    if !is_64_bit(pid) {
+    if !is_64_bit(member.task()) {
         refuse(
             "B-0305",
             "a program that is not 64-bit".to_owned(),
@@ -96,7 +96,7 @@ fn process(member: &Member, refusals: &mut Refusals) -> Result<(), Error> {
             "use a 64-bit build of the program",
         );
     }
-    if std::fs::read_link(format!("/proc/{pid}/root")).is_ok_and(|root| root.as_os_str() != "/") {
+    if std::fs::read_link(format!("/proc/{}/root", member.task())).is_ok_and(|root| root.as_os_str() != "/") {
         refuse(
             "B-0306",
             "a changed root directory".to_owned(),
@@ -158,7 +158,7 @@ fn is_64_bit(pid: Pid) -> bool {
 }
 
 fn mappings(member: &Member, tables: &mut Tables, refusals: &mut Refusals) -> Result<(), Error> {
-    for entry in proc::smaps(member.host)? {
+    for entry in proc::smaps(member.task())? {
         let Some((code, what, why, hint)) = blocker(&entry) else {
             if let MapKind::File = entry.kind
                 && let Err(refusal) = tables.mapped_file_check(member, &entry)
@@ -273,12 +273,12 @@ fn namespaces(member: &Member, root: &Member, refusals: &mut Refusals) -> Result
         let (why, hint) = (why.to_owned(), hint.to_owned());
         refusals.push(Refusal { code, pid: Some(member.host), resource, why, hint });
     };
-    let theirs = proc::namespaces(member.host)?;
+    let theirs = proc::namespaces(member.task())?;
     if member == root {
         let own = proc::namespaces(Pid(std::process::id() as i32))?;
         for (name, ours, theirs) in kinds(&own, &theirs) {
             let may_differ =
-                matches!(name, "user" | "pid" | "time") || (name == "mnt" && same_mounts(member.host)?);
+                matches!(name, "user" | "pid" | "time") || (name == "mnt" && same_mounts(member.task())?);
             if ours != theirs && !may_differ {
                 refuse(
                     "B-0309",
@@ -290,7 +290,7 @@ fn namespaces(member: &Member, root: &Member, refusals: &mut Refusals) -> Result
         }
         return Ok(());
     }
-    for (name, expected, theirs) in kinds(&proc::namespaces(root.host)?, &theirs) {
+    for (name, expected, theirs) in kinds(&proc::namespaces(root.task())?, &theirs) {
         if expected != theirs {
             refuse(
                 "B-0310",

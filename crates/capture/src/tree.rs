@@ -16,6 +16,13 @@ pub struct Member {
     pub zombie: bool,
 }
 
+impl Member {
+    /// A thread of it that has not ended: what the process has can be seen there. Usually the first one.
+    pub(crate) fn task(&self) -> Pid {
+        living_task(self)
+    }
+}
+
 /// Everything that descends from `roots` (host numbers), parents before children.
 pub(crate) fn discover(roots: &[Pid]) -> Vec<Member> {
     let mut found = Vec::<Member>::new();

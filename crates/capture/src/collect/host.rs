@@ -10,12 +10,12 @@ use crate::tree::Member;
 
 /// What a restore compares its own host with. The vdso is that of the root process.
 pub(crate) fn collect(facts: &HostFacts, root: &Member) -> Result<Host, Error> {
-    let entries = proc::maps(root.host)?;
+    let entries = proc::maps(root.task())?;
     let mut vdso = Vec::new();
     if let Some(entry) = entries.iter().find(|entry| entry.kind == MapKind::Vdso) {
         let failed = |error| Error::Memory { pid: root.host, error };
         vdso.resize(entry.range.bytes() as usize, 0);
-        let memory = Memory::open(root.host).map_err(failed)?;
+        let memory = Memory::open(root.task()).map_err(failed)?;
         memory.read(entry.range.start(), &mut vdso).map_err(failed)?;
     }
     let name = nix::sys::utsname::uname()

@@ -40,7 +40,7 @@ pub(crate) fn address_space(
 }
 
 fn auxv(member: &Member) -> Result<Vec<u8>, Error> {
-    let words = proc::auxv(member.host)?;
+    let words = proc::auxv(member.task())?;
     Ok(words.iter().flat_map(|(key, value)| [key.to_le_bytes(), value.to_le_bytes()]).flatten().collect())
 }
 
@@ -95,7 +95,7 @@ fn flags(entry: &MapEntry) -> MappingFlags {
 
 /// The runs of private pages that differ from what the mappings give by themselves.
 pub(crate) fn private_pages(member: &Member, space: &AddressSpace) -> Result<Vec<PageRange>, Error> {
-    let pagemap = Pagemap::open(member.host)?;
+    let pagemap = Pagemap::open(member.task())?;
     let mut runs = Vec::new();
     for mapping in &space.mappings {
         let kernels = matches!(mapping.backing, Backing::Vdso | Backing::Vvar);

@@ -28,7 +28,7 @@ pub(crate) fn collect(
     tables: &mut Tables,
 ) -> Result<Process, Error> {
     let member = &process.member;
-    let status = proc::status(member.host)?;
+    let status = proc::status(member.task())?;
     let stat = proc::stat(member.host)?;
     let state = match process.threads.first() {
         None => ProcessState::Zombie { status: stat.exit_code },
@@ -66,8 +66,8 @@ fn body(
     tables: &mut Tables,
 ) -> Result<ProcessBody, Error> {
     let member = &process.member;
-    let stat = proc::stat(member.host)?;
-    let entries = proc::smaps(member.host)?;
+    let stat = proc::stat(member.task())?;
+    let entries = proc::smaps(member.task())?;
     let held: Vec<HandThread> = process
         .threads
         .iter()
@@ -100,10 +100,10 @@ fn body(
         record_locks: Vec::new(),
         threads,
         leader_exited: process.leader_exited,
-        personality: proc::personality(member.host)? as u64,
+        personality: proc::personality(member.task())? as u64,
         dumpable: plain(&mut hand, PR_GET_DUMPABLE)? as i32,
         child_subreaper: thread::prctl_value(&mut hand, 0, PR_GET_CHILD_SUBREAPER)? != 0,
-        oom_score_adj: proc::oom_score_adj(member.host)?,
+        oom_score_adj: proc::oom_score_adj(member.task())?,
         thp_disabled: plain(&mut hand, PR_GET_THP_DISABLE).unwrap_or(0) != 0,
         membarrier_registrations: hand
             .call(0, SYS_MEMBARRIER, [MEMBARRIER_CMD_GET_REGISTRATIONS, 0, 0, 0, 0, 0])
@@ -135,15 +135,15 @@ fn clocks(hand: &mut Hand) -> Result<Clocks, Error> {
 }
 
 fn link(member: &Member, name: &str) -> Result<Vec<u8>, Error> {
-    let path = std::fs::read_link(format!("/proc/{}/{name}", member.host))
+    let path = std::fs::read_link(format!("/proc/{}/{name}", member.task()))
         .map_err(|error| Error::Descriptor { what: format!("reading {name} of {}", member.host), error })?;
     Ok(path.as_os_str().as_bytes().to_vec())
 }
 
 /// The numbers as the process sees them in its user namespace.
 fn credentials(member: &Member, status: &Status, securebits: u32) -> Result<Credentials, Error> {
-    let uid_map = proc::uid_map(member.host)?;
-    let gid_map = proc::gid_map(member.host)?;
+    let uid_map = proc::uid_map(member.task())?;
+    let gid_map = proc::gid_map(member.task())?;
     let uid = |id| tree::id_inside(&uid_map, id);
     let gid = |id| tree::id_inside(&gid_map, id);
     Ok(Credentials {
@@ -157,6 +157,6 @@ fn credentials(member: &Member, status: &Status, securebits: u32) -> Result<Cred
 }
 
 fn limits(member: &Member) -> Result<Vec<Limit>, Error> {
-    let all = proc::limits(member.host)?;
+    let all = proc::limits(member.task())?;
     Ok(all.iter().map(|pair| Limit { soft: pair.soft, hard: pair.hard }).collect())
 }

@@ -33,7 +33,7 @@ pub(crate) fn posix_timers(
     member: &Member,
     inside: impl Fn(Tid) -> Option<Tid>,
 ) -> Result<Vec<PosixTimer>, Error> {
-    let entries = match proc::timers(member.host) {
+    let entries = match proc::timers(member.task()) {
         Ok(entries) => entries,
         Err(proc::ProcError::Absent { .. }) => Vec::new(),
         Err(error) => return Err(error.into()),

@@ -61,7 +61,9 @@ impl<'w> Hand<'w> {
         executable: &[PageRange],
     ) -> Result<Hand<'w>, RemoteError> {
         let first = threads[0].tid;
-        let memory = Memory::open(pid).map_err(|error| ptrace_error(first, "opening its memory", error))?;
+        // By a living thread: a main thread that has ended has no memory any more.
+        let memory =
+            Memory::open(Pid(first.0)).map_err(|error| ptrace_error(first, "opening its memory", error))?;
         let room = find_room(&memory, executable).ok_or(RemoteError::NoRoom { tid: first })?;
         let room_end = Addr(room.0 + ROOM_BYTES as u64);
         for thread in threads {

@@ -13,6 +13,8 @@ use brant_kernel::remote::RemoteError;
 pub enum Error {
     #[error("no process {0}")]
     NoTarget(Pid),
+    #[error("this brant is itself a part of the tree under process {0}, and cannot hold itself still")]
+    OwnTree(Pid),
     #[error("process {pid} may not be traced by this user")]
     Permission {
         pid: Pid,
@@ -66,6 +68,7 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Error::NoTarget(_) => "B-0201",
+            Error::OwnTree(_) => "B-0203",
             Error::Permission { .. } | Error::Seize { .. } => "B-0202",
             Error::Refused(refusals) => refusals.0.first().map_or("B-0300", |refusal| refusal.code),
             Error::DoesNotStop { .. } => "B-0701",

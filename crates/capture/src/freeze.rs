@@ -7,13 +7,15 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use brant_base::{Addr, Pid, Tid};
+use brant_base::{Addr, Pid, Refusals, Tid};
 use brant_kernel::proc;
 use brant_kernel::ptrace::{self, Options, Stop, UserRegisters, Waiter};
 use brant_kernel::remote::Memory;
 use brant_kernel::thread;
 
 use crate::error::Error;
+use crate::preflight;
+use crate::sentinel::Sentinel;
 use crate::sleep::{self, Sleep};
 use crate::tree::{self, Member};
 
@@ -50,25 +52,35 @@ pub(crate) struct FrozenThread {
 /// the others run for a moment after a round, and another one begins.
 const ROUND_TIMEOUT: Duration = Duration::from_millis(300);
 const ROUND_PAUSE: Duration = Duration::from_millis(20);
+/// A thread that executes another program, or has just been let go by somebody, cannot be seized for a moment.
+const SEIZE_TRIES: u32 = 50;
+const SEIZE_PAUSE: Duration = Duration::from_millis(2);
+/// After this a thread that has not stopped is looked up: it may have ended.
+const PATIENCE: Duration = Duration::from_millis(10);
 const POLL_PAUSE: Duration = Duration::from_micros(20);
-/// How long letting go waits for a thread that is neither stopped nor ended.
 /// How long a killed tree may take to be gone.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long letting go waits for a thread that is neither stopped nor ended.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Stops every thread of every process that descends from `roots` (host numbers).
 pub(crate) fn freeze(roots: &[Pid], freeze_timeout: Duration) -> Result<Frozen, Error> {
     let waiter = Waiter::new().map_err(Error::Waiter)?;
-    let mut tracees = Tracees { waiter, threads: BTreeMap::new() };
+    let mut tracees = Tracees { waiter, threads: BTreeMap::new(), sentinel: Sentinel::start() };
     let deadline = Instant::now() + freeze_timeout;
+    let give_up = |stuck| Error::DoesNotStop { tid: stuck, timeout: freeze_timeout, place: wchan(stuck) };
     loop {
         let mut members = tree::discover(roots);
-        if tracees.seize_new(&members)? == 0 {
+        if tracees.seize_new(&members)? == 0 && tracees.recheck() {
             return Frozen::gather(members, tracees);
+        }
+        if Instant::now() > deadline {
+            // It grows faster than it can be stopped.
+            return Err(give_up(roots[0].into()));
         }
         while let Err(stuck) = tracees.stop_all(ROUND_TIMEOUT)? {
             if Instant::now() > deadline {
-                return Err(Error::DoesNotStop { tid: stuck, timeout: freeze_timeout, place: wchan(stuck) });
+                return Err(give_up(stuck));
             }
             tracees.run_for(ROUND_PAUSE)?;
             members = tree::discover(roots);
@@ -87,6 +99,9 @@ fn wchan(tid: Tid) -> String {
 struct Tracee {
     /// `None` while it runs.
     stop: Option<Stop>,
+    /// A main thread that has ended, whose process goes on: nothing reports that. By an exec of another thread its number
+    /// can come back to life.
+    ended: bool,
     at_stop: UserRegisters,
     registers: UserRegisters,
     interrupted: bool,
@@ -97,6 +112,7 @@ struct Tracee {
 struct Tracees {
     waiter: Waiter,
     threads: BTreeMap<Tid, Tracee>,
+    sentinel: Sentinel,
 }
 
 impl Tracee {
@@ -110,6 +126,7 @@ impl Tracee {
         {
             return;
         }
+        self.ended = false;
         self.at_stop = registers;
         self.registers = again.unwrap_or(registers);
         self.stop = Some(stop);
@@ -122,9 +139,11 @@ impl Tracees {
         let mut new = 0;
         for member in members.iter().filter(|member| !member.zombie) {
             for tid in proc::tasks(member.host).unwrap_or_default() {
-                if !self.threads.contains_key(&tid) && self.seize(member.host, tid)? {
-                    new += 1;
-                }
+                let is_new = match self.threads.get(&tid) {
+                    None => self.seize(member.host, tid)?,
+                    Some(tracee) => tracee.ended && self.revive(member.host, tid)?,
+                };
+                new += usize::from(is_new);
             }
         }
         Ok(new)
@@ -132,13 +151,54 @@ impl Tracees {
 
     fn seize(&mut self, process: Pid, tid: Tid) -> Result<bool, Error> {
         let sleep = sleep::measure(process, tid);
-        match ptrace::seize(tid, Options::default()) {
-            Ok(()) => {}
-            Err(_) if tree::thread_ended(process, tid) => return Ok(false),
-            Err(error) => return Err(Error::Seize { tid, error }),
+        let _stuck_is_freed = self.sentinel.watch();
+        let mut tries_left = SEIZE_TRIES;
+        loop {
+            let error = match ptrace::seize(tid, Options::default()) {
+                Ok(()) => {
+                    self.hold(tid, sleep);
+                    return Ok(true);
+                }
+                Err(_) if tree::thread_ended(process, tid) => return Ok(false),
+                Err(error) => error,
+            };
+            if tries_left == 0 {
+                return Err(Error::Seize { tid, error });
+            }
+            tries_left -= 1;
+            match proc::status((process, tid)) {
+                // An exec has given it the number of a main thread.
+                Ok(status) if preflight::is_own_thread(status.tracer) => {
+                    self.hold(tid, None);
+                    return Ok(true);
+                }
+                // Somebody else was quicker.
+                Ok(status) if status.tracer != Pid(0) => {
+                    return Err(Error::Refused(Refusals(vec![preflight::traced(process, status.tracer)])));
+                }
+                _ => std::thread::sleep(SEIZE_PAUSE),
+            }
         }
-        self.threads.insert(tid, Tracee { interrupted: false, sleep, ..Tracee::default() });
+    }
+
+    fn hold(&mut self, tid: Tid, sleep: Option<Sleep>) {
+        self.threads.insert(tid, Tracee { sleep, ..Tracee::default() });
+        self.sentinel.add(tid);
         self.interrupt(tid);
+    }
+
+    /// Takes hold of the thread that has got the number of a main thread that had ended, by an exec. It may be one that we
+    /// held under its old number.
+    fn revive(&mut self, process: Pid, tid: Tid) -> Result<bool, Error> {
+        if tree::thread_ended(process, tid) {
+            return Ok(false);
+        }
+        self.threads.insert(tid, Tracee::default());
+        self.interrupt(tid);
+        if !self.threads[&tid].interrupted {
+            self.threads.remove(&tid);
+            return self.seize(process, tid);
+        }
         Ok(true)
     }
 
@@ -158,25 +218,54 @@ impl Tracees {
                 self.interrupt(tid);
             }
         }
+        let patient_until = Instant::now() + PATIENCE;
         loop {
             self.poll()?;
             let Some(stuck) = self.running().next() else { return Ok(Ok(())) };
-            if Instant::now() > deadline {
+            let now = Instant::now();
+            if now > deadline {
                 return Ok(Err(stuck));
+            }
+            if now > patient_until {
+                self.recheck();
+                self.note_ended();
             }
             std::thread::sleep(POLL_PAUSE);
         }
     }
 
+    /// Takes note of main threads that have ended.
+    fn note_ended(&mut self) {
+        for (tid, tracee) in self.threads.iter_mut().filter(|(_, tracee)| tracee.stop.is_none()) {
+            let is_main = || proc::status(Pid(tid.0)).is_ok_and(|status| status.tgid.0 == tid.0);
+            tracee.ended = tree::thread_ended(Pid(tid.0), *tid) && is_main();
+        }
+    }
+
+    /// Whether all that are held as stopped still are. A stopped thread can end, and by an exec of another thread a new
+    /// main thread can take its number: what is no longer as it was counts as running, and is stopped again.
+    fn recheck(&mut self) -> bool {
+        let mut same = true;
+        for (tid, tracee) in &mut self.threads {
+            if tracee.stop.is_some() && ptrace::registers(*tid).is_err() {
+                *tracee = Tracee::default();
+                same = false;
+            }
+        }
+        same
+    }
+
     fn running(&self) -> impl Iterator<Item = Tid> {
-        self.threads.iter().filter(|(_, tracee)| tracee.stop.is_none()).map(|(tid, _)| *tid)
+        let runs = |tracee: &Tracee| tracee.stop.is_none() && !tracee.ended;
+        self.threads.iter().filter(move |(_, tracee)| runs(tracee)).map(|(tid, _)| *tid)
     }
 
     /// Takes note of every stop that has been reported. A signal is passed on; its handler's frame is built before the
     /// interrupt stops the thread.
     fn poll(&mut self) -> Result<(), Error> {
-        let running: Vec<Tid> = self.running().collect();
-        for tid in running {
+        let unstopped = self.threads.iter().filter(|(_, tracee)| tracee.stop.is_none());
+        let unstopped: Vec<Tid> = unstopped.map(|(tid, _)| *tid).collect();
+        for tid in unstopped {
             match self.waiter.poll(tid) {
                 Ok(None) => {}
                 Ok(Some(stop @ (Stop::Interrupt | Stop::Group(_)))) => {
@@ -209,6 +298,7 @@ impl Tracees {
     /// time (it hangs in the kernel), the kernel lets it go when we end.
     fn release(&mut self) {
         let deadline = Instant::now() + RELEASE_TIMEOUT;
+        self.threads.retain(|_, tracee| !tracee.ended);
         while !self.threads.is_empty() {
             self.threads.retain(|tid, tracee| tracee.stop.is_none() || ptrace::detach(*tid, 0).is_err());
             if self.poll().is_err() || Instant::now() > deadline {
@@ -248,7 +338,7 @@ impl Frozen {
         for member in members {
             let mut threads = Vec::new();
             for tid in proc::tasks(member.host).unwrap_or_default() {
-                if let Some(tracee) = tracees.threads.get(&tid) {
+                if let Some(tracee) = tracees.threads.get(&tid).filter(|tracee| tracee.stop.is_some()) {
                     threads.push(FrozenThread::read(tid, tracee)?);
                 }
             }

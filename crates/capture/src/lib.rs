@@ -11,6 +11,7 @@ mod files;
 mod freeze;
 mod preflight;
 mod refusals;
+mod sentinel;
 mod sleep;
 mod tables;
 mod tree;
@@ -137,6 +138,9 @@ pub fn checkpoint<W: Write>(
 
 fn found(roots: &[Pid]) -> Result<Vec<Member>, Error> {
     let members = tree::discover(roots);
+    if members.iter().any(|member| member.host == Pid(std::process::id() as i32)) {
+        return Err(Error::OwnTree(roots[0]));
+    }
     match roots.iter().find(|root| members.iter().all(|member| member.host != **root)) {
         Some(gone) => Err(Error::NoTarget(*gone)),
         None => Ok(members),

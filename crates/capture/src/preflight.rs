@@ -2,6 +2,8 @@
 //!
 //! Runs before the freeze and once more after it, when what has come into being since leads to a thaw.
 
+use std::time::Duration;
+
 use brant_base::{Pid, Refusal, Refusals};
 use brant_kernel::facts::HostFacts;
 use brant_kernel::proc::{self, MapEntry, MapKind, Namespaces, Status, VmFlags};
@@ -23,12 +25,17 @@ pub(crate) fn look(
 ) -> Result<(Survey, Refusals), Error> {
     let mut refusals = Refusals::default();
     for member in members.iter().filter(|member| !member.zombie) {
-        // One that ends meanwhile stands in nobody's way; what is gone at the freeze is no member.
-        let looked = may_trace(member)
-            .and_then(|()| process(member, &mut refusals))
-            .and_then(|()| mappings(member, tables, &mut refusals))
-            .and_then(|()| namespaces(member, &members[0], &mut refusals));
-        if let Err(error) = looked
+        let mut look = || {
+            may_trace(member)
+                .and_then(|()| process(member, &mut refusals))
+                .and_then(|()| mappings(member, tables, &mut refusals))
+                .and_then(|()| namespaces(member, &members[0], &mut refusals))
+        };
+        // One that ends meanwhile stands in nobody's way; what is gone at the freeze is no member. One that executes
+        // another program, or whose main thread ends, is half there for a moment.
+        if look().is_err()
+            && !ends_soon(member.host)
+            && let Err(error) = look()
             && !ended(member.host)
         {
             return Err(error);
@@ -53,17 +60,12 @@ fn may_trace(member: &Member) -> Result<(), Error> {
 fn process(member: &Member, refusals: &mut Refusals) -> Result<(), Error> {
     let pid = member.host;
     let status = proc::status(pid)?;
+    if status.tracer != Pid(0) && !is_own_thread(status.tracer) {
+        refusals.push(traced(pid, status.tracer));
+    }
     let mut refuse = |code, resource: String, why: &str, hint: &str| {
         refusals.push(Refusal { code, pid: Some(pid), resource, why: why.to_owned(), hint: hint.to_owned() });
     };
-    if status.tracer != Pid(0) && !is_own_thread(status.tracer) {
-        refuse(
-            "B-0301",
-            format!("a tracer, process {}", status.tracer),
-            "a process has one tracer at a time",
-            "detach the debugger or strace first",
-        );
-    }
     if status.seccomp != 0 && !under_our_filter(&status) {
         refuse(
             "B-0302",
@@ -126,8 +128,25 @@ fn process(member: &Member, refusals: &mut Refusals) -> Result<(), Error> {
     Ok(())
 }
 
+/// Somebody else holds the process: a debugger, or another brant that takes a checkpoint of it.
+pub(crate) fn traced(pid: Pid, tracer: Pid) -> Refusal {
+    let name = proc::comm(tracer).unwrap_or_default();
+    let name = String::from_utf8_lossy(&name).escape_debug().to_string();
+    let hint = match name.as_str() {
+        "brant" => "wait until that checkpoint is done",
+        _ => "detach the debugger or strace first",
+    };
+    Refusal {
+        code: "B-0301",
+        pid: Some(pid),
+        resource: format!("a tracer, process {tracer} ({name})"),
+        why: "a process has one tracer at a time".to_owned(),
+        hint: hint.to_owned(),
+    }
+}
+
 /// The kernel shows the thread that traces.
-fn is_own_thread(tid: Pid) -> bool {
+pub(crate) fn is_own_thread(tid: Pid) -> bool {
     std::path::Path::new(&format!("/proc/self/task/{tid}")).exists()
 }
 
@@ -265,6 +284,19 @@ fn blocker(entry: &MapEntry) -> Option<Blocker> {
 /// Whether a process has ended since it was found.
 fn ended(pid: Pid) -> bool {
     tree::member(pid).is_none_or(|member| member.zombie)
+}
+
+/// Same, for one that cannot be looked at: what is on its way out has neither memory nor namespaces any more, but does not
+/// show as a zombie yet.
+fn ends_soon(pid: Pid) -> bool {
+    const END_TRIES: u32 = 50;
+    const END_PAUSE: Duration = Duration::from_millis(2);
+    (0..END_TRIES).any(|_| {
+        ended(pid) || {
+            std::thread::sleep(END_PAUSE);
+            false
+        }
+    })
 }
 
 /// All members must live in the same namespaces, and in ours but for those that a restored job has of its own.

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::Done;
 use crate::failure::{Failure, exit, refusal_json};
+use crate::job::stat;
 use crate::report::{Report, refusal_lines};
 use crate::target::Target;
 
@@ -52,7 +53,14 @@ pub(super) fn known(facts: std::io::Result<HostFacts>) -> Result<HostFacts, Fail
 
 /// What a failure of the capture means for its user. The program runs on in every case.
 pub(super) fn failed(target: &Target, error: brant_capture::Error) -> Failure {
-    const RUNS_ON: &str = "It runs on as before.";
+    let gone = match target {
+        Target::Process(pid) => {
+            let is_last = || brant_kernel::proc::tasks(*pid).is_ok_and(|tasks| tasks.len() <= 1);
+            stat(*pid).is_none_or(|stat| !stat.is_alive() && is_last())
+        }
+        Target::Job(job) => job.roots().is_empty(),
+    };
+    let runs_on = if gone { "It has ended meanwhile." } else { "It runs on as before." };
     let code = error.code();
     let what = format!("{target} could not be checkpointed");
     match error {
@@ -61,12 +69,17 @@ pub(super) fn failed(target: &Target, error: brant_capture::Error) -> Failure {
             let things =
                 if count == 1 { "one thing stands".to_string() } else { format!("{count} things stand") };
             Failure::refused(
-                format!("{target} cannot be checkpointed: {things} in the way. {RUNS_ON}"),
+                format!("{target} cannot be checkpointed: {things} in the way. {runs_on}"),
                 refusals,
             )
             .next(format!("remedy what is named, then: brant check {}", target.word()))
         }
         brant_capture::Error::NoTarget(_) => Failure::of_error(code, what, &error).next("brant ps"),
-        error => Failure::of_error(code, format!("{what}. {RUNS_ON}"), &error),
+        brant_capture::Error::OwnTree(_) => Failure::of_error(code, format!("{what}. {runs_on}"), &error)
+            .next(format!(
+                "from another terminal, or outside of the job: brant checkpoint {}",
+                target.word()
+            )),
+        error => Failure::of_error(code, format!("{what}. {runs_on}"), &error),
     }
 }

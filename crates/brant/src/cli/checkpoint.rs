@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -12,6 +13,9 @@ use brant_image::inspect::size;
 use brant_image::{Codec, Identity, ImageError};
 use brant_kernel::task;
 use brant_store::{Pending, Place, Store, StoreError};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use serde_json::json;
 
 use super::Done;
@@ -64,15 +68,30 @@ impl Checkpoint {
         }
         let pending = self.begin(&roots)?;
         let written = Rc::new(Cell::new(0));
-        let sink = Sink { pending: Some(pending), written: Rc::clone(&written) };
+        let interruption = Rc::new(Interruption::block().map_err(|error| {
+            let what = format!("{target} could not be checkpointed");
+            runs_on(Failure::new("B-0700", exit::FAILED, what).why(error))
+        })?);
+        let sink = Sink {
+            pending: Some(pending),
+            written: Rc::clone(&written),
+            interruption: Rc::clone(&interruption),
+        };
         let options = Options {
             freeze_timeout: FREEZE_TIMEOUT,
             stop: self.stop,
             codec: self.compress,
             job: target.job().map(|job| job.name().to_string()),
         };
-        let captured = brant_capture::checkpoint(&roots, &facts, &options, || Ok(sink))
-            .map_err(|error| self.explain(&target, error, written.get()))?;
+        let captured = brant_capture::checkpoint(&roots, &facts, &options, || Ok(sink)).map_err(|error| {
+            match interruption.has_come() {
+                true => interrupted(&target),
+                false => self.explain(&target, error, written.get()),
+            }
+        })?;
+        if interruption.has_come() {
+            return Err(interrupted(&target));
+        }
         self.finish(report, &target, captured)
     }
 
@@ -182,14 +201,48 @@ impl Checkpoint {
     }
 }
 
+/// Ctrl-C and its like while a program stands still. They are not acted upon but asked for, so that the program is let
+/// go in order; Ctrl-Z has no effect, as it would leave the program frozen. Lasts until brant ends, which is soon.
+struct Interruption {
+    asked: SignalFd,
+}
+
+impl Interruption {
+    fn block() -> nix::Result<Interruption> {
+        let ending = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+        let stopping = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
+        let set = |signals: &[Signal]| signals.iter().copied().collect::<SigSet>();
+        let blocked = set(&[&ending[..], &stopping[..]].concat());
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&blocked), None)?;
+        let asked = SignalFd::with_flags(&set(&ending), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        Ok(Interruption { asked })
+    }
+
+    /// Whether somebody wants brant to end; the signal stays pending.
+    fn has_come(&self) -> bool {
+        let mut fds = [PollFd::new(self.asked.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+    }
+}
+
+fn interrupted(target: &Target) -> Failure {
+    runs_on(Failure::new("B-0704", exit::FAILED, format!("the checkpoint of {target} was interrupted")))
+        .why("brant was told to end by a signal; nothing of the image is left")
+        .next(format!("brant checkpoint {}", target.word()))
+}
+
 /// The image's file. The capture hands it back when all is written.
 struct Sink {
     pending: Option<Pending>,
     written: Rc<Cell<u64>>,
+    interruption: Rc<Interruption>,
 }
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.interruption.has_come() {
+            return Err(io::Error::other("interrupted by a signal"));
+        }
         let pending = self.pending.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
         let count = pending.write(bytes)?;
         self.written.set(self.written.get() + count as u64);

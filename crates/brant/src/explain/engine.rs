@@ -302,6 +302,13 @@ again when it has gone on.",
         text: "brant tries what this host can do in a child process. That child could not be made or did not answer.",
     },
     Entry {
+        code: "B-0704",
+        title: "the checkpoint was interrupted",
+        text: "\
+brant was told to end by Ctrl-C or another signal while it took a checkpoint. The program was let go in order and runs
+on as before, and the image that was begun is gone.",
+    },
+    Entry {
         code: "B-0801",
         title: "a restore failed",
         text: "\

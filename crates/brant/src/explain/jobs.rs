@@ -121,4 +121,12 @@ ago. Jobs are looked for in $XDG_RUNTIME_DIR/brant: with another value of that v
 The process belongs to another user, or it has more privileges than you (a setuid program, capabilities).
 brant needs no root, and it can do to a process only what its owner could do with a debugger.",
     },
+    Entry {
+        code: "B-0203",
+        title: "brant is a part of the target",
+        text: "\
+The process that was named is an ancestor of this very brant, such as the shell that it was typed into. All
+descendants belong to a checkpoint, and brant cannot freeze itself. Run it from another terminal; to carry a shell
+together with what it runs, start it as a job (brant run -t -- bash) and take the checkpoint from outside.",
+    },
 ];

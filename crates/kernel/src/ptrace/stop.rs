@@ -138,6 +138,14 @@ impl Waiter {
     }
 }
 
+/// Takes note of the end of a tracee that any thread of ours holds, without waiting. Only for one that is known to be a
+/// zombie: of another, a stop would be swallowed.
+pub fn reap_zombie(tid: Tid) {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    unsafe { libc::waitpid(tid.0, &mut status, libc::__WALL | libc::WNOHANG) };
+}
+
 impl Drop for Waiter {
     fn drop(&mut self) {
         // SAFETY: the timer was made by `new` and is deleted once.

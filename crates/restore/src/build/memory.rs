@@ -359,9 +359,9 @@ pub(crate) fn compare(puppet: &Puppet, pid: Pid, space: &AddressSpace, ours: Pag
         entries
             .iter()
             .filter(|entry| entry.kind != MapKind::Vsyscall && !ours.covers(entry.range))
-            .filter(|entry| !is_kernels_kind(space, entry.range))
-            .map(|entry| Line {
-                range: entry.range,
+            .flat_map(|entry| without_kernels(space, entry.range).into_iter().map(move |part| (entry, part)))
+            .map(|(entry, range)| Line {
+                range,
                 permissions: (entry.permissions.read, entry.permissions.write, entry.permissions.execute),
                 shared: entry.shared,
                 offset: (!entry.is_private_anonymous()).then_some(entry.offset),
@@ -390,7 +390,16 @@ pub(crate) fn compare(puppet: &Puppet, pid: Pid, space: &AddressSpace, ours: Pag
     })
 }
 
-fn is_kernels_kind(space: &AddressSpace, range: PageRange) -> bool {
-    // Their stand-ins as plain memory are merged where they touch.
-    space.mappings.iter().any(|mapping| is_kernels(mapping) && mapping.range.contains(range.start()))
+/// What is left of `range` without the kernel's own mappings. Their stand-ins as plain memory are merged with what
+/// they touch.
+fn without_kernels(space: &AddressSpace, range: PageRange) -> Vec<PageRange> {
+    let mut parts = Vec::new();
+    let mut from = range.start().0;
+    for mapping in space.mappings.iter().filter(|mapping| is_kernels(mapping)) {
+        let Some(taken) = mapping.range.intersection(range) else { continue };
+        parts.extend(PageRange::new(from, taken.start().0));
+        from = taken.end().0;
+    }
+    parts.extend(PageRange::new(from, range.end().0));
+    parts
 }

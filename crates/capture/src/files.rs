@@ -178,6 +178,7 @@ pub(crate) fn survey(members: &[Member], tables: &mut Tables, facts: &HostFacts)
     inet::look(&mut survey, &mut refusals);
     terminals::look(&mut survey, &mut refusals);
     epoll::look(&mut survey, &mut refusals);
+    outside::refuse_shared_memory(&survey, &mut refusals);
     (survey, refusals)
 }
 

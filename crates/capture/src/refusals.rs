@@ -112,8 +112,8 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
     ("B-0345", "A process outside of the tree gets the signals of a descriptor (F_SETOWN)."),
     (
         "B-0346",
-        "A pipe or socket of the tree is held by a process outside of it as well. After a restore the two would \
-         no longer share it.",
+        "A pipe, socket or shared memory of the tree is held by a process outside of it as well. After a restore the two \
+         would no longer share it. Checkpoint a tree that has all who share it.",
     ),
     ("B-0347", "A filter (BPF) is attached to a socket. A plain user cannot read it."),
     ("B-0348", "This kernel lacks what is needed to look at descriptors: kcmp, pidfd_getfd or unix_diag."),

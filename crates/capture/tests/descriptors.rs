@@ -271,6 +271,19 @@ fn what_is_under_way_in_a_terminal_is_copied() {
     running.expect_unharmed();
 }
 
+/// A child of a fixture alone shares memory with its parent, which stays outside.
+#[test]
+fn memory_shared_with_others_is_refused() {
+    let running = plain("shared_anon");
+    let facts = HostFacts::probe().unwrap();
+    let children = brant_kernel::proc::children(running.pid()).unwrap();
+    let refusals = brant_capture::check(&children[..1], &facts).unwrap();
+    let named =
+        refusals.0.iter().any(|refusal| refusal.code == "B-0346" && refusal.resource.contains("memory"));
+    assert!(named, "{refusals}");
+    running.expect_unharmed();
+}
+
 #[test]
 fn blockers_are_named_all_at_once() {
     let running = Running::start("blockers", &["netlink", "io_uring"], |_| {});

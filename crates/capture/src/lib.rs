@@ -111,16 +111,7 @@ pub fn checkpoint<W: Write>(
     let refusals = check(roots, facts)?;
     refusals.into_result(()).map_err(Error::Refused)?;
     let sink = sink()?;
-    let started = Instant::now();
-    let frozen = freeze::freeze(roots, options.freeze_timeout)?;
-    let members: Vec<Member> = frozen.processes.iter().map(|process| process.member.clone()).collect();
-    let mut tables = Tables::default();
-    // What has come into being since is found before anything is changed.
-    let (survey, refusals) = preflight::look(&members, &mut tables, facts)?;
-    refusals.into_result(()).map_err(Error::Refused)?;
-    let mut checkpoint = describe(&frozen, roots, facts, options, &mut tables)?;
-    survey.collect(&mut checkpoint)?;
-    tables.fill(&mut checkpoint)?;
+    let Still { frozen, members, mut tables, checkpoint, started } = hold_still(roots, facts, options)?;
     let mut writer = Writer::create(sink, &checkpoint, options.codec)?;
     write_memory(&members, &checkpoint, &mut writer)?;
     tables.write_contents(&mut writer)?;
@@ -134,6 +125,48 @@ pub fn checkpoint<W: Write>(
     let pause = started.elapsed();
     let (sink, summary) = writer.finish()?;
     Ok(Captured { sink, summary, pause, processes: members.len(), threads, frozen })
+}
+
+/// A frozen tree, described.
+struct Still {
+    frozen: Frozen,
+    members: Vec<Member>,
+    tables: Tables,
+    checkpoint: Checkpoint,
+    started: Instant,
+}
+
+/// How often a tree is let go again because something was on its way at that moment (B-0336), and for how long.
+const PASSING_ROUNDS: u32 = 10;
+const PASSING_PAUSE: Duration = Duration::from_millis(30);
+
+/// Freezes the tree and describes it. On failure it runs on.
+fn hold_still(roots: &[Pid], facts: &HostFacts, options: &Options) -> Result<Still, Error> {
+    let mut rounds = 1;
+    loop {
+        let passes = |refusals: &Refusals| refusals.0.iter().all(|refusal| refusal.code == "B-0336");
+        match hold_still_once(roots, facts, options) {
+            Err(Error::Refused(refusals)) if passes(&refusals) && rounds < PASSING_ROUNDS => {
+                rounds += 1;
+                std::thread::sleep(PASSING_PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
+fn hold_still_once(roots: &[Pid], facts: &HostFacts, options: &Options) -> Result<Still, Error> {
+    let started = Instant::now();
+    let frozen = freeze::freeze(roots, options.freeze_timeout)?;
+    let members: Vec<Member> = frozen.processes.iter().map(|process| process.member.clone()).collect();
+    let mut tables = Tables::default();
+    // What has come into being since is found before anything is changed.
+    let (survey, refusals) = preflight::look(&members, &mut tables, facts)?;
+    refusals.into_result(()).map_err(Error::Refused)?;
+    let mut checkpoint = describe(&frozen, roots, facts, options, &mut tables)?;
+    survey.collect(&mut checkpoint)?;
+    tables.fill(&mut checkpoint)?;
+    Ok(Still { frozen, members, tables, checkpoint, started })
 }
 
 fn found(roots: &[Pid]) -> Result<Vec<Member>, Error> {

@@ -227,6 +227,14 @@ fn blocker(entry: &MapEntry) -> Option<Blocker> {
         }
         _ => {}
     }
+    if entry.deleted && entry.path == b"/[aio]" {
+        return Some((
+            "B-0321",
+            "a ring of asynchronous I/O (io_setup)".to_owned(),
+            "the kernel's side of it cannot be put back",
+            "start the program with this feature off",
+        ));
+    }
     if has(VmFlags::HUGETLB) {
         return Some((
             "B-0323",

@@ -342,7 +342,7 @@ impl<'a> Builder<'a> {
             all.push((process, body, main, others));
         }
         for (process, _, main, _) in &mut all {
-            if let ProcessState::Stopped { signal } = process.state {
+            if let ProcessState::Stopped { signal, .. } = process.state {
                 main.stop_process(signal).map_err(Error::remote(process.pid, "stopping it"))?;
             }
         }
@@ -407,7 +407,7 @@ impl<'a> Builder<'a> {
     fn consume_stops(&mut self, puppet: &mut Puppet, parent: &Process) -> Result<(), Error> {
         let mut script = Script::new(puppet);
         let children = self.checkpoint.processes.iter().filter(|child| child.ppid == parent.pid);
-        for child in children.filter(|child| matches!(child.state, ProcessState::Stopped { .. })) {
+        for child in children.filter(|child| matches!(child.state, ProcessState::Stopped { announced: true, .. })) {
             let flags = (libc::WUNTRACED | libc::WNOHANG | libc::__WALL) as u64;
             script.any("seeing that a child is stopped", libc::SYS_wait4, &[child.pid.0 as u64, 0, flags, 0]);
         }

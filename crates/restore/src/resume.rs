@@ -65,6 +65,11 @@ impl Ready<'_> {
             let arguments = [trap as u64, room.0, 0, MASK_BYTES];
             puppet.call_at(at, libc::SYS_rt_sigaction, &arguments).map_err(failed())?;
         }
+        for signal in self.body.pending.iter().filter(|signal| signal.signal == trap) {
+            puppet.write_memory(room, &signal.info.0).map_err(failed())?;
+            let arguments = [pid.0 as u64, signal.signal as u64, room.0];
+            puppet.call_at(at, libc::SYS_rt_sigqueueinfo, &arguments).map_err(failed())?;
+        }
         for signal in thread.pending.iter().filter(|signal| signal.signal == trap) {
             queue_trap(puppet, pid, at, room, signal, thread).map_err(failed())?;
         }

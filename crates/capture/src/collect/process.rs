@@ -33,7 +33,8 @@ pub(crate) fn collect(
     let state = match process.threads.first() {
         None => ProcessState::Zombie { status: stat.exit_code },
         Some(first) => match first.stopped_by {
-            Some(signal) => ProcessState::Stopped { signal },
+            // Once its parent has waited for it, the kernel forgets the stop's code.
+            Some(signal) => ProcessState::Stopped { signal, announced: stat.exit_code == 0 },
             None => ProcessState::Running,
         },
     };
@@ -84,7 +85,7 @@ fn body(
         Some(threads[index].tid)
     };
     let plain = |hand: &mut Hand, option| hand.call(0, libc::SYS_prctl, [option, 0, 0, 0, 0, 0]);
-    let body = ProcessBody {
+    let mut body = ProcessBody {
         executable: tables.executable(member)?,
         cwd: link(member, "cwd")?,
         root: link(member, "root")?,
@@ -115,6 +116,8 @@ fn body(
     };
     let current_break = hand.call(0, libc::SYS_brk, [0; 6])?;
     hand.finish()?;
+    // They were frozen in the order of the host's numbers.
+    body.threads.sort_by_key(|thread| (thread.tid.0 != member.pid.0, thread.tid));
     let memory = memory::address_space(member, &entries, &stat, current_break, tables)?;
     Ok(ProcessBody { memory, ..body })
 }

@@ -135,7 +135,10 @@ const SOCKET_OPTIONS: &[i32] = &[
     libc::SO_BUSY_POLL,
     libc::SO_ZEROCOPY,
     SO_PASSPIDFD,
+    // After the sizes, which it changes.
+    SO_BUF_LOCK,
 ];
+const SO_BUF_LOCK: i32 = 72;
 const SO_PASSPIDFD: i32 = 76;
 const SO_BUF_LOCK: i32 = 72;
 const TCP_OPTIONS: &[i32] = &[

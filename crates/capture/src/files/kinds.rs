@@ -113,8 +113,13 @@ fn directory(survey: &Survey, description: &Description) -> Result<What, Refusal
 }
 
 fn regular(survey: &Survey, description: &Description, tables: &mut Tables) -> Result<What, Refusal> {
+    const MQUEUE_MAGIC: i64 = 0x1980_0202;
     let described = &description.described;
     let place = description.place.path();
+    if statfs(&place).is_ok_and(|found| found.filesystem_type().0 == MQUEUE_MAGIC) {
+        let what = format!("the POSIX message queue {}", text(&described.path));
+        return Err(not_carried(description, what));
+    }
     let file = if is_kernel_path(&described.path) {
         of_this_tree(survey, description)?;
         tables.kernel_file(&described.path, described.status.mode)
@@ -127,6 +132,7 @@ fn regular(survey: &Survey, description: &Description, tables: &mut Tables) -> R
         }
         if described.deleted {
             readable(description, &place)?;
+            nameless(description)?;
         } else {
             in_place(description)?;
             permitted(description)?;
@@ -175,6 +181,17 @@ fn readable(description: &Description, place: &Path) -> Result<(), Refusal> {
     let what = format!("the deleted file {}", text(&description.described.path));
     let why = format!("its contents cannot be read: {why}");
     Err(description.refuse("B-0342", what, why, "let the program close it"))
+}
+
+/// A file that lost the name it was opened by, but has another one, would come back as two.
+fn nameless(description: &Description) -> Result<(), Refusal> {
+    let status = &description.described.status;
+    if status.links == 0 {
+        return Ok(());
+    }
+    let what = format!("the file {}", text(&description.described.path));
+    let why = "its name was deleted, but it has another one (a hard link), which is not known";
+    Err(description.refuse("B-0342", what, why, "give it its name back (ln), or let the program close it"))
 }
 
 /// The path leads to what is open, for us too.

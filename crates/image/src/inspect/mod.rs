@@ -135,7 +135,7 @@ fn process_line(
         name: readable(&process.name),
         state: match process.state {
             ProcessState::Running => "running".into(),
-            ProcessState::Stopped { signal } => format!("stopped by signal {signal}"),
+            ProcessState::Stopped { signal, .. } => format!("stopped by signal {signal}"),
             ProcessState::Zombie { status } => format!("ended with status {status:#x}"),
         },
         executable: body.map(|body| describe::disk_path(checkpoint, body.executable)),

@@ -30,8 +30,8 @@ pub struct Process {
 pub enum ProcessState {
     #[default]
     Running,
-    /// Stopped by job control with this signal.
-    Stopped { signal: i32 },
+    /// Stopped by job control with this signal. `announced`: its parent has waited for this stop already.
+    Stopped { signal: i32, announced: bool },
     /// Ended but not waited for: `status` as wait(2) gives it.
     Zombie { status: i32 },
 }

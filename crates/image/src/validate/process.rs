@@ -31,7 +31,7 @@ pub(super) fn check(process: &Process, tables: &Tables) -> Result<(), ImageError
     }
     let ended = matches!(process.state, ProcessState::Zombie { .. });
     require(ended == process.body.is_none(), || of("only what has ended has no body"))?;
-    if let ProcessState::Stopped { signal } = process.state {
+    if let ProcessState::Stopped { signal, .. } = process.state {
         require((1..=SIGNAL_MAX).contains(&signal), || of("it was stopped by no signal"))?;
     }
     match &process.body {

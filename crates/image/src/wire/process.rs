@@ -29,13 +29,16 @@ pub(super) struct Process {
     stopped_signal: Option<i32>,
     #[prost(int32, optional, tag = "10")]
     zombie_status: Option<i32>,
+    /// Its parent has not waited for the stop yet.
+    #[prost(bool, tag = "11")]
+    stop_unannounced: bool,
 }
 
 impl From<&model::Process> for Process {
     fn from(from: &model::Process) -> Process {
         let (stopped_signal, zombie_status) = match from.state {
             ProcessState::Running => (None, None),
-            ProcessState::Stopped { signal } => (Some(signal), None),
+            ProcessState::Stopped { signal, .. } => (Some(signal), None),
             ProcessState::Zombie { status } => (None, Some(status)),
         };
         Process {
@@ -49,6 +52,7 @@ impl From<&model::Process> for Process {
             body: from.body.as_ref().map(ProcessBody::from),
             stopped_signal,
             zombie_status,
+            stop_unannounced: matches!(from.state, ProcessState::Stopped { announced: false, .. }),
         }
     }
 }
@@ -59,7 +63,9 @@ impl TryFrom<Process> for model::Process {
     fn try_from(from: Process) -> Result<model::Process, Malformed> {
         let state = match (from.stopped_signal, from.zombie_status) {
             (None, None) => ProcessState::Running,
-            (Some(signal), None) => ProcessState::Stopped { signal },
+            (Some(signal), None) => {
+                ProcessState::Stopped { signal, announced: !from.stop_unannounced }
+            }
             (None, Some(status)) => ProcessState::Zombie { status },
             (Some(_), Some(_)) => return malformed("process.state", "is both stopped and ended"),
         };

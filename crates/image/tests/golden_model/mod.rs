@@ -108,7 +108,7 @@ fn parent() -> Process {
         pgid: Pid(100),
         sid: Pid(100),
         exit_signal: 17,
-        state: ProcessState::Stopped { signal: 20 },
+        state: ProcessState::Stopped { signal: 20, announced: true },
         terminal: Some(TerminalId(0)),
         body: Some(body),
         name: b"sim".to_vec(),

@@ -160,7 +160,7 @@ impl Generator {
     fn process(&mut self, pid: Pid, ppid: Pid, tables: &Checkpoint) -> Process {
         let state = match self.below(4) {
             0 => ProcessState::Zombie { status: self.i32() },
-            1 => ProcessState::Stopped { signal: self.signal() },
+            1 => ProcessState::Stopped { signal: self.signal(), announced: self.below(2) == 0 },
             _ => ProcessState::Running,
         };
         let ended = matches!(state, ProcessState::Zombie { .. });

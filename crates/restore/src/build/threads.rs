@@ -70,13 +70,14 @@ fn register(script: &mut Script, thread: &Thread) {
     }
     script.must("setting the address of its number", libc::SYS_set_tid_address, &[thread.clear_tid.0]);
     let stack = thread.alternate_stack;
-    if stack.flags & libc::SS_DISABLE == 0 && stack.bytes != 0 {
-        let mut bytes = stack.base.0.to_le_bytes().to_vec();
-        bytes.extend((stack.flags as u64 & 0xffff_ffff).to_le_bytes());
-        bytes.extend(stack.bytes.to_le_bytes());
-        let at = script.put(&bytes);
-        script.must("setting its alternate stack", libc::SYS_sigaltstack, &[at, 0]);
-    }
+    let has_stack = stack.flags & libc::SS_DISABLE == 0 && stack.bytes != 0;
+    // Without one of its own it must not keep the one that it has from the builder.
+    let words = match has_stack {
+        true => [stack.base.0, stack.flags as u64 & 0xffff_ffff, stack.bytes],
+        false => [0, libc::SS_DISABLE as u64, 0],
+    };
+    let at = script.put(&words.map(u64::to_le_bytes).concat());
+    script.must("setting its alternate stack", libc::SYS_sigaltstack, &[at, 0]);
     let mut name = thread.name.clone();
     name.push(0);
     let at = script.put(&name);

@@ -179,7 +179,22 @@ pub(crate) fn survey(members: &[Member], tables: &mut Tables, facts: &HostFacts)
     terminals::look(&mut survey, &mut refusals);
     epoll::look(&mut survey, &mut refusals);
     outside::refuse_shared_memory(&survey, &mut refusals);
+    only_in_flight(&survey, &mut refusals);
     (survey, refusals)
+}
+
+/// What only a process that has it open can set up does not travel in a message that nobody has received yet.
+fn only_in_flight(survey: &Survey, refusals: &mut Refusals) {
+    for description in survey.descriptions.all().iter().filter(|description| description.holders.is_empty()) {
+        let needs_a_holder = match &description.what {
+            What::Epoll(watches) => !watches.is_empty(),
+            What::TimerFd | What::Plain(FileKind::PidFd { .. } | FileKind::Device { major: 5, .. }) => true,
+            _ => description.described.path.starts_with(b"/proc/"),
+        };
+        if needs_a_holder {
+            refusals.push(on_its_way(description, "a descriptor in flight", "it was not received yet"));
+        }
+    }
 }
 
 /// What this kernel lacks for a survey.

@@ -106,6 +106,9 @@ fn process(member: &Member, refusals: &mut Refusals) -> Result<(), Error> {
             "start the program without chroot",
         );
     }
+    if let Some(why) = working_directory_gone(member) {
+        refuse("B-0342", "its working directory".to_owned(), &why, "let the program change to another one");
+    }
     if status.capabilities[2] != 0 && !is_root() && own_user_namespace(pid) {
         refuse(
             "B-0307",
@@ -128,6 +131,7 @@ fn process(member: &Member, refusals: &mut Refusals) -> Result<(), Error> {
     Ok(())
 }
 
+<<<<<<< HEAD
 /// Somebody else holds the process: a debugger, or another brant that takes a checkpoint of it.
 pub(crate) fn traced(pid: Pid, tracer: Pid) -> Refusal {
     let name = proc::comm(tracer).unwrap_or_default();
@@ -142,6 +146,19 @@ pub(crate) fn traced(pid: Pid, tracer: Pid) -> Refusal {
         resource: format!("a tracer, process {tracer} ({name})"),
         why: "a process has one tracer at a time".to_owned(),
         hint: hint.to_owned(),
+=======
+/// Why the working directory could not be entered again by its path.
+fn working_directory_gone(member: &Member) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    let place = format!("/proc/{}/cwd", tree::living_task(member));
+    let path = std::fs::read_link(&place).ok()?;
+    let own = std::fs::metadata(&place).ok()?;
+    match std::fs::metadata(&path) {
+        // Inodes of /proc do not last.
+        Ok(found) if (found.dev(), found.ino()) == (own.dev(), own.ino()) || path.starts_with("/proc") => None,
+        Ok(_) => Some(format!("another directory is at {} now", path.display())),
+        Err(error) => Some(format!("{} cannot be found: {error}", path.display())),
+>>>>>>> 7c4f84e (Take in orphans of a tree's sessions; flocks by their owners, droppable memory, memfds that can be executed; refuse early what restore refuses late)
     }
 }
 

@@ -23,10 +23,41 @@ impl Member {
     }
 }
 
-/// Everything that descends from `roots` (host numbers), parents before children.
+/// Everything that descends from `roots` (host numbers), parents before children, and the orphans of sessions that a
+/// member leads: their parents have ended, but they would lose their session.
 pub(crate) fn discover(roots: &[Pid]) -> Vec<Member> {
     let mut found = Vec::<Member>::new();
     let mut queue: VecDeque<Pid> = roots.iter().copied().collect();
+    loop {
+        add_descendants(&mut found, &mut queue);
+        queue.extend(orphans(&found));
+        if queue.is_empty() {
+            return found;
+        }
+    }
+}
+
+/// Processes outside of the tree whose session is led by a member.
+fn orphans(found: &[Member]) -> Vec<Pid> {
+    let leads = |member: &&Member| proc::stat(member.host).is_ok_and(|stat| stat.session == member.host);
+    let sessions: Vec<Pid> = found.iter().filter(leads).map(|member| member.host).collect();
+    if sessions.is_empty() {
+        return Vec::new();
+    }
+    let of_session = |pid: Pid| {
+        let stat = proc::stat(pid).ok()?;
+        let is_orphan = sessions.contains(&stat.session)
+            && stat.state != b'Z'
+            && !found.iter().any(|member| member.host == pid);
+        is_orphan.then_some((pid, stat.ppid))
+    };
+    let orphans: Vec<(Pid, Pid)> =
+        proc::processes().unwrap_or_default().into_iter().filter_map(of_session).collect();
+    let is_child = |parent: Pid| orphans.iter().any(|(pid, _)| *pid == parent);
+    orphans.iter().filter(|(_, parent)| !is_child(*parent)).map(|(pid, _)| *pid).collect()
+}
+
+fn add_descendants(found: &mut Vec<Member>, queue: &mut VecDeque<Pid>) {
     while let Some(host) = queue.pop_front() {
         if found.iter().any(|known| known.host == host) {
             continue;
@@ -35,7 +66,6 @@ pub(crate) fn discover(roots: &[Pid]) -> Vec<Member> {
         queue.extend(proc::children(host).unwrap_or_default());
         found.push(process);
     }
-    found
 }
 
 /// Looks one process up; `None` where it has gone.

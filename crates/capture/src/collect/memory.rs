@@ -90,6 +90,7 @@ fn flags(entry: &MapEntry) -> MappingFlags {
         no_huge_page: has(VmFlags::NO_HUGE_PAGE),
         sequential: has(VmFlags::SEQUENTIAL),
         random: has(VmFlags::RANDOM),
+        droppable: has(VmFlags::DROPPABLE),
     }
 }
 
@@ -99,7 +100,7 @@ pub(crate) fn private_pages(member: &Member, space: &AddressSpace) -> Result<Vec
     let mut runs = Vec::new();
     for mapping in &space.mappings {
         let kernels = matches!(mapping.backing, Backing::Vdso | Backing::Vvar);
-        if kernels || mapping.sharing == Sharing::Shared {
+        if kernels || mapping.sharing == Sharing::Shared || mapping.flags.droppable {
             continue;
         }
         let populated = pagemap.populated(mapping.range)?;

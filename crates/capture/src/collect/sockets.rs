@@ -22,7 +22,44 @@ pub(crate) fn collect_unix(
     handles: &mut Handles,
     refusals: &mut Refusals,
 ) -> Result<Vec<UnixSocket>, Error> {
-    survey.unix.iter().map(|found| unix(survey, found, handles, refusals)).collect()
+    let sockets: Vec<UnixSocket> = survey
+        .unix
+        .iter()
+        .map(|found| unix(survey, found, handles, refusals))
+        .collect::<Result<_, Error>>()?;
+    for (socket, found) in sockets.iter().zip(&survey.unix) {
+        if has_lost_a_name(socket, &sockets) {
+            let place = survey.descriptions.get(found.description).place;
+            refusals.push(refusals::descriptor(
+                "B-0335",
+                place.holder,
+                place.number,
+                "a unix datagram socket",
+                "it is connected to, or has messages from others for, a name that was deleted",
+                "let the program close it",
+            ));
+        }
+    }
+    Ok(sockets)
+}
+
+/// A datagram socket that is no half of a pair is connected, and its queue filled, through names.
+fn has_lost_a_name(socket: &UnixSocket, all: &[UnixSocket]) -> bool {
+    if socket.kind != libc::SOCK_DGRAM || socket.state == UnixSocketState::PeerClosed {
+        return false;
+    }
+    let nameless = |socket: &UnixSocket| socket.address.is_empty() || socket.address_deleted;
+    let peer = match socket.state {
+        UnixSocketState::Connected { peer } => all.iter().find(|other| other.id == peer),
+        _ => None,
+    };
+    let is_pair = peer.is_some_and(|peer| {
+        peer.id != socket.id
+            && peer.state == UnixSocketState::Connected { peer: socket.id }
+            && peer.address.is_empty()
+            && socket.address.is_empty()
+    });
+    !is_pair && (peer.is_some_and(nameless) || (!socket.queue.is_empty() && nameless(socket)))
 }
 
 fn unix(
@@ -209,6 +246,10 @@ fn options(fd: BorrowedFd<'_>, family: i32, kind: i32) -> io::Result<SocketOptio
             if descriptor::socket_option(fresh.as_fd(), level, *name).is_ok_and(|usual| usual == value) {
                 continue;
             }
+            // Sizes that the kernel found by itself are not to be fixed.
+            if level == libc::SOL_SOCKET && grows_by_itself(fd, *name) {
+                continue;
+            }
             options.push(SocketOption { level, name: *name, value: to_be_set(level, *name, value) });
         }
     }
@@ -222,6 +263,17 @@ fn options(fd: BorrowedFd<'_>, family: i32, kind: i32) -> io::Result<SocketOptio
         options.push(SocketOption { level: libc::SOL_SOCKET, name: SO_BUF_LOCK, value });
     }
     Ok(SocketOptions(options))
+}
+
+/// Whether this is the size of a buffer that the program did not set (SO_BUF_LOCK, Linux 5.14).
+fn grows_by_itself(fd: BorrowedFd<'_>, name: i32) -> bool {
+    let bit = match name {
+        libc::SO_SNDBUF => 1,
+        libc::SO_RCVBUF => 2,
+        _ => return false,
+    };
+    let locked = descriptor::socket_option(fd, libc::SOL_SOCKET, SO_BUF_LOCK);
+    locked.is_ok_and(|value| value.first().is_some_and(|bits| bits & bit == 0))
 }
 
 /// The kernel doubles the sizes of buffers that it is given (socket(7)).

@@ -88,6 +88,8 @@ pub struct MappingFlags {
     pub no_huge_page: bool,
     pub sequential: bool,
     pub random: bool,
+    /// MAP_DROPPABLE: its contents may go at any time, and do not travel.
+    pub droppable: bool,
 }
 
 /// Names a [`SharedMemory`].

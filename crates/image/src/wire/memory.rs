@@ -202,13 +202,14 @@ fn mapping_bits(from: model::MappingFlags) -> u32 {
         from.no_huge_page,
         from.sequential,
         from.random,
+        from.droppable,
     ])
 }
 
 fn mapping_flags(bits: u32) -> Result<model::MappingFlags, Malformed> {
-    let all: [bool; 11] = flags("mapping.flags", bits)?;
+    let all: [bool; 12] = flags("mapping.flags", bits)?;
     let [grows_down, no_reserve, locked, dont_fork, wipe_on_fork, dont_dump, mergeable, ..] = all;
-    let [.., huge_page, no_huge_page, sequential, random] = all;
+    let [.., huge_page, no_huge_page, sequential, random, droppable] = all;
     Ok(model::MappingFlags {
         grows_down,
         no_reserve,
@@ -221,6 +222,7 @@ fn mapping_flags(bits: u32) -> Result<model::MappingFlags, Malformed> {
         no_huge_page,
         sequential,
         random,
+        droppable,
     })
 }
 

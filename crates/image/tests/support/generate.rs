@@ -352,6 +352,7 @@ impl Generator {
                 no_huge_page: self.flag(),
                 sequential: self.flag(),
                 random: self.flag(),
+                droppable: self.flag(),
             },
             name: self.maybe(|g| g.name(79)),
         }

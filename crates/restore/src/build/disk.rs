@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use brant_base::PAGE_SIZE;
 use brant_image::model::*;
@@ -127,6 +128,8 @@ fn make_stored(store: &FdStore, image: &Image, plan: &Plan, record: &DiskFile) -
     fill(image, record, &file)?;
     file.set_permissions(Permissions::from_mode(record.mode & 0o7777))
         .map_err(path_error("setting the mode of", &path))?;
+    let modified = SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(record.modified_ns).unwrap_or(0));
+    file.set_modified(modified).map_err(path_error("setting the time of", &path))?;
     Ok(file.into())
 }
 

@@ -107,9 +107,13 @@ fn protection_bits(mapping: &Mapping) -> u64 {
     bits
 }
 
+/// A third type of mapping beside shared and private (Linux 6.11).
+const MAP_DROPPABLE: i32 = 0x08;
+
 fn map_call(mapping: &Mapping, store: &FdStore) -> Call {
     let mut flags = libc::MAP_FIXED_NOREPLACE;
     flags |= match mapping.sharing {
+        Sharing::Private if mapping.flags.droppable => MAP_DROPPABLE,
         Sharing::Private => libc::MAP_PRIVATE,
         Sharing::Shared => libc::MAP_SHARED,
     };

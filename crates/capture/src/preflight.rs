@@ -155,7 +155,9 @@ fn working_directory_gone(member: &Member) -> Option<String> {
     let own = std::fs::metadata(&place).ok()?;
     match std::fs::metadata(&path) {
         // Inodes of /proc do not last.
-        Ok(found) if (found.dev(), found.ino()) == (own.dev(), own.ino()) || path.starts_with("/proc") => None,
+        Ok(found) if (found.dev(), found.ino()) == (own.dev(), own.ino()) || path.starts_with("/proc") => {
+            None
+        }
         Ok(_) => Some(format!("another directory is at {} now", path.display())),
         Err(error) => Some(format!("{} cannot be found: {error}", path.display())),
 >>>>>>> 7c4f84e (Take in orphans of a tree's sessions; flocks by their owners, droppable memory, memfds that can be executed; refuse early what restore refuses late)

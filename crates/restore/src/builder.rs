@@ -407,7 +407,9 @@ impl<'a> Builder<'a> {
     fn consume_stops(&mut self, puppet: &mut Puppet, parent: &Process) -> Result<(), Error> {
         let mut script = Script::new(puppet);
         let children = self.checkpoint.processes.iter().filter(|child| child.ppid == parent.pid);
-        for child in children.filter(|child| matches!(child.state, ProcessState::Stopped { announced: true, .. })) {
+        for child in
+            children.filter(|child| matches!(child.state, ProcessState::Stopped { announced: true, .. }))
+        {
             let flags = (libc::WUNTRACED | libc::WNOHANG | libc::__WALL) as u64;
             script.any("seeing that a child is stopped", libc::SYS_wait4, &[child.pid.0 as u64, 0, flags, 0]);
         }

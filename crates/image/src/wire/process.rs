@@ -63,9 +63,7 @@ impl TryFrom<Process> for model::Process {
     fn try_from(from: Process) -> Result<model::Process, Malformed> {
         let state = match (from.stopped_signal, from.zombie_status) {
             (None, None) => ProcessState::Running,
-            (Some(signal), None) => {
-                ProcessState::Stopped { signal, announced: !from.stop_unannounced }
-            }
+            (Some(signal), None) => ProcessState::Stopped { signal, announced: !from.stop_unannounced },
             (None, Some(status)) => ProcessState::Zombie { status },
             (Some(_), Some(_)) => return malformed("process.state", "is both stopped and ended"),
         };

@@ -128,7 +128,8 @@ fn make_stored(store: &FdStore, image: &Image, plan: &Plan, record: &DiskFile) -
     fill(image, record, &file)?;
     file.set_permissions(Permissions::from_mode(record.mode & 0o7777))
         .map_err(path_error("setting the mode of", &path))?;
-    let modified = SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(record.modified_ns).unwrap_or(0));
+    let modified =
+        SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(record.modified_ns).unwrap_or(0));
     file.set_modified(modified).map_err(path_error("setting the time of", &path))?;
     Ok(file.into())
 }

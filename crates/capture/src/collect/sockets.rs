@@ -172,10 +172,7 @@ const SOCKET_OPTIONS: &[i32] = &[
     libc::SO_BUSY_POLL,
     libc::SO_ZEROCOPY,
     SO_PASSPIDFD,
-    // After the sizes, which it changes.
-    SO_BUF_LOCK,
 ];
-const SO_BUF_LOCK: i32 = 72;
 const SO_PASSPIDFD: i32 = 76;
 const SO_BUF_LOCK: i32 = 72;
 const TCP_OPTIONS: &[i32] = &[
@@ -246,10 +243,6 @@ fn options(fd: BorrowedFd<'_>, family: i32, kind: i32) -> io::Result<SocketOptio
             if descriptor::socket_option(fresh.as_fd(), level, *name).is_ok_and(|usual| usual == value) {
                 continue;
             }
-            // Sizes that the kernel found by itself are not to be fixed.
-            if level == libc::SOL_SOCKET && grows_by_itself(fd, *name) {
-                continue;
-            }
             options.push(SocketOption { level, name: *name, value: to_be_set(level, *name, value) });
         }
     }
@@ -263,17 +256,6 @@ fn options(fd: BorrowedFd<'_>, family: i32, kind: i32) -> io::Result<SocketOptio
         options.push(SocketOption { level: libc::SOL_SOCKET, name: SO_BUF_LOCK, value });
     }
     Ok(SocketOptions(options))
-}
-
-/// Whether this is the size of a buffer that the program did not set (SO_BUF_LOCK, Linux 5.14).
-fn grows_by_itself(fd: BorrowedFd<'_>, name: i32) -> bool {
-    let bit = match name {
-        libc::SO_SNDBUF => 1,
-        libc::SO_RCVBUF => 2,
-        _ => return false,
-    };
-    let locked = descriptor::socket_option(fd, libc::SOL_SOCKET, SO_BUF_LOCK);
-    locked.is_ok_and(|value| value.first().is_some_and(|bits| bits & bit == 0))
 }
 
 /// The kernel doubles the sizes of buffers that it is given (socket(7)).

@@ -132,7 +132,6 @@ fn regular(survey: &Survey, description: &Description, tables: &mut Tables) -> R
         }
         if described.deleted {
             readable(description, &place)?;
-            nameless(description)?;
         } else {
             in_place(description)?;
             permitted(description)?;
@@ -181,17 +180,6 @@ fn readable(description: &Description, place: &Path) -> Result<(), Refusal> {
     let what = format!("the deleted file {}", text(&description.described.path));
     let why = format!("its contents cannot be read: {why}");
     Err(description.refuse("B-0342", what, why, "let the program close it"))
-}
-
-/// A file that lost the name it was opened by, but has another one, would come back as two.
-fn nameless(description: &Description) -> Result<(), Refusal> {
-    let status = &description.described.status;
-    if status.links == 0 {
-        return Ok(());
-    }
-    let what = format!("the file {}", text(&description.described.path));
-    let why = "its name was deleted, but it has another one (a hard link), which is not known";
-    Err(description.refuse("B-0342", what, why, "give it its name back (ln), or let the program close it"))
 }
 
 /// The path leads to what is open, for us too.

@@ -131,7 +131,6 @@ fn process(member: &Member, refusals: &mut Refusals) -> Result<(), Error> {
     Ok(())
 }
 
-<<<<<<< HEAD
 /// Somebody else holds the process: a debugger, or another brant that takes a checkpoint of it.
 pub(crate) fn traced(pid: Pid, tracer: Pid) -> Refusal {
     let name = proc::comm(tracer).unwrap_or_default();
@@ -146,7 +145,9 @@ pub(crate) fn traced(pid: Pid, tracer: Pid) -> Refusal {
         resource: format!("a tracer, process {tracer} ({name})"),
         why: "a process has one tracer at a time".to_owned(),
         hint: hint.to_owned(),
-=======
+    }
+}
+
 /// Why the working directory could not be entered again by its path.
 fn working_directory_gone(member: &Member) -> Option<String> {
     use std::os::unix::fs::MetadataExt;
@@ -160,7 +161,6 @@ fn working_directory_gone(member: &Member) -> Option<String> {
         }
         Ok(_) => Some(format!("another directory is at {} now", path.display())),
         Err(error) => Some(format!("{} cannot be found: {error}", path.display())),
->>>>>>> 7c4f84e (Take in orphans of a tree's sessions; flocks by their owners, droppable memory, memfds that can be executed; refuse early what restore refuses late)
     }
 }
 

@@ -387,6 +387,9 @@ impl<'a> Builder<'a> {
         let mut puppets: Vec<Option<Puppet>> = Vec::new();
         if body.leader_exited {
             main.end_thread().map_err(Error::remote(pid, "ending its main thread"))?;
+            for puppet in &mut others {
+                puppet.reopen_memory().map_err(Error::remote(pid, "reaching its memory"))?;
+            }
             puppets.extend(body.threads.iter().filter(|thread| !is_others(thread)).map(|_| None));
         } else if let Some(thread) = body.threads.iter().find(|thread| thread.tid.0 == pid.0) {
             signals::queue(&mut main, pid, Some(thread.tid.0), &thread.pending)?;

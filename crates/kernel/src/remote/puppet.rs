@@ -175,6 +175,13 @@ impl Puppet {
         Memory::open(Pid(self.tid.0))
     }
 
+    /// Reaches its memory through this thread from here on: threads share the handle of the main thread, which is no good
+    /// once that has ended.
+    pub fn reopen_memory(&mut self) -> Result<(), RemoteError> {
+        self.memory = Rc::new(self.open_memory().map_err(self.failed("opening its memory"))?);
+        Ok(())
+    }
+
     /// Where arguments may be put: the upper half of the data area, 64 KiB.
     pub fn arguments(&self) -> PageRange {
         let middle = self.data.start().0 + (BATCH_CALLS_MAX * 64) as u64;

@@ -89,6 +89,7 @@ carried! {
     // Signals and time.
     signals: fixture("signals");
     in_handler: fixture("in_handler");
+    onstack: fixture("onstack");
     pending: fixture("pending");
     itimers: fixture("itimers");
     posix_timers: fixture("posix_timers");

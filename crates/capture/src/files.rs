@@ -183,12 +183,11 @@ pub(crate) fn survey(members: &[Member], tables: &mut Tables, facts: &HostFacts)
     (survey, refusals)
 }
 
-/// What only a process that has it open can set up does not travel in a message that nobody has received yet.
+/// What only the process that has it open can open does not travel in a message that nobody has received yet.
 fn only_in_flight(survey: &Survey, refusals: &mut Refusals) {
     for description in survey.descriptions.all().iter().filter(|description| description.holders.is_empty()) {
         let needs_a_holder = match &description.what {
-            What::Epoll(watches) => !watches.is_empty(),
-            What::TimerFd | What::Plain(FileKind::PidFd { .. } | FileKind::Device { major: 5, .. }) => true,
+            What::Plain(FileKind::PidFd { .. } | FileKind::Device { major: 5, .. }) => true,
             _ => description.described.path.starts_with(b"/proc/"),
         };
         if needs_a_holder {

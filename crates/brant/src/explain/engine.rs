@@ -148,7 +148,7 @@ no socket lies there. A socket that nobody listens at any more is replaced.",
         title: "a datagram socket that cannot be reached again",
         text: "\
 A datagram socket is connected by the name of its peer, and messages that wait in it are sent to it by its name. Here
-the name was deleted while the socket was open, so neither can be done again.",
+there is no name, and the two do not come from one socketpair call, so neither can be done again.",
     },
     Entry {
         code: "B-0501",

@@ -35,7 +35,7 @@ pub(crate) fn collect_unix(
                 place.holder,
                 place.number,
                 "a unix datagram socket",
-                "it is connected to, or has messages from others for, a name that was deleted",
+                "it is connected to a socket without a name, or has messages and no name to send them to again",
                 "let the program close it",
             ));
         }
@@ -48,7 +48,7 @@ fn has_lost_a_name(socket: &UnixSocket, all: &[UnixSocket]) -> bool {
     if socket.kind != libc::SOCK_DGRAM || socket.state == UnixSocketState::PeerClosed {
         return false;
     }
-    let nameless = |socket: &UnixSocket| socket.address.is_empty() || socket.address_deleted;
+    let nameless = |socket: &UnixSocket| socket.address.is_empty();
     let peer = match socket.state {
         UnixSocketState::Connected { peer } => all.iter().find(|other| other.id == peer),
         _ => None,
@@ -152,6 +152,7 @@ const SOCKET_OPTIONS: &[i32] = &[
     libc::SO_BROADCAST,
     libc::SO_SNDBUF,
     libc::SO_RCVBUF,
+    SO_BUF_LOCK,
     libc::SO_KEEPALIVE,
     libc::SO_OOBINLINE,
     libc::SO_PRIORITY,
@@ -251,6 +252,7 @@ fn options(fd: BorrowedFd<'_>, family: i32, kind: i32) -> io::Result<SocketOptio
         option.level == libc::SOL_SOCKET && matches!(option.name, libc::SO_SNDBUF | libc::SO_RCVBUF)
     };
     if options.iter().any(sized)
+        && !options.iter().any(|option| option.level == libc::SOL_SOCKET && option.name == SO_BUF_LOCK)
         && let Ok(value) = descriptor::socket_option(fd, libc::SOL_SOCKET, SO_BUF_LOCK)
     {
         options.push(SocketOption { level: libc::SOL_SOCKET, name: SO_BUF_LOCK, value });

@@ -58,16 +58,6 @@ pub(super) fn open_description(
 ) -> Result<OwnedFd, Error> {
     let fd = open_disk(store, image, plan, id, file.flags as i32)?;
     seek(&fd, file.position)?;
-    // Where a process holds it, that one takes its locks: it is shown as their owner.
-    let in_flight_only = store.first_holder(file.id).is_none();
-    for lock in file.locks.iter().filter(|_| in_flight_only) {
-        let range = match lock.kind {
-            FileLockKind::Flock => None,
-            FileLockKind::Ofd { start, length } => Some((start, length)),
-        };
-        make::lock_description(&fd, range, lock.exclusive)
-            .map_err(Error::builder("taking a file lock again"))?;
-    }
     Ok(fd)
 }
 

@@ -185,6 +185,12 @@ impl FdStore {
         self.checkpoint.disk_files.iter().find(|file| file.id == id).expect("validated")
     }
 
+    /// The process that sets up what no process holds.
+    pub(super) fn caretaker(&self) -> Option<Pid> {
+        let mut alive = self.checkpoint.processes.iter().filter(|process| process.body.is_some());
+        alive.next().map(|process| process.pid)
+    }
+
     /// The first descriptor of this description in the tree.
     pub(super) fn first_holder(&self, id: OpenFileId) -> Option<(Pid, i32)> {
         let mut processes = self.checkpoint.processes.iter();

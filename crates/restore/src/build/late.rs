@@ -20,40 +20,61 @@ pub(super) fn finish(
     process: &Process,
     body: &ProcessBody,
 ) -> Result<(), Error> {
-    let failed = |operation| Error::remote(process.pid, operation);
     let files = || body.descriptors.iter().map(|descriptor| (descriptor, store.description(descriptor.file)));
     // Everything is opened before watches look for it.
     for (descriptor, file) in files().filter(|(descriptor, _)| store.open_file(descriptor.file).is_none()) {
         open_late(store, puppet, process, body, file, descriptor)?;
     }
     for (descriptor, file) in files().filter(|(descriptor, _)| is_first(store, process, descriptor)) {
-        match &file.kind {
-            FileKind::Epoll { watches } => {
-                for watch in watches {
-                    add_watch(store, puppet, descriptor.number, watch, body)
-                        .map_err(failed("adding an epoll watch"))?;
-                }
+        set_up(store, puppet, process.pid, body, file, descriptor.number)?;
+    }
+    // What is in flight only is set up by the first process, under its number in the store.
+    if store.caretaker() == Some(process.pid) {
+        let in_flight =
+            store.checkpoint.open_files.iter().filter(|file| store.first_holder(file.id).is_none());
+        for file in in_flight {
+            if let Some(number) = store.open_file(file.id) {
+                set_up(store, puppet, process.pid, body, file, number)?;
             }
-            FileKind::TimerFd(timer) => {
-                set_timer(puppet, descriptor.number, timer, &store.checkpoint.clocks)
-                    .map_err(failed("setting a timerfd"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Watches, timers, owners and locks of one description, by its descriptor `number`.
+fn set_up(
+    store: &FdStore,
+    puppet: &mut Puppet,
+    pid: Pid,
+    body: &ProcessBody,
+    file: &OpenFile,
+    number: i32,
+) -> Result<(), Error> {
+    let failed = |operation| Error::remote(pid, operation);
+    match &file.kind {
+        FileKind::Epoll { watches } => {
+            for watch in watches {
+                add_watch(store, puppet, number, watch, body).map_err(failed("adding an epoll watch"))?;
             }
-            FileKind::UnixSocket { socket } => {
-                listen_again(store, puppet, descriptor.number, *socket)
-                    .map_err(failed("listening at its socket"))?;
-            }
-            _ => {}
         }
-        if let Some(owner) = file.owner {
-            set_owner(puppet, descriptor.number, owner).map_err(failed("setting a file's owner"))?;
+        FileKind::TimerFd(timer) => {
+            set_timer(puppet, number, timer, &store.checkpoint.clocks)
+                .map_err(failed("setting a timerfd"))?;
         }
-        if file.flags & libc::O_ASYNC as u32 != 0 {
-            let arguments = [descriptor.number as u64, libc::F_SETFL as u64, u64::from(file.flags)];
-            puppet.call(libc::SYS_fcntl, &arguments).map_err(failed("asking for signals of a file"))?;
+        FileKind::UnixSocket { socket } => {
+            listen_again(store, puppet, number, *socket).map_err(failed("listening at its socket"))?;
         }
-        for lock in &file.locks {
-            take_lock(puppet, descriptor.number, lock).map_err(failed("taking a file lock again"))?;
-        }
+        _ => {}
+    }
+    if let Some(owner) = file.owner {
+        set_owner(puppet, number, owner).map_err(failed("setting a file's owner"))?;
+    }
+    if file.flags & libc::O_ASYNC as u32 != 0 {
+        let arguments = [number as u64, libc::F_SETFL as u64, u64::from(file.flags)];
+        puppet.call(libc::SYS_fcntl, &arguments).map_err(failed("asking for signals of a file"))?;
+    }
+    for lock in &file.locks {
+        take_lock(puppet, number, lock).map_err(failed("taking a file lock again"))?;
     }
     Ok(())
 }

@@ -179,7 +179,8 @@ fn take_over(
         make::replace(&own, number).map_err(Error::builder("taking over a unix socket"))?;
         for process in &store.checkpoint.processes {
             let Some(body) = &process.body else { continue };
-            if process.pid != maker && needs(store, body, file.id) {
+            let caretaker = store.caretaker() == Some(process.pid);
+            if process.pid != maker && (caretaker || needs(store, body, file.id)) {
                 fetch(tasks.get(process.pid), maker, number)
                     .map_err(Error::remote(process.pid, "taking over a unix socket"))?;
             }

@@ -8,7 +8,6 @@
 //! of who sent it.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -29,6 +28,8 @@ use crate::{Error, Plan};
 pub(super) struct UnixSockets {
     made: BTreeMap<UnixSocketId, OwnedFd>,
     gone: BTreeMap<UnixSocketId, OwnedFd>,
+    /// Where datagram sockets are whose name is gone: O_PATH descriptors of what bind(2) made.
+    places: BTreeMap<UnixSocketId, OwnedFd>,
 }
 
 const MAKING: &str = "making a unix socket";
@@ -42,10 +43,11 @@ pub(super) fn make_all(store: &FdStore, plan: &Plan) -> Result<UnixSockets, Erro
             sockets.connect(store, socket).map_err(name_error(socket, "connecting"))?;
         }
     }
-    for socket in all {
-        if let Entry::Vacant(free) = sockets.made.entry(socket.id) {
-            free.insert(make_named(store, plan, socket).map_err(name_error(socket, "binding"))?);
-        }
+    let unmade: Vec<&UnixSocket> =
+        all.iter().filter(|socket| !sockets.made.contains_key(&socket.id)).collect();
+    for socket in unmade {
+        let fd = sockets.make_named(store, plan, socket).map_err(name_error(socket, "binding"))?;
+        sockets.made.insert(socket.id, fd);
     }
     for socket in all {
         set_options(store, &sockets.made[&socket.id], &socket.options);
@@ -97,6 +99,36 @@ impl UnixSockets {
             _ => {}
         }
         Ok(())
+    }
+
+    /// A socket that is not connected yet, with its own name.
+    fn make_named(&mut self, store: &FdStore, plan: &Plan, socket: &UnixSocket) -> io::Result<OwnedFd> {
+        let fd = make::unix_socket(socket.kind)?;
+        if !socket.address.is_empty() {
+            if socket.address_deleted {
+                let place = with_private_name(store, socket, |name| {
+                    make::bind_raw(&fd, name)?;
+                    make::open(Path::new(OsStr::from_bytes(&socket.address)), libc::O_PATH)
+                })?;
+                self.places.insert(socket.id, place);
+            } else {
+                at_home(store, socket, || bind(store, socket, &fd, &name_here(plan, socket)))?;
+            }
+        }
+        if let UnixSocketState::Listening { backlog } = socket.state {
+            make::listen(&fd, backlog)?;
+        }
+        Ok(fd)
+    }
+
+    /// An address that leads to the socket from here.
+    fn address(&self, plan: &Plan, socket: &UnixSocket) -> Vec<u8> {
+        use std::os::fd::AsRawFd;
+        match self.places.get(&socket.id) {
+            // A name that leads through the descriptor to the socket itself (proc_pid_fd(5)).
+            Some(place) => make::unix_address(format!("/proc/self/fd/{}", place.as_raw_fd()).as_bytes()),
+            None => make::unix_address(&name_here(plan, socket)),
+        }
     }
 
     pub(super) fn take(&mut self, id: UnixSocketId) -> Option<OwnedFd> {
@@ -189,22 +221,6 @@ fn with_private_name<T>(
     at_home(store, socket, || action(&address))
 }
 
-/// A socket that is not connected yet, with its own name.
-fn make_named(store: &FdStore, plan: &Plan, socket: &UnixSocket) -> io::Result<OwnedFd> {
-    let fd = make::unix_socket(socket.kind)?;
-    if !socket.address.is_empty() {
-        if socket.address_deleted {
-            with_private_name(store, socket, |name| make::bind_raw(&fd, name))?;
-        } else {
-            at_home(store, socket, || bind(store, socket, &fd, &name_here(plan, socket)))?;
-        }
-    }
-    if let UnixSocketState::Listening { backlog } = socket.state {
-        make::listen(&fd, backlog)?;
-    }
-    Ok(fd)
-}
-
 /// The socket's name on this host.
 fn name_here(plan: &Plan, socket: &UnixSocket) -> Vec<u8> {
     if socket.address.starts_with(b"/") { plan.path(&socket.address) } else { socket.address.clone() }
@@ -259,7 +275,10 @@ pub(super) fn finish(store: &FdStore, plan: &Plan, mut sockets: UnixSockets) -> 
                     let sender = description(peer).ok_or(io::ErrorKind::NotConnected.into());
                     sender.and_then(|sender| make::send_message(sender, &message.bytes.0, &files))
                 }
-                _ => send_by_name(store, plan, socket, message, &files, &description),
+                _ => {
+                    let address = sockets.address(plan, socket);
+                    send_by_name(store, socket, message, &files, &address, &description)
+                }
             };
             sent.map_err(Error::builder("putting messages back into a unix socket"))?;
         }
@@ -269,7 +288,7 @@ pub(super) fn finish(store: &FdStore, plan: &Plan, mut sockets: UnixSockets) -> 
             continue;
         };
         let peer = record(store, peer);
-        let address = make::unix_address(&name_here(plan, peer));
+        let address = sockets.address(plan, peer);
         at_home(store, peer, || make::connect_raw(fd, &address))
             .map_err(name_error(peer, "connecting to"))?;
     }
@@ -294,13 +313,12 @@ fn in_flight(store: &FdStore, message: &UnixMessage) -> Result<Vec<RawFd>, Error
 /// Sends a datagram to a socket that is not connected yet, under the name of its sender.
 fn send_by_name<'s>(
     store: &'s FdStore,
-    plan: &Plan,
     to: &UnixSocket,
     message: &UnixMessage,
     files: &[RawFd],
+    address: &[u8],
     description: &impl Fn(UnixSocketId) -> Option<std::os::fd::BorrowedFd<'s>>,
 ) -> io::Result<()> {
-    let address = make::unix_address(&name_here(plan, to));
     let is_sender = |socket: &&UnixSocket| {
         socket.kind == to.kind && !socket.address.is_empty() && socket.address == message.sender
     };
@@ -318,5 +336,5 @@ fn send_by_name<'s>(
             stand_in.as_fd()
         }
     };
-    at_home(store, to, || make::send_message_to(sender, &message.bytes.0, files, &address))
+    at_home(store, to, || make::send_message_to(sender, &message.bytes.0, files, address))
 }

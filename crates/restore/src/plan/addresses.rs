@@ -114,7 +114,7 @@ fn check_reachable(checkpoint: &Checkpoint, socket: &UnixSocket, refusals: &mut 
     let mutual = peer.is_some_and(|peer| {
         peer.id != socket.id && peer.state == UnixSocketState::Connected { peer: socket.id }
     });
-    let nameless = |socket: &UnixSocket| socket.address.is_empty() || socket.address_deleted;
+    let nameless = |socket: &UnixSocket| socket.address.is_empty();
     let is_pair = mutual && peer.is_some_and(|peer| peer.address.is_empty()) && socket.address.is_empty();
     if is_pair {
         return;
@@ -124,8 +124,8 @@ fn check_reachable(checkpoint: &Checkpoint, socket: &UnixSocket, refusals: &mut 
         refusals.push(refusal(
             "B-0419",
             "a unix datagram socket".to_owned(),
-            "it is connected to, or has messages from others for, a name that was deleted",
-            "take a checkpoint while the name exists",
+            "it is connected to a socket without a name, or has messages and no name to send them to again",
+            "take a checkpoint while it is connected to a socket with a name",
         ));
     }
 }

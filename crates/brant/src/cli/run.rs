@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::Done;
 use super::attach::finish;
-use crate::client::{Blocked, Foreground, Link, own_window};
+use crate::client::{Blocked, Foreground, LentTerminal, Link, Outcome, own_window};
 use crate::failure::{Failure, exit};
 use crate::job::{Meta, Runtime};
 use crate::keeper::{Io, LaunchError, Launched, launch};
@@ -47,6 +47,7 @@ impl Run {
         let blocked =
             Blocked::new(self.terminal).map_err(|error| not_started(&shown, &LaunchError::Keeper(error)))?;
         let io = self.io();
+        let lent = LentTerminal::remember();
         let command = c_strings(self.command);
         let started = launch(reservation, &command, &io, blocked.before());
         let Launched { meta, stream } = started.map_err(|error| not_started(&shown, &error))?;
@@ -59,12 +60,18 @@ impl Run {
             Foreground::relay(link, blocked).run(true, false)
         } else {
             let root = meta.root.map(|root| root.pid());
+            let terminal = std::os::fd::AsFd::as_fd(&io::stdin()).try_clone_to_owned();
             let foreground = Foreground::waiter(link, blocked, root);
             // The program's ends of pipes must be its alone, or their other ends never see them close.
             if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
                 let _ = dup2_stdin(&null).and_then(|()| dup2_stdout(&null));
             }
-            foreground.run(false, false)
+            let outcome = foreground.run(false, false);
+            let was_killed = matches!(outcome, Outcome::Exited { status } if status & 0x7f != 0);
+            if let (true, Ok(terminal)) = (was_killed, terminal) {
+                lent.put_right(terminal);
+            }
+            outcome
         };
         finish(report, &meta, outcome)
     }

@@ -10,4 +10,5 @@ mod signals;
 
 pub(crate) use foreground::{Foreground, Outcome, own_window};
 pub(crate) use link::Link;
+pub(crate) use raw::LentTerminal;
 pub(crate) use signals::Blocked;

@@ -26,7 +26,7 @@ const TCP_LISTEN: u8 = 10;
 const TCP_CLOSE: u8 = 7;
 
 /// Takes note of a socket that is no unix socket; [`look`] does the rest.
-pub(super) fn note(survey: &mut Survey, id: OpenFileId, _refusals: &mut Refusals) {
+pub(super) fn note(survey: &mut Survey, id: OpenFileId) {
     let number = InetSocketId(survey.inet.len() as u32 + 1);
     survey.inet.push(InetFound {
         id: number,

@@ -43,7 +43,7 @@ pub(super) fn look(survey: &mut Survey, refusals: &mut Refusals) {
     };
     let sockets = survey.descriptions.ids(is_socket);
     let Some(first) = sockets.first() else { return };
-    let entries = match sockdiag::unix_sockets() {
+    let all = match sockdiag::unix_sockets() {
         Ok(entries) => entries,
         Err(error) => {
             let what = "a socket".to_owned();
@@ -53,19 +53,18 @@ pub(super) fn look(survey: &mut Survey, refusals: &mut Refusals) {
             return;
         }
     };
-    let entries: HashMap<u64, UnixEntry> = entries.into_iter().map(|entry| (entry.inode, entry)).collect();
+    let all: HashMap<u64, UnixEntry> = all.into_iter().map(|entry| (entry.inode, entry)).collect();
     let mut own: Vec<(OpenFileId, &UnixEntry)> = Vec::new();
     for id in sockets {
         let description = survey.descriptions.get(id);
         let DescriptorKind::Socket(inode) = description.described.kind else { continue };
-        match entries.get(&inode) {
+        match all.get(&inode) {
             Some(entry) => own.push((id, entry)),
-            None => inet::note(survey, id, refusals),
+            None => inet::note(survey, id),
         }
     }
     let inside: HashMap<u64, UnixSocketId> =
         own.iter().zip(1..).map(|((_, entry), number)| (entry.inode, UnixSocketId(number))).collect();
-    let link = |inode: u64| format!("socket:[{inode}]").into_bytes();
     let connected = own.iter().filter(|(_, entry)| entry.state != STATE_LISTEN);
     let wanted: HashSet<Vec<u8>> =
         connected.flat_map(|(_, entry)| [Some(entry.inode), entry.peer]).flatten().map(link).collect();
@@ -73,46 +72,68 @@ pub(super) fn look(survey: &mut Survey, refusals: &mut Refusals) {
     for (id, entry) in own {
         let description = survey.descriptions.get(id);
         match state(description, entry, &inside) {
-            Ok(state) => {
-                if let Some(other) = outsiders.of(&link(entry.inode)).first() {
-                    let why = format!("{} holds it too", other.name());
-                    let hint = "checkpoint a tree that has all who hold it";
-                    refusals.push(description.refuse("B-0346", "a unix socket".to_owned(), why, hint));
-                }
-                let found = UnixFound {
-                    id: inside[&entry.inode],
-                    inode: entry.inode,
-                    description: id,
-                    kind: entry.kind,
-                    state,
-                    shutdown: u32::from(entry.shutdown),
-                    address_deleted: !is_bound_there(description, entry),
-                };
-                inet::refuse_filter(description, refusals);
-                survey.descriptions.get_mut(id).what = What::Unix(found.id);
-                survey.unix.push(found);
-            }
+            Ok(state) => carry(survey, id, entry, inside[&entry.inode], state, &outsiders, refusals),
             Err(NoState::OnItsWay(why)) => refusals.push(on_its_way(description, "a unix socket", why)),
-            Err(NoState::Outside) => {
-                let peer = entry.peer.unwrap_or(0);
-                let bound =
-                    entries.get(&peer).and_then(|peer| peer.name.as_deref()).or(entry.name.as_deref());
-                let at = bound.map_or_else(String::new, |name| format!(" at {}", shown(name)));
-                let holder = outsiders.of(&link(peer)).first();
-                let who = holder
-                    .map_or_else(|| "a process that is not visible here".to_owned(), |other| other.name());
-                let what = format!("a unix socket connected to {who}{at}");
-                let refusal = description.refuse(
-                    "B-0335",
-                    what.clone(),
-                    "its other end is outside of the tree",
-                    "let the program close it; it is no obstacle at descriptors 0 to 2",
-                );
-                if !survey.connect_outside(&[id], &what) {
-                    refusals.push(refusal);
-                }
-            }
+            Err(NoState::Outside) => connected_outside(survey, id, entry, &all, &outsiders, refusals),
         }
+    }
+}
+
+fn link(inode: u64) -> Vec<u8> {
+    format!("socket:[{inode}]").into_bytes()
+}
+
+fn carry(
+    survey: &mut Survey,
+    description_id: OpenFileId,
+    entry: &UnixEntry,
+    id: UnixSocketId,
+    state: UnixSocketState,
+    outsiders: &Outsiders,
+    refusals: &mut Refusals,
+) {
+    let description = survey.descriptions.get(description_id);
+    if let Some(other) = outsiders.of(&link(entry.inode)).first() {
+        let why = format!("{} holds it too", other.name());
+        let hint = "checkpoint a tree that has all who hold it";
+        refusals.push(description.refuse("B-0346", "a unix socket".to_owned(), why, hint));
+    }
+    inet::refuse_filter(description, refusals);
+    let found = UnixFound {
+        id,
+        inode: entry.inode,
+        description: description_id,
+        kind: entry.kind,
+        state,
+        shutdown: u32::from(entry.shutdown),
+        address_deleted: !is_bound_there(description, entry),
+    };
+    survey.descriptions.get_mut(description_id).what = What::Unix(id);
+    survey.unix.push(found);
+}
+
+fn connected_outside(
+    survey: &mut Survey,
+    id: OpenFileId,
+    entry: &UnixEntry,
+    all: &HashMap<u64, UnixEntry>,
+    outsiders: &Outsiders,
+    refusals: &mut Refusals,
+) {
+    let peer = entry.peer.unwrap_or(0);
+    let bound = all.get(&peer).and_then(|peer| peer.name.as_deref()).or(entry.name.as_deref());
+    let at = bound.map_or_else(String::new, |name| format!(" at {}", shown(name)));
+    let holder = outsiders.of(&link(peer)).first();
+    let who = holder.map_or_else(|| "a process that is not visible here".to_owned(), |other| other.name());
+    let what = format!("a unix socket connected to {who}{at}");
+    let refusal = survey.descriptions.get(id).refuse(
+        "B-0335",
+        what.clone(),
+        "its other end is outside of the tree",
+        "let the program close it; it is no obstacle at descriptors 0 to 2",
+    );
+    if !survey.connect_outside(&[id], &what) {
+        refusals.push(refusal);
     }
 }
 

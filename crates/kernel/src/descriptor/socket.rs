@@ -102,7 +102,7 @@ pub struct SocketMessage {
 ///
 /// Exact only while nobody reads or writes. Most queues are read without a change to the socket. SO_PEEK_OFF
 /// is set while messages, or a stream with descriptors in flight, are read, and put back as it was on every
-/// way out; if we are killed in between it stays, which a program notices only if it peeks by itself.
+/// way out; if we are killed in between, a child process does it.
 /// A datagram of no bytes that somebody has peeked at before is passed over by the kernel. A socket other than
 /// a stream on which an error is pending is an error here, too.
 ///
@@ -130,7 +130,7 @@ pub fn peek_socket(fd: BorrowedFd<'_>) -> io::Result<Vec<SocketMessage>> {
 }
 
 fn peek_with_offset(fd: BorrowedFd<'_>, stream_bytes: Option<usize>) -> io::Result<Vec<SocketMessage>> {
-    let _restored_on_drop = PeekOffset { fd, saved: integer_option(fd, libc::SO_PEEK_OFF)? };
+    let _restored_on_drop = PeekOffset::save(fd)?;
     let mut messages = Vec::new();
     let mut offset = 0;
     while stream_bytes.is_none_or(|total| offset < total) {
@@ -224,16 +224,56 @@ fn peek_message(fd: BorrowedFd<'_>, offset: usize) -> io::Result<Option<SocketMe
     }
 }
 
-/// Puts SO_PEEK_OFF back as it was.
+/// Puts SO_PEEK_OFF back as it was: on every way out, and by a child process where we are killed before.
 struct PeekOffset<'a> {
     fd: BorrowedFd<'a>,
     saved: i32,
+    heir: libc::pid_t,
+    /// The heir waits for the end of this pipe.
+    alive: io::PipeWriter,
+}
+
+impl<'a> PeekOffset<'a> {
+    fn save(fd: BorrowedFd<'a>) -> io::Result<PeekOffset<'a>> {
+        let saved = integer_option(fd, libc::SO_PEEK_OFF)?;
+        let (reader, alive) = io::pipe()?;
+        // SAFETY: the child makes system calls only, then ends: so it does not matter what other threads of ours
+        // held at this moment.
+        match unsafe { libc::fork() } {
+            -1 => Err(io::Error::last_os_error()),
+            0 => inherit(fd, saved, reader.as_raw_fd(), alive.as_raw_fd()),
+            heir => Ok(PeekOffset { fd, saved, heir, alive }),
+        }
+    }
+}
+
+/// In the child: waits for a byte or the end of the pipe, which means that the parent was killed.
+fn inherit(fd: BorrowedFd<'_>, saved: i32, reader: RawFd, writer: RawFd) -> ! {
+    let mut byte = 0u8;
+    // SAFETY: plain numbers, a live signal set and a live byte. Nothing but SIGKILL shall end this process.
+    unsafe {
+        libc::setsid();
+        let mut all = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::sigprocmask(libc::SIG_BLOCK, &all, std::ptr::null_mut());
+        libc::close(writer);
+        if libc::read(reader, (&raw mut byte).cast(), 1) == 0 {
+            let _ = set_peek_offset(fd, saved);
+        }
+        libc::_exit(0)
+    }
 }
 
 impl Drop for PeekOffset<'_> {
     fn drop(&mut self) {
+        use std::io::Write;
         // Cannot fail where it could be set before; there is nothing else to do about it.
         let _ = set_peek_offset(self.fd, self.saved);
+        // The heir is alive and reads, so this cannot fail either.
+        let _ = self.alive.write_all(&[0]);
+        let mut status = 0;
+        // SAFETY: a live int. __WALL: whatever its exit signal.
+        unsafe { libc::waitpid(self.heir, &mut status, libc::__WALL) };
     }
 }
 
@@ -412,6 +452,21 @@ mod tests {
         assert_eq!(files, [1, 0, 1, 0]);
         writer.write_all(b"x").unwrap();
         assert_eq!(queued_bytes(messages[0].files[0].as_fd()).unwrap(), 1);
+        assert_eq!(integer_option(two.as_fd(), libc::SO_PEEK_OFF).unwrap(), -1);
+    }
+
+    #[test]
+    fn an_heir_puts_the_offset_back() {
+        let (one, two) = UnixDatagram::pair().unwrap();
+        one.send(b"a").unwrap();
+        let offset = PeekOffset::save(two.as_fd()).unwrap();
+        set_peek_offset(two.as_fd(), 1).unwrap();
+        let PeekOffset { alive, heir, .. } = &*std::mem::ManuallyDrop::new(offset);
+        // SAFETY: what a kill does; the wrapper that owns it is never dropped.
+        unsafe { libc::close(alive.as_raw_fd()) };
+        let mut status = 0;
+        // SAFETY: a live int.
+        assert_eq!(unsafe { libc::waitpid(*heir, &mut status, 0) }, *heir);
         assert_eq!(integer_option(two.as_fd(), libc::SO_PEEK_OFF).unwrap(), -1);
     }
 

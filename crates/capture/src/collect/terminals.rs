@@ -34,8 +34,16 @@ fn one(
         None => by_path(survey, found)?,
     };
     let state = descriptor::terminal_state(handle.as_fd()).map_err(failed)?;
+    let slave_state = match slave {
+        // EIO and the like: its state is the master's then.
+        Some(place) => descriptor::terminal_state(handles.duplicate(place)?.as_fd()).ok(),
+        None => None,
+    };
     let queues = match master {
-        Some(place) => queues(place, slave, &state, handles, refusals)?,
+        Some(place) => {
+            let typed = slave_state.as_ref().map(|state| state.readable_bytes);
+            queues((place, slave), &state, typed, handles, refusals)?
+        }
         None => TerminalQueues::default(),
     };
     let controlled = found.controls.first().copied();
@@ -53,44 +61,47 @@ fn one(
         output: Redacted(queues.output),
         locked: state.locked,
         packet_mode: state.packet_mode,
-        exclusive: state.exclusive,
+        // Each side has a flag of its own, and a master's means nothing.
+        exclusive: slave_state.is_some_and(|state| state.exclusive),
     })
 }
 
 /// What is under way in a terminal inside of the tree. It has to be read out and put back, which is left alone where
 /// there is nothing to be seen: half a line that was typed in canonical mode does not show.
 fn queues(
-    master: Place,
-    slave: Option<Place>,
+    (master, slave): (Place, Option<Place>),
     state: &TerminalState,
+    typed_bytes: Option<usize>,
     handles: &mut Handles,
     refusals: &mut Refusals,
 ) -> Result<TerminalQueues, Error> {
-    let typed = match slave {
-        Some(place) => {
-            descriptor::terminal_state(handles.duplicate(place)?.as_fd()).map_or(0, |it| it.readable_bytes)
-        }
-        None => 0,
-    };
-    let visible = state.readable_bytes > 0 || typed > 0;
+    let visible = state.readable_bytes > 0 || typed_bytes.unwrap_or(0) > 0;
     if !visible && (slave.is_none() || !is_canonical(&state.settings)) {
         return Ok(TerminalQueues::default());
     }
-    match descriptor::copy_terminal_queues(handles.duplicate(master)?.as_fd()) {
-        Ok(queues) => Ok(queues),
-        Err(_) if !visible => Ok(TerminalQueues::default()),
-        Err(error) => {
-            refusals.push(refusals::descriptor(
-                "B-0336",
-                master.holder,
-                master.number,
-                "a pseudo-terminal",
-                format!("bytes in it wait to be read, which cannot be copied now: {error}"),
-                "try again in a moment",
-            ));
-            Ok(TerminalQueues::default())
+    let slave = slave.map(|place| handles.duplicate(place)).transpose()?;
+    let copied = descriptor::copy_terminal_queues(
+        handles.duplicate(master)?.as_fd(),
+        slave.as_ref().map(|slave| slave.as_fd()),
+    );
+    let why = match copied {
+        Ok(queues) if !queues.has_typed_nul => return Ok(queues),
+        Ok(_) => "a NUL was typed into it, which cannot be told from an end of file".to_owned(),
+        // A slave that cannot be opened, where nothing is to be seen.
+        Err(error) if !visible && matches!(error.raw_os_error(), Some(libc::EIO | libc::EBUSY)) => {
+            return Ok(TerminalQueues::default());
         }
-    }
+        Err(error) => format!("bytes in it wait to be read, which cannot be copied now: {error}"),
+    };
+    refusals.push(refusals::descriptor(
+        "B-0336",
+        master.holder,
+        master.number,
+        "a pseudo-terminal",
+        why,
+        "try again in a moment",
+    ));
+    Ok(TerminalQueues::default())
 }
 
 /// ICANON in `c_lflag`, the fourth word of `struct termios2`.

@@ -24,30 +24,43 @@ pub struct TerminalQueues {
     pub input: Vec<u8>,
     /// Written to the slave, not yet read from the master.
     pub output: Vec<u8>,
+    /// A NUL that was typed in canonical mode: `input` does not tell it from an end of file.
+    pub has_typed_nul: bool,
 }
 
 /// More than the buffers of a terminal hold (8 KiB on their way and 4 KiB arrived).
 const QUEUE_BYTES_MAX: usize = 64 << 10;
 /// What a line discipline shows to its reader at most.
 const ARRIVED_BYTES_MAX: usize = 4095;
+/// So much place has to be left in a queue that is not taken for full.
+const SPARE_BYTES: usize = 64;
 /// How long the child may take, and how long we wait for it.
-const STEP_TIMEOUT_MS: u64 = 500;
-const CHILD_TIMEOUT_MS: c_int = 5_000;
-/// For the kernel's worker to take in half a line, which nothing shows.
+const STEP_TIMEOUT_MS: u64 = 1_000;
+const CHILD_TIMEOUT_MS: c_int = 10_000;
+/// For the kernel's worker to take in half a line where nothing can show it.
 const HALF_LINE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Memory that the child and we share.
 #[repr(C)]
 struct Exchange {
     input_bytes: usize,
+    /// How many of them the line discipline had taken in; the rest is as it was typed.
+    arrived_bytes: usize,
+    canonical: bool,
     output_bytes: usize,
     input: [u8; QUEUE_BYTES_MAX],
+    /// Which bytes of `input` stand for an end of file.
+    ends: [bool; QUEUE_BYTES_MAX],
     output: [u8; QUEUE_BYTES_MAX],
 }
 
 /// Copies what is in both queues of the terminal that `master` is the master side of. On return, and if we are killed,
-/// the terminal is as it was.
-pub fn copy_terminal_queues(master: BorrowedFd<'_>) -> io::Result<TerminalQueues> {
+/// the terminal is as it was. `slave`, where there is one, is needed for a terminal in exclusive mode. EAGAIN where a
+/// status for a reader in packet mode waits, which would be lost; EBADMSG where less than before can be read now.
+pub fn copy_terminal_queues(
+    master: BorrowedFd<'_>,
+    slave: Option<BorrowedFd<'_>>,
+) -> io::Result<TerminalQueues> {
     let length = size_of::<Exchange>();
     // SAFETY: a new mapping, wherever there is place.
     let area = unsafe {
@@ -59,13 +72,14 @@ pub fn copy_terminal_queues(master: BorrowedFd<'_>) -> io::Result<TerminalQueues
     }
     let exchange = area.cast::<Exchange>();
     let fd = master.as_raw_fd();
+    let slave = slave.map(|slave| slave.as_raw_fd());
     // SAFETY: the child makes system calls and touches its stack and the shared memory only, then ends: so it does
     // not matter what other threads of ours held at this moment.
     let copied = match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             // SAFETY: valid, zeroed memory of that size; the parent looks at it when this child has ended.
-            let errno = copy_in_child(fd, unsafe { &mut *exchange });
+            let errno = copy_in_child(fd, slave, unsafe { &mut *exchange });
             // SAFETY: plain number.
             unsafe { libc::_exit(errno) }
         }
@@ -74,9 +88,12 @@ pub fn copy_terminal_queues(master: BorrowedFd<'_>) -> io::Result<TerminalQueues
     let queues = copied.map(|()| {
         // SAFETY: the child has ended; the memory is ours alone now.
         let exchange = unsafe { &*exchange };
+        let input = &exchange.input[..exchange.input_bytes.min(QUEUE_BYTES_MAX)];
         TerminalQueues {
-            input: exchange.input[..exchange.input_bytes.min(QUEUE_BYTES_MAX)].to_vec(),
+            input: input.to_vec(),
             output: exchange.output[..exchange.output_bytes.min(QUEUE_BYTES_MAX)].to_vec(),
+            has_typed_nul: exchange.canonical
+                && input.iter().zip(&exchange.ends).any(|(byte, end)| *byte == 0 && !end),
         }
     });
     // SAFETY: no reference to it is left.
@@ -89,8 +106,17 @@ pub fn fill_terminal_queues(master: BorrowedFd<'_>, queues: &TerminalQueues) -> 
     let master = master.as_raw_fd();
     let filled = open_peer(master).and_then(|slave| {
         let filled = settings(slave).and_then(|usual| {
-            let filled = fill(master, slave, &usual, &queues.input, &queues.output);
-            filled.and(set(slave, &usual))
+            let canonical = is_canonical(&usual);
+            let ends: Vec<bool> = queues.input.iter().map(|byte| canonical && *byte == 0).collect();
+            let arrived = queues.input.len().min(ARRIVED_BYTES_MAX);
+            let filled = write_output(slave, &usual, &queues.output).and(type_in(
+                master,
+                slave,
+                &usual,
+                &queues.input[..arrived],
+                &ends[..arrived],
+            ));
+            filled.and(set(slave, &usual)).and(write_all(master, &queues.input[arrived..]))
         });
         // SAFETY: opened by `open_peer` for us alone.
         unsafe { libc::close(slave) };
@@ -123,7 +149,7 @@ fn await_child(child: libc::pid_t) -> io::Result<()> {
 }
 
 /// In the child: system calls only. Answers an errno, 0 for success.
-fn copy_in_child(master: c_int, exchange: &mut Exchange) -> c_int {
+fn copy_in_child(master: c_int, duplicate: Option<c_int>, exchange: &mut Exchange) -> c_int {
     // SAFETY: plain numbers, and a live signal set: nothing but SIGKILL shall end this process.
     unsafe {
         libc::setsid();
@@ -131,7 +157,7 @@ fn copy_in_child(master: c_int, exchange: &mut Exchange) -> c_int {
         libc::sigfillset(&mut all);
         libc::sigprocmask(libc::SIG_BLOCK, &all, std::ptr::null_mut());
     }
-    let slave = match open_peer(master) {
+    let slave = match open_slave(master, duplicate) {
         Ok(slave) => slave,
         Err(errno) => return errno,
     };
@@ -149,18 +175,32 @@ fn copy_and_refill(
 ) -> Result<(), c_int> {
     // Looking makes the kernel take in what is on its way.
     is_ready(slave, libc::POLLIN, 0);
-    is_ready(master, libc::POLLIN, 0);
     let packets = packet_mode(master);
+    if packets && is_ready(master, libc::POLLPRI, libc::POLLPRI) {
+        return Err(libc::EAGAIN);
+    }
+    is_ready(master, libc::POLLIN, 0);
+    let readable_before = readable(slave);
     set_packet_mode(master, false);
     exchange.output_bytes = drain(master, &mut exchange.output);
+    exchange.canonical = is_canonical(usual);
+    let lines = if exchange.canonical { drain_lines(slave, usual, exchange) } else { 0 };
     let set_up = set(slave, &plain(usual));
+    exchange.input_bytes = lines;
+    exchange.arrived_bytes = lines;
     if set_up.is_ok() {
-        exchange.input_bytes = drain(slave, &mut exchange.input);
+        exchange.arrived_bytes += readable(slave);
+        exchange.input_bytes += drain(slave, &mut exchange.input[lines..]);
+        exchange.arrived_bytes = exchange.arrived_bytes.min(exchange.input_bytes);
     }
     let held_up = if exchange.output_bytes > 0 { release(slave, usual) } else { HeldUp::No };
-    let input = &exchange.input[..exchange.input_bytes];
-    let filled = fill(master, slave, usual, input, &exchange.output[..exchange.output_bytes]);
+    let written = write_output(slave, usual, &exchange.output[..exchange.output_bytes]);
+    let (arrived, all) = (exchange.arrived_bytes, exchange.input_bytes);
+    let typed = type_in(master, slave, usual, &exchange.input[..arrived], &exchange.ends[..arrived]);
     let back = set(slave, usual);
+    let same = if readable(slave) == readable_before { Ok(()) } else { Err(libc::EBADMSG) };
+    // What had no place yet is taken in when there is, by the settings of then.
+    let rest = write_all(master, &exchange.input[arrived..all]);
     match held_up {
         HeldUp::No => {}
         HeldUp::ByKey => drop(write_all(master, &[usual.c_cc[libc::VSTOP]])),
@@ -169,7 +209,39 @@ fn copy_and_refill(
     if packets {
         set_packet_mode(master, true);
     }
-    set_up.and(filled).and(back)
+    set_up.and(written).and(typed).and(back).and(rest).and(same)
+}
+
+/// Whether input is made of lines.
+fn is_canonical(settings: &termios2) -> bool {
+    settings.c_lflag & (libc::ICANON | libc::EXTPROC) == libc::ICANON
+}
+
+fn ends_line(settings: &termios2, byte: u8) -> bool {
+    let extended = settings.c_lflag & libc::IEXTEN != 0;
+    byte == b'\n'
+        || byte != 0 && byte == settings.c_cc[libc::VEOL]
+        || byte != 0 && extended && byte == settings.c_cc[libc::VEOL2]
+}
+
+/// Takes whole lines, each by a call of its own: one without a line's end was ended by an end of file.
+fn drain_lines(slave: c_int, usual: &termios2, exchange: &mut Exchange) -> usize {
+    let mut taken = 0;
+    while taken + ARRIVED_BYTES_MAX < QUEUE_BYTES_MAX && is_ready(slave, libc::POLLIN, libc::POLLIN) {
+        let rest = &mut exchange.input[taken..];
+        // SAFETY: a live buffer of that length.
+        let count = unsafe { libc::read(slave, rest.as_mut_ptr().cast(), rest.len()) };
+        if count < 0 {
+            break;
+        }
+        taken += count as usize;
+        if count == 0 || !ends_line(usual, exchange.input[taken - 1]) {
+            exchange.input[taken] = 0;
+            exchange.ends[taken] = true;
+            taken += 1;
+        }
+    }
+    taken
 }
 
 /// Whether output to a terminal is stopped.
@@ -218,57 +290,88 @@ fn drain(fd: c_int, into: &mut [u8]) -> usize {
     taken
 }
 
-/// Puts bytes into both queues as they are to be found there. Leaves settings behind that are not `usual`.
-fn fill(master: c_int, slave: c_int, usual: &termios2, input: &[u8], output: &[u8]) -> Result<(), c_int> {
-    if !output.is_empty() {
-        set(slave, &plain(usual))?;
-        write_all(slave, output)?;
+/// Puts bytes on the way to the master. Leaves settings behind that are not `usual`.
+fn write_output(slave: c_int, usual: &termios2, output: &[u8]) -> Result<(), c_int> {
+    if output.is_empty() {
+        return Ok(());
     }
+    set(slave, &plain(usual))?;
+    write_all(slave, output)
+}
+
+/// Puts bytes that were taken in by the line discipline where they were. `ends`: which of them are ends of files.
+/// Leaves settings behind that are not `usual`.
+fn type_in(master: c_int, slave: c_int, usual: &termios2, input: &[u8], ends: &[bool]) -> Result<(), c_int> {
     if input.is_empty() {
         return Ok(());
     }
-    let canonical = usual.c_lflag & libc::ICANON != 0;
+    let canonical = is_canonical(usual);
     let mut passing = *usual;
     passing.c_iflag &= libc::IXON;
-    passing.c_lflag &= libc::ICANON | libc::EXTPROC;
-    for special in
-        [libc::VERASE, libc::VKILL, libc::VWERASE, libc::VLNEXT, libc::VREPRINT, libc::VSTART, libc::VSTOP]
-    {
+    passing.c_lflag &= libc::ICANON | libc::EXTPROC | libc::IEXTEN;
+    for special in [libc::VERASE, libc::VKILL, libc::VWERASE, libc::VLNEXT, libc::VREPRINT, libc::VEOF] {
         passing.c_cc[special] = 0;
     }
-    // A byte that means the end of a file and is not among those to be put.
-    let end_of_file = (1..=255).rev().find(|byte| {
+    passing.c_cc[libc::VSTART] = 0;
+    passing.c_cc[libc::VSTOP] = 0;
+    // Bytes that are not to be put, to mean things.
+    let mut free = (1..=255u8).rev().filter(|byte| {
         !input.contains(byte)
+            && *byte != b'\n'
             && *byte != usual.c_cc[libc::VEOL]
             && *byte != usual.c_cc[libc::VEOL2]
-            && *byte != b'\n'
     });
-    passing.c_cc[libc::VEOF] = end_of_file.filter(|_| canonical).unwrap_or(0);
-    set(slave, &passing)?;
-    match end_of_file.filter(|_| canonical) {
-        None => write_all(master, input)?,
-        Some(mark) => {
-            let mut rest = input;
-            while let Some(at) = rest.iter().position(|byte| *byte == 0) {
-                write_all(master, &rest[..at])?;
-                write_all(master, &[mark])?;
-                rest = &rest[at + 1..];
-            }
-            write_all(master, rest)?;
-        }
+    let end_of_file = if canonical { free.next().unwrap_or(0) } else { 0 };
+    passing.c_cc[libc::VEOF] = end_of_file;
+    let stop_start = free.next().zip(free.next()).filter(|_| canonical);
+    // Where a queue is full such bytes count before their turn, and stay.
+    let can_tell =
+        input.len() + SPARE_BYTES < ARRIVED_BYTES_MAX && is_ready(slave, libc::POLLOUT, libc::POLLOUT);
+    let stop_start = stop_start.filter(|_| can_tell);
+    if let Some((stop, start)) = stop_start {
+        passing.c_iflag |= libc::IXON;
+        passing.c_cc[libc::VSTOP] = stop;
+        passing.c_cc[libc::VSTART] = start;
     }
-    await_arrival(slave, usual, input, canonical)
+    set(slave, &passing)?;
+    let mut from = 0;
+    for end in ends.iter().enumerate().filter(|(_, end)| **end).map(|(at, _)| at) {
+        write_all(master, &input[from..end])?;
+        write_all(master, &[end_of_file])?;
+        from = end + 1;
+    }
+    write_all(master, &input[from..])?;
+    match stop_start {
+        Some((stop, start)) => await_taken_in(master, slave, stop, start),
+        None => await_arrival(slave, usual, input, ends),
+    }
 }
 
-/// The settings count at the moment when the bytes are taken in: waits for that.
-fn await_arrival(slave: c_int, usual: &termios2, input: &[u8], canonical: bool) -> Result<(), c_int> {
-    let ends_line = |byte: u8| {
-        byte == b'\n' || byte == 0 || byte == usual.c_cc[libc::VEOL] || byte == usual.c_cc[libc::VEOL2]
+/// The settings count at the moment when the bytes are taken in, in their order: waits until the last one is, which is
+/// one that stops output.
+fn await_taken_in(master: c_int, slave: c_int, stop: u8, start: u8) -> Result<(), c_int> {
+    let await_output = |goes_on: bool| {
+        let deadline = Instant::now() + Duration::from_millis(STEP_TIMEOUT_MS);
+        while is_ready(slave, libc::POLLOUT, libc::POLLOUT) != goes_on {
+            if Instant::now() > deadline {
+                return Err(libc::ETIMEDOUT);
+            }
+            std::thread::sleep(Duration::from_micros(20));
+        }
+        Ok(())
     };
-    let lines = input.iter().rposition(|byte| ends_line(*byte)).map_or(0, |at| at + 1);
-    let whole = if canonical { lines } else { input.len() };
+    let stopped = write_all(master, &[stop]).and_then(|()| await_output(false));
+    let started = write_all(master, &[start]).and_then(|()| await_output(true));
+    stopped.and(started)
+}
+
+/// The same where output cannot show it: by the count of what can be read.
+fn await_arrival(slave: c_int, usual: &termios2, input: &[u8], ends: &[bool]) -> Result<(), c_int> {
+    let canonical = is_canonical(usual);
+    let last = input.iter().zip(ends).rposition(|(byte, end)| *end || ends_line(usual, *byte));
+    let whole = if canonical { last.map_or(0, |at| at + 1) } else { input.len() };
     // FIONREAD counts no ends of files.
-    let counted = input[..whole].iter().filter(|byte| !canonical || **byte != 0).count();
+    let counted = ends[..whole].iter().filter(|end| !**end).count();
     let deadline = Instant::now() + Duration::from_millis(STEP_TIMEOUT_MS);
     while readable(slave) < counted.min(ARRIVED_BYTES_MAX) {
         if Instant::now() > deadline {
@@ -277,12 +380,9 @@ fn await_arrival(slave: c_int, usual: &termios2, input: &[u8], canonical: bool) 
         is_ready(slave, libc::POLLIN, 0);
         std::thread::sleep(Duration::from_micros(50));
     }
-    if canonical && whole < input.len() {
-        // Without a whole line, looking makes the kernel take in what is on its way; with one it does not.
-        is_ready(slave, libc::POLLIN, 0);
-        if whole > 0 {
-            std::thread::sleep(HALF_LINE_PAUSE);
-        }
+    is_ready(slave, libc::POLLIN, 0);
+    if canonical {
+        std::thread::sleep(HALF_LINE_PAUSE);
     }
     Ok(())
 }
@@ -328,6 +428,42 @@ fn write_all(fd: c_int, bytes: &[u8]) -> Result<(), c_int> {
 
 fn errno() -> c_int {
     io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// Opens the slave for ourselves: also one that its users locked, or took for themselves by TIOCEXCL.
+fn open_slave(master: c_int, duplicate: Option<c_int>) -> Result<c_int, c_int> {
+    match (open_peer(master), duplicate) {
+        (Err(libc::EBUSY), Some(duplicate)) => {
+            exclusive(duplicate, libc::TIOCNXCL);
+            let opened = open_peer(master);
+            exclusive(duplicate, libc::TIOCEXCL);
+            opened
+        }
+        (Err(libc::EIO), _) if is_locked(master) => {
+            lock(master, false);
+            let opened = open_peer(master);
+            lock(master, true);
+            opened
+        }
+        (opened, _) => opened,
+    }
+}
+
+fn exclusive(slave: c_int, request: libc::Ioctl) {
+    // SAFETY: takes no argument.
+    unsafe { libc::ioctl(slave, request) };
+}
+
+fn is_locked(master: c_int) -> bool {
+    let mut locked: c_int = 0;
+    // SAFETY: a live int.
+    unsafe { libc::ioctl(master, libc::TIOCGPTLCK, &raw mut locked) == 0 && locked != 0 }
+}
+
+fn lock(master: c_int, on: bool) {
+    let on = c_int::from(on);
+    // SAFETY: reads a live int.
+    unsafe { libc::ioctl(master, libc::TIOCSPTLCK, &raw const on) };
 }
 
 fn open_peer(master: c_int) -> Result<c_int, c_int> {
@@ -416,7 +552,7 @@ mod tests {
         slave.write_all(b"out\nput").unwrap();
         settle(&slave);
         for _ in 0..3 {
-            let queues = copy_terminal_queues(master.as_fd()).unwrap();
+            let queues = copy_terminal_queues(master.as_fd(), None).unwrap();
             assert_eq!((&queues.input[..], &queues.output[..]), (&b"in\rput\x03\x04"[..], &b"out\nput"[..]));
         }
         assert_eq!(read_now(&slave), b"in\rput\x03\x04");
@@ -431,7 +567,7 @@ mod tests {
         assert_eq!(read_now(&master), b"one\r\ntwo\r\nxhalf");
         let before = settings(slave.as_raw_fd()).unwrap();
         for _ in 0..3 {
-            let queues = copy_terminal_queues(master.as_fd()).unwrap();
+            let queues = copy_terminal_queues(master.as_fd(), None).unwrap();
             assert_eq!((&queues.input[..], &queues.output[..]), (&b"one\ntwo\nx\0half"[..], &b""[..]));
         }
         let after = settings(slave.as_raw_fd()).unwrap();
@@ -449,12 +585,16 @@ mod tests {
     #[test]
     fn a_new_terminal_is_filled() {
         let (master, slave) = pair();
-        let queues = TerminalQueues { input: b"a line\nhalf".to_vec(), output: b"shown\r\n".to_vec() };
+        let queues = TerminalQueues {
+            input: b"a line\nhalf".to_vec(),
+            output: b"shown\r\n".to_vec(),
+            has_typed_nul: false,
+        };
         fill_terminal_queues(master.as_fd(), &queues).unwrap();
         assert_eq!(read_now(&slave), b"a line\n");
         assert_eq!(read_now(&slave), b"");
         assert_eq!(read_now(&master), b"shown\r\n");
-        let again = copy_terminal_queues(master.as_fd()).unwrap();
+        let again = copy_terminal_queues(master.as_fd(), None).unwrap();
         assert_eq!((&again.input[..], &again.output[..]), (&b"half"[..], &b""[..]));
     }
 
@@ -466,14 +606,14 @@ mod tests {
         settle(&slave);
         let is_writable = |slave: &File| is_ready(slave.as_raw_fd(), libc::POLLOUT, libc::POLLOUT);
         assert!(!is_writable(&slave));
-        assert_eq!(copy_terminal_queues(master.as_fd()).unwrap().output, b"before");
+        assert_eq!(copy_terminal_queues(master.as_fd(), None).unwrap().output, b"before");
         settle(&slave);
         assert!(!is_writable(&slave));
         master.write_all(b"\x11").unwrap();
         settle(&slave);
         assert!(is_writable(&slave));
         flow(slave.as_raw_fd(), libc::TCOOFF);
-        assert_eq!(copy_terminal_queues(master.as_fd()).unwrap().output, b"before");
+        assert_eq!(copy_terminal_queues(master.as_fd(), None).unwrap().output, b"before");
         assert!(!is_writable(&slave));
         flow(slave.as_raw_fd(), libc::TCOON);
         assert!(is_writable(&slave));
@@ -486,12 +626,108 @@ mod tests {
         let bytes: Vec<u8> = (0..10_000u32).map(|index| b'a' + (index % 26) as u8).collect();
         slave.write_all(&bytes).unwrap();
         settle(&master);
-        assert_eq!(copy_terminal_queues(master.as_fd()).unwrap().output, bytes);
+        assert_eq!(copy_terminal_queues(master.as_fd(), None).unwrap().output, bytes);
         let mut all = Vec::new();
         while all.len() < bytes.len() {
             settle(&master);
             all.extend(read_now(&master));
         }
         assert_eq!(all, bytes);
+    }
+
+    #[test]
+    fn typed_nuls_and_ends_of_files_are_told_apart() {
+        let (mut master, slave) = pair();
+        let mut usual = settings(slave.as_raw_fd()).unwrap();
+        usual.c_cc[libc::VEOL2] = b'%';
+        set(slave.as_raw_fd(), &usual).unwrap();
+        master.write_all(b"a\0b\nc%\x04\x04d\x04\0e").unwrap();
+        settle(&slave);
+        for _ in 0..3 {
+            let queues = copy_terminal_queues(master.as_fd(), Some(slave.as_fd())).unwrap();
+            assert_eq!(queues.input, b"a\0b\nc%\0\0d\0\0e");
+            assert!(queues.has_typed_nul);
+        }
+        for line in [&b"a\0b\n"[..], b"c%", b"", b"", b"d"] {
+            assert_eq!(read_now(&slave), line);
+        }
+        assert!(!is_ready(slave.as_raw_fd(), libc::POLLIN, libc::POLLIN));
+        master.write_all(b"\n").unwrap();
+        settle(&slave);
+        assert_eq!(read_now(&slave), b"\0e\n");
+    }
+
+    #[test]
+    fn ends_of_files_alone_are_kept() {
+        let (mut master, slave) = pair();
+        master.write_all(b"\x04").unwrap();
+        settle(&slave);
+        for _ in 0..50 {
+            let queues = copy_terminal_queues(master.as_fd(), None).unwrap();
+            assert_eq!(queues.input, b"\0");
+            assert!(!queues.has_typed_nul);
+        }
+        assert_eq!(read_now(&slave), b"");
+        assert!(!is_ready(slave.as_raw_fd(), libc::POLLIN, libc::POLLIN));
+    }
+
+    #[test]
+    fn what_had_no_place_is_taken_in_later_by_the_settings_of_then() {
+        let (mut master, slave) = pair();
+        let mut usual = settings(slave.as_raw_fd()).unwrap();
+        usual.c_lflag &= !(libc::ICANON | libc::ECHO);
+        set(slave.as_raw_fd(), &usual).unwrap();
+        master.write_all(&[b'\r'; 6000]).unwrap();
+        settle(&slave);
+        let queues = copy_terminal_queues(master.as_fd(), None).unwrap();
+        assert_eq!(queues.input.len(), 6000);
+        let mut all = Vec::new();
+        while all.len() < 6000 {
+            settle(&slave);
+            all.extend(read_now(&slave));
+        }
+        assert_eq!(all, [b'\n'; 6000]);
+        assert_eq!(read_now(&master), b"");
+    }
+
+    #[test]
+    fn full_buffers_of_lines_are_kept() {
+        let (mut master, slave) = pair();
+        let mut usual = settings(slave.as_raw_fd()).unwrap();
+        usual.c_lflag &= !libc::ECHO;
+        set(slave.as_raw_fd(), &usual).unwrap();
+        let lines: Vec<u8> = b"0123456\n".repeat(511);
+        master.write_all(&lines).unwrap();
+        master.write_all(b"abcdefg").unwrap();
+        settle(&slave);
+        for _ in 0..3 {
+            let queues = copy_terminal_queues(master.as_fd(), None).unwrap();
+            assert!(queues.input == [&lines[..], b"abcdefg"].concat());
+        }
+        for _ in 0..511 {
+            assert_eq!(read_now(&slave), b"0123456\n");
+        }
+        master.write_all(b"\n").unwrap();
+        settle(&slave);
+        assert_eq!(read_now(&slave), b"abcdefg\n");
+    }
+
+    #[test]
+    fn a_locked_exclusive_terminal_in_packet_mode_is_copied() {
+        let (mut master, slave) = pair();
+        exclusive(slave.as_raw_fd(), libc::TIOCEXCL);
+        lock(master.as_raw_fd(), true);
+        set_packet_mode(master.as_raw_fd(), true);
+        master.write_all(b"line\n").unwrap();
+        settle(&slave);
+        let queues = copy_terminal_queues(master.as_fd(), Some(slave.as_fd())).unwrap();
+        assert_eq!((&queues.input[..], &queues.output[..]), (&b"line\n"[..], &b"line\r\n"[..]));
+        assert!(is_locked(master.as_raw_fd()) && packet_mode(master.as_raw_fd()));
+        assert_eq!(read_now(&master), b"\0line\r\n");
+        // SAFETY: plain numbers.
+        assert_eq!(unsafe { libc::ioctl(master.as_raw_fd(), libc::TCFLSH, libc::TCIFLUSH) }, 0);
+        flow(slave.as_raw_fd(), libc::TCOOFF);
+        let refused = copy_terminal_queues(master.as_fd(), Some(slave.as_fd()));
+        assert_eq!(refused.err().and_then(|error| error.raw_os_error()), Some(libc::EAGAIN));
     }
 }

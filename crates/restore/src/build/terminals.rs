@@ -56,7 +56,8 @@ fn put_back(terminal: &Terminal, master: &OwnedFd) -> io::Result<()> {
     if terminal.input.0.is_empty() && terminal.output.0.is_empty() {
         return Ok(());
     }
-    let queues = TerminalQueues { input: terminal.input.0.clone(), output: terminal.output.0.clone() };
+    let (input, output) = (terminal.input.0.clone(), terminal.output.0.clone());
+    let queues = TerminalQueues { input, output, has_typed_nul: false };
     fill_terminal_queues(master.as_fd(), &queues)
 }
 

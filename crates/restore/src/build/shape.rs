@@ -174,7 +174,7 @@ impl Planner {
         for session in sessions {
             if !self.nodes.contains_key(&session) && !added.iter().any(|(known, _)| *known == session) {
                 let node = Node {
-                    parent: Some(INIT),
+                    parent: Some(self.place_of_ended_leader(session)),
                     session: Some(session),
                     group: Some(session),
                     exit_signal: libc::SIGCHLD,
@@ -202,11 +202,59 @@ impl Planner {
         self.order = order;
     }
 
+    /// Below whom the leader of a session that has ended must stand, so that a process outside of the session can adopt
+    /// its members: the deepest process that has a member as its child and cannot have been born in the session.
+    fn place_of_ended_leader(&self, session: Pid) -> Pid {
+        if self.terminals.contains_key(&session) {
+            return INIT;
+        }
+        let adopters =
+            self.nodes.values().filter(|node| node.session == Some(session)).filter_map(|node| node.parent);
+        let (born, placed): (Vec<Pid>, Vec<Pid>) = adopters
+            .filter(|parent| self.nodes.get(parent).is_some_and(|node| node.session != Some(session)))
+            .partition(|parent| self.nodes[parent].session == Some(*parent));
+        if let Some(deepest) = placed.into_iter().max_by_key(|parent| self.depth(*parent)) {
+            return deepest;
+        }
+        // Leaders of other sessions may have been born in this one, if its leader stands above them all.
+        let mut above: Vec<Pid> = Vec::new();
+        for leader in born {
+            let ancestors = self.ancestors(leader);
+            above = if above.is_empty() {
+                [vec![leader], ancestors].concat()
+            } else {
+                above.into_iter().filter(|pid| *pid == leader || ancestors.contains(pid)).collect()
+            };
+        }
+        above.first().copied().unwrap_or(INIT)
+    }
+
+    fn ancestors(&self, pid: Pid) -> Vec<Pid> {
+        let mut all: Vec<Pid> = Vec::new();
+        let mut at = pid;
+        while let Some(parent) = self.nodes.get(&at).and_then(|node| node.parent) {
+            if all.contains(&parent) {
+                break;
+            }
+            all.push(parent);
+            at = parent;
+        }
+        all
+    }
+
+    fn depth(&self, pid: Pid) -> usize {
+        self.ancestors(pid).len()
+    }
+
     /// A session leader with children in another session made them before it founded its own.
     fn choose_births(&mut self) {
         for pid in self.order.clone().into_iter().rev() {
             let (birth, parent) = (self.birth_session(pid), self.nodes[&pid].parent);
             let (Some(birth), Some(parent)) = (birth, parent) else { continue };
+            // A leader below it can only have come later: it adopts.
+            if self.ancestors(birth).contains(&parent) {
+                continue;
+            }
             if let Some(node) = self.nodes.get_mut(&parent)
                 && node.session == Some(parent)
                 && birth != parent
@@ -391,7 +439,8 @@ impl Planner {
             if self.terminals.contains_key(pid) {
                 shape.sleepers.push(*pid);
             } else {
-                shape.temporary.push((*pid, None));
+                let reaper = self.nodes[pid].parent.filter(|parent| *parent != INIT);
+                shape.temporary.push((*pid, reaper));
             }
         }
         shape.temporary.push((first, None));
@@ -503,8 +552,74 @@ mod tests {
         check(&[process(100, 50, 100, 50), process(110, 100, 110, 110), process(111, 1, 110, 110)]);
         // A child that was born before its parent's setsid.
         check(&[process(100, 50, 100, 100), process(101, 100, 50, 50)]);
+        // Subreapers that adopted from sessions whose leaders have ended, one below the other.
+        check(&[
+            process(100, 50, 100, 100),
+            process(110, 100, 105, 105),
+            process(111, 110, 106, 106),
+            process(112, 100, 106, 106),
+            process(113, 100, 113, 113),
+            process(114, 113, 106, 106),
+        ]);
         // A subreaper that adopted from another session.
         check(&[process(100, 50, 100, 50), process(110, 100, 110, 110), process(111, 100, 110, 110)]);
+    }
+
+    /// A tree that came about by itself: forks, setsid, setpgid, subreapers and deaths in a random order.
+    fn history(seed: u64) -> Vec<Process> {
+        let mut state = seed;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) as usize % below
+        };
+        // (pid, parent, group, session, subreaper)
+        let mut tasks = vec![(100, 50, 100, 50, false)];
+        for pid in 101..101 + random(40) as i32 {
+            let at = random(tasks.len());
+            let (by, parent, group, session, _) = tasks[at];
+            match random(10) {
+                0..=4 => tasks.push((pid, by, group, session, false)),
+                5 if parent != 50 => tasks.push((pid, parent, group, session, false)),
+                6 if tasks.iter().all(|task| task.2 != by) => (tasks[at].2, tasks[at].3) = (by, by),
+                7 if session != by => tasks[at].2 = by,
+                8 => tasks[at].4 = true,
+                _ if at > 0 => {
+                    tasks.remove(at);
+                    let mut adopter = parent;
+                    while let Some(task) = tasks.iter().find(|task| task.0 == adopter && !task.4) {
+                        adopter = task.1;
+                    }
+                    let adopter = if adopter == 50 { 1 } else { adopter };
+                    tasks.iter_mut().filter(|task| task.1 == by).for_each(|task| task.1 = adopter);
+                }
+                _ => {}
+            }
+        }
+        let mut sorted = vec![tasks.remove(0)];
+        while !tasks.is_empty() {
+            let known = |task: &(i32, i32, i32, i32, bool)| sorted.iter().any(|other| other.0 == task.1);
+            let at = tasks.iter().position(|task| task.1 == 1 || known(task)).unwrap();
+            sorted.push(tasks.remove(at));
+        }
+        sorted
+            .into_iter()
+            .map(|(pid, parent, group, session, _)| process(pid, parent, group, session))
+            .collect()
+    }
+
+    #[test]
+    fn random_histories_come_back_as_they_were_or_are_refused() {
+        const HISTORIES: u64 = 3000;
+        let mut refused = 0;
+        for seed in 0..HISTORIES {
+            let processes = history(seed * 7919 + 1);
+            let checkpoint = Checkpoint { root: Pid(100), processes, ..Checkpoint::default() };
+            match TreeShape::of(&checkpoint) {
+                Ok(_) => drop(check(&checkpoint.processes)),
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(refused * 20 < HISTORIES, "{refused} of {HISTORIES} were refused");
     }
 
     #[test]

@@ -257,3 +257,60 @@ fn a_shell_in_a_terminal_comes_back_from_an_image() {
     user.types("exit 8\r");
     assert_eq!(user.ends(), Some(8));
 }
+
+#[test]
+fn a_program_in_the_user_s_own_terminal_comes_back_in_another() {
+    if !has("bash") || !has("python3") {
+        return;
+    }
+    let place = Place::new("own");
+    let brant = place.brant_path();
+    let brant = brant.to_str().unwrap();
+    let mut user = User::start(&place, &["bash", "--norc", "--noprofile", "-i"]);
+    user.sees("prompt> ");
+    user.types(&format!("{brant} run -n p -- python3 -q\r"));
+    user.sees(">>> ");
+    user.types("kept = 41\r");
+    user.sees(">>> ");
+    place.ok(["checkpoint", "p", "--stop"]);
+    user.sees("prompt> ");
+    user.types("exit\r");
+    user.ends();
+
+    let mut user = User::brant(&place, &["restore", "p"]);
+    user.types("print(kept + 1)\r");
+    user.sees("42");
+    user.types("import os; os.kill(os.getpid(), 15)\r");
+    assert_eq!(user.ends(), Some(143));
+}
+
+#[test]
+fn a_restored_program_in_the_foreground_hears_the_keys() {
+    if !has("bash") {
+        return;
+    }
+    let place = Place::new("again");
+    let script = "trap 'echo interrupted; exit 7' INT; echo on; while :; do sleep 0.05; done";
+    place.ok(["run", "-d", "-n", "r", "--", "sh", "-c", script]);
+    eventually("it says so", 10, || place.ok(["logs", "r"]) == "on\n");
+    place.ok(["checkpoint", "r", "--stop"]);
+
+    let brant = place.brant_path();
+    let mut user = User::start(&place, &["bash", "--norc", "--noprofile", "-i"]);
+    user.sees("prompt> ");
+    user.types(&format!("{} restore r\r", brant.to_str().unwrap()));
+    eventually("it runs", 20, || place.job("r")["state"] == "running");
+    std::thread::sleep(Duration::from_millis(200));
+    user.types("\x1a");
+    user.sees("Stopped");
+    eventually("it is stopped", 10, || place.job("r")["state"] == "stopped");
+    user.types("fg\r");
+    eventually("it goes on", 10, || place.job("r")["state"] == "running");
+    user.types("\x03");
+    user.sees("interrupted");
+    user.sees("prompt> ");
+    user.types("echo code=$?\r");
+    user.sees("code=7");
+    user.types("exit\r");
+    user.ends();
+}

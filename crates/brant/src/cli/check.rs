@@ -28,6 +28,9 @@ impl Check {
             report.json(json!({ "target": target.to_string(), "possible": able, "refusals": refusals }));
         } else if able {
             report.data(&format!("{target} can be checkpointed"));
+            if let Some(change) = after_restore() {
+                report.note(&change);
+            }
         } else {
             let style = report.out_style();
             report.data(&format!("{target} cannot be checkpointed:"));
@@ -35,6 +38,16 @@ impl Check {
         }
         Ok(if able { 0 } else { exit::UNSUPPORTED })
     }
+}
+
+/// What is different for a program that a plain user restored; root needs no user namespace.
+pub(super) fn after_restore() -> Option<String> {
+    let is_plain = !nix::unistd::geteuid().is_root();
+    is_plain.then(|| {
+        "restored, it lives in a user namespace of its own: files of other users show as nobody's, setuid programs \
+         such as sudo do not work from inside, and its groups are fixed"
+            .to_string()
+    })
 }
 
 /// What a checkpoint must know of this host.

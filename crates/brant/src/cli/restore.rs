@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 
 use super::Done;
 use super::attach::finish;
+use super::check::after_restore;
 use super::checkpoint::{open_image, open_store, store_failed};
 use super::stop::ends_before;
 use crate::client::{Blocked, Foreground, Link};
@@ -100,6 +101,9 @@ impl Restore {
         let blocked = Blocked::new(true).map_err(|error| not_built("blocking signals", &error))?;
         let (meta, stream) = start(reservation, prepared, self.detach, report)?;
         self.write_pid_file(&meta)?;
+        if let Some(change) = after_restore() {
+            report.detail(&change);
+        }
         if self.detach {
             announce(report, &meta);
             return Ok(0);

@@ -66,7 +66,7 @@ fn process(member: &Member, refusals: &mut Refusals) -> Result<(), Error> {
     let mut refuse = |code, resource: String, why: &str, hint: &str| {
         refusals.push(Refusal { code, pid: Some(pid), resource, why: why.to_owned(), hint: hint.to_owned() });
     };
-    if status.seccomp != 0 && !under_our_filter(&status) {
+    if has_filter(pid, &status) {
         refuse(
             "B-0302",
             "a seccomp filter".to_owned(),
@@ -177,6 +177,13 @@ fn is_root() -> bool {
 fn own_user_namespace(pid: Pid) -> bool {
     let of = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/user")).ok();
     of("self") == of(&pid.to_string())
+}
+
+/// Whether a thread has a filter: each has its own.
+fn has_filter(pid: Pid, status: &Status) -> bool {
+    let filtered = |status: &Status| status.seccomp != 0 && !under_our_filter(status);
+    let others = proc::tasks(pid).unwrap_or_default();
+    filtered(status) || others.into_iter().any(|tid| proc::status((pid, tid)).is_ok_and(|one| filtered(&one)))
 }
 
 /// Whether all its filters are those that we inherited ourselves (a container's): then what we may call, it may too.
@@ -409,14 +416,17 @@ fn shared_tables(members: &[Member], refusals: &mut Refusals) {
         });
     };
     let living: Vec<Pid> = members.iter().filter(|member| !member.zombie).map(|member| member.host).collect();
-    for (index, a) in living.iter().enumerate() {
-        for b in &living[index + 1..] {
-            for (what, kind) in SHAREABLE {
-                if descriptor::same_resource(*a, *b, kind) {
-                    refuse(*b, format!("process {a}"), what);
-                }
+    for (what, kind) in SHAREABLE {
+        // Kept in the kernel's order, so that large trees need few comparisons.
+        let mut known: Vec<Pid> = Vec::with_capacity(living.len());
+        for pid in &living {
+            match known.binary_search_by(|other| descriptor::resource_order(*other, *pid, kind)) {
+                Ok(at) => refuse(*pid, format!("process {}", known[at]), what),
+                Err(at) => known.insert(at, *pid),
             }
         }
+    }
+    for a in &living {
         for tid in proc::tasks(*a).unwrap_or_default().into_iter().filter(|tid| tid.0 != a.0) {
             for (what, kind) in &SHAREABLE[1..] {
                 // A main thread that has ended shares nothing any more.

@@ -156,6 +156,7 @@ const SOCKET_OPTIONS: &[i32] = &[
     libc::SO_KEEPALIVE,
     libc::SO_OOBINLINE,
     libc::SO_PRIORITY,
+    libc::SO_NO_CHECK,
     libc::SO_LINGER,
     libc::SO_PASSCRED,
     libc::SO_RCVLOWAT,

@@ -130,12 +130,17 @@ pub enum Shared {
 
 /// Whether two processes or threads share it. False where one is gone or may not be traced.
 pub fn same_resource(one: Pid, two: Pid, what: Shared) -> bool {
+    resource_order(one, two, what).is_eq()
+}
+
+/// The same in the kernel's order, for searches. `Less` where one is gone or may not be traced.
+pub fn resource_order(one: Pid, two: Pid, what: Shared) -> Ordering {
     let what = match what {
         Shared::Memory => Kcmp::Memory,
         Shared::Files => Kcmp::DescriptorTable,
         Shared::FileSystem => Kcmp::FileSystem,
     };
-    kcmp(one, two, what).is_ok_and(Ordering::is_eq)
+    kcmp(one, two, what).unwrap_or(Ordering::Less)
 }
 
 #[cfg(test)]

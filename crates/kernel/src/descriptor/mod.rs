@@ -12,7 +12,7 @@ mod terminal;
 mod terminal_queue;
 
 pub use flags::{Owner, OwnerKind, owner, owner_signal, queued_bytes, seals, status_flags};
-pub use identity::{Kcmp, PidFd, Shared, kcmp, same_resource};
+pub use identity::{Kcmp, PidFd, Shared, kcmp, resource_order, same_resource};
 pub use kind::{Described, DescriptorKind, FileStatus, describe, file_status};
 pub use pipe::{peek_pipe, pipe_capacity_bytes};
 pub use socket::{

@@ -62,7 +62,13 @@ fn check_port(socket: &InetSocket, local: SocketAddr, facts: &HostFacts, refusal
         ));
     }
     let ip = local.ip();
-    if !ip.is_unspecified() && !ip.is_multicast() && is_foreign(ip) {
+    let asks = |level, name| {
+        let found = |option: &&SocketOption| (option.level, option.name) == (level, name);
+        socket.options.0.iter().find(found).is_some_and(|option| option.value.iter().any(|byte| *byte != 0))
+    };
+    // A socket may ask to be bound to what is not there.
+    let free = asks(libc::IPPROTO_IP, libc::IP_FREEBIND) || asks(libc::IPPROTO_IPV6, libc::IPV6_FREEBIND);
+    if !ip.is_unspecified() && !ip.is_multicast() && !free && is_foreign(ip) {
         refusals.push(refusal(
             "B-0416",
             resource,
@@ -71,10 +77,7 @@ fn check_port(socket: &InetSocket, local: SocketAddr, facts: &HostFacts, refusal
         ));
         return;
     }
-    let shares = |name| {
-        let found = |option: &&SocketOption| (option.level, option.name) == (libc::SOL_SOCKET, name);
-        socket.options.0.iter().find(found).is_some_and(|option| option.value.iter().any(|byte| *byte != 0))
-    };
+    let shares = |name| asks(libc::SOL_SOCKET, name);
     if shares(libc::SO_REUSEPORT) || (!stream && shares(libc::SO_REUSEADDR)) {
         return;
     }

@@ -49,6 +49,8 @@ pub struct Options {
     pub codec: Codec,
     /// The job's name, for the image.
     pub job: Option<String>,
+    /// What could not be brought back anywhere, of a tree whose state is known: asked before anything is written.
+    pub never_restored: fn(&Checkpoint) -> Refusals,
 }
 
 /// A written image whose tree is still held, where that was asked for. Dropping it lets the tree go on.
@@ -166,6 +168,7 @@ fn hold_still_once(roots: &[Pid], facts: &HostFacts, options: &Options) -> Resul
     let mut checkpoint = describe(&frozen, roots, facts, options, &mut tables)?;
     survey.collect(&mut checkpoint)?;
     tables.fill(&mut checkpoint)?;
+    (options.never_restored)(&checkpoint).into_result(()).map_err(Error::Refused)?;
     Ok(Still { frozen, members, tables, checkpoint, started })
 }
 

@@ -67,8 +67,13 @@ impl Running {
     /// Takes a checkpoint of it.
     fn capture(&self) -> Result<Image, Error> {
         let facts = HostFacts::probe().unwrap();
-        let options =
-            Options { freeze_timeout: Duration::from_secs(10), stop: false, codec: Codec::Raw, job: None };
+        let options = Options {
+            freeze_timeout: Duration::from_secs(10),
+            stop: false,
+            codec: Codec::Raw,
+            job: None,
+            never_restored: |_| brant_base::Refusals::default(),
+        };
         let path = self.folder.join("image");
         let sink = || Ok(File::create(&path).unwrap());
         brant_capture::checkpoint(&[self.pid()], &facts, &options, sink)?.end()?;

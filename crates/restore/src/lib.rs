@@ -14,3 +14,9 @@ mod resume;
 pub use builder::{Handoff, Options, Restored, restore};
 pub use error::Error;
 pub use plan::{FilesPolicy, Plan, Rewind, plan, plan_of};
+
+/// What no host could bring back: a shape of the tree that no order of forks gives. A checkpoint that is to end its
+/// source asks for it before.
+pub fn never_restored(checkpoint: &brant_image::model::Checkpoint) -> brant_base::Refusals {
+    build::shape::TreeShape::of(checkpoint).err().unwrap_or_default()
+}

@@ -82,6 +82,7 @@ impl Checkpoint {
             stop: self.stop,
             codec: self.compress,
             job: target.job().map(|job| job.name().to_string()),
+            never_restored: brant_restore::never_restored,
         };
         let captured = brant_capture::checkpoint(&roots, &facts, &options, || Ok(sink)).map_err(|error| {
             match interruption.has_come() {

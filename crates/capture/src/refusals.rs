@@ -71,7 +71,7 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
     (
         "B-0334",
         "A socket is of a family or protocol that is not carried: netlink, packet, raw, vsock, ICMP and so on. \
-         unix, TCP (listening or not connected) and UDP sockets are.",
+         unix, TCP (listening or not connected) and UDP sockets are, but not memberships of multicast groups.",
     ),
     (
         "B-0335",
@@ -105,7 +105,7 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
     (
         "B-0342",
         "Something was deleted while the program has it open. A regular file then travels in the image; but this \
-         one cannot be read, or it is a directory or fifo.",
+         one cannot be read, or it is a directory.",
     ),
     ("B-0343", "A file of /proc is open that tells of a process outside of the tree."),
     ("B-0344", "A process has a lease on a file (F_SETLEASE), which is not carried."),

@@ -146,7 +146,45 @@ fn udp(description: &Description, fd: BorrowedFd<'_>) -> Result<(), Obstacle> {
         let why = "datagrams or an error wait to be read";
         return Err(Obstacle::Refused(on_its_way(description, "a UDP socket", why)));
     }
-    Ok(())
+    let joined = groups()
+        .into_iter()
+        .find(|(interface, group)| descriptor::is_in_group(fd, *interface, *group).unwrap_or(false));
+    match joined {
+        None => Ok(()),
+        Some((_, group)) => {
+            let what = format!("a UDP socket in the multicast group {group}");
+            let why = "memberships of groups are not carried";
+            Err(Obstacle::Refused(description.refuse("B-0334", what, why, "let the program leave the group")))
+        }
+    }
+}
+
+/// The multicast groups that somebody on this host is in, with the indices of their interfaces.
+fn groups() -> Vec<(u32, IpAddr)> {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let mut groups = groups_v4(&read("/proc/net/igmp"));
+    groups.extend(read("/proc/net/igmp6").lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let interface = words.next()?.parse().ok()?;
+        let group = u128::from_str_radix(words.nth(1)?, 16).ok()?;
+        Some((interface, Ipv6Addr::from(group).into()))
+    }));
+    groups
+}
+
+/// A line for each interface, then one for each of its groups: the number as it lies in memory.
+fn groups_v4(text: &str) -> Vec<(u32, IpAddr)> {
+    let mut interface = 0;
+    let mut groups = Vec::new();
+    for line in text.lines().skip(1) {
+        let Some(word) = line.split_ascii_whitespace().next() else { continue };
+        if !line.starts_with(char::is_whitespace) {
+            interface = word.parse().unwrap_or(0);
+        } else if let Ok(group) = u32::from_str_radix(word, 16) {
+            groups.push((interface, Ipv4Addr::from(group.to_ne_bytes()).into()));
+        }
+    }
+    groups
 }
 
 /// A filter can neither be seen nor put back.
@@ -212,6 +250,8 @@ mod tests {
         let v4 = [2, 0, 0x1f, 0x90, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(address(&v4).unwrap().to_string(), "127.0.0.1:8080");
         assert_eq!(address(&v4[..6]), None);
+        let igmp = "Idx\tDevice    : Count Querier\n2\teth0      :     1      V3\n\t\t\t\tFB0000E0     1 0:00000000\t\t0\n";
+        assert_eq!(groups_v4(igmp), [(2, IpAddr::from([224, 0, 0, 251]))]);
         assert_eq!(family_name(libc::AF_NETLINK, 3, 0), "netlink");
     }
 }

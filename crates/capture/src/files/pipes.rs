@@ -76,12 +76,8 @@ fn one(survey: &mut Survey, descriptions: Vec<OpenFileId>, outsiders: &Outsiders
         ));
         return;
     }
-    if is_fifo && first.described.deleted {
-        let why = "it was deleted while it is open";
-        refusals.push(first.refuse("B-0342", name, why, "let the program close it"));
-        return;
-    }
-    let fifo = is_fifo.then(|| first.described.path.clone());
+    // A fifo whose name is gone is as good as a pipe: nobody can open it any more.
+    let fifo = (is_fifo && !first.described.deleted).then(|| first.described.path.clone());
     let id = PipeId(survey.pipes.len() as u32 + 1);
     for description in &descriptions {
         survey.descriptions.get_mut(*description).what = What::Pipe(id);

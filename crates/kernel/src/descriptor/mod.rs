@@ -16,8 +16,8 @@ pub use identity::{Kcmp, PidFd, Shared, kcmp, resource_order, same_resource};
 pub use kind::{Described, DescriptorKind, FileStatus, describe, file_status};
 pub use pipe::{peek_pipe, pipe_capacity_bytes};
 pub use socket::{
-    SocketMessage, peek_socket, socket_domain, socket_kind, socket_name, socket_option, socket_peer,
-    socket_protocol,
+    SocketMessage, is_in_group, peek_socket, socket_domain, socket_kind, socket_name, socket_option,
+    socket_peer, socket_protocol,
 };
 pub use terminal::{
     TERMINAL_SETTINGS_BYTES, TerminalState, terminal_index, terminal_settings, terminal_state,

@@ -48,6 +48,37 @@ pub fn socket_option(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<Ve
     Ok(bytes)
 }
 
+/// Whether a socket is a member of a multicast group on an interface, by its index (ip(7), MCAST_MSFILTER).
+pub fn is_in_group(fd: BorrowedFd<'_>, interface: u32, group: std::net::IpAddr) -> io::Result<bool> {
+    const MCAST_MSFILTER: i32 = 48;
+    const GROUP_AT: usize = 8;
+    /// `struct group_filter` with room for one source.
+    const FILTER_BYTES: usize = 272;
+    #[repr(C, align(8))]
+    struct Filter([u8; FILTER_BYTES]);
+    let mut filter = Filter([0; FILTER_BYTES]);
+    filter.0[..4].copy_from_slice(&interface.to_ne_bytes());
+    let (level, family, address_at) = match group {
+        std::net::IpAddr::V4(_) => (libc::IPPROTO_IP, libc::AF_INET, GROUP_AT + 4),
+        std::net::IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::AF_INET6, GROUP_AT + 8),
+    };
+    filter.0[GROUP_AT..GROUP_AT + 2].copy_from_slice(&(family as u16).to_ne_bytes());
+    match group {
+        std::net::IpAddr::V4(group) => filter.0[address_at..][..4].copy_from_slice(&group.octets()),
+        std::net::IpAddr::V6(group) => filter.0[address_at..][..16].copy_from_slice(&group.octets()),
+    }
+    let mut length = FILTER_BYTES as libc::socklen_t;
+    // SAFETY: a live buffer of that length.
+    let result = unsafe {
+        libc::getsockopt(fd.as_raw_fd(), level, MCAST_MSFILTER, (&raw mut filter).cast(), &raw mut length)
+    };
+    match checked(result) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 fn integer_option(fd: BorrowedFd<'_>, name: i32) -> io::Result<i32> {
     let mut value = 0i32;
     let mut length = size_of::<i32>() as libc::socklen_t;
@@ -453,6 +484,16 @@ mod tests {
         writer.write_all(b"x").unwrap();
         assert_eq!(queued_bytes(messages[0].files[0].as_fd()).unwrap(), 1);
         assert_eq!(integer_option(two.as_fd(), libc::SO_PEEK_OFF).unwrap(), -1);
+    }
+
+    #[test]
+    fn a_joined_group_is_found() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (group, other) = ("239.1.2.3".parse().unwrap(), "239.1.2.4".parse().unwrap());
+        socket.join_multicast_v4(&group, &std::net::Ipv4Addr::LOCALHOST).unwrap();
+        let loopback = 1;
+        assert!(is_in_group(socket.as_fd(), loopback, group.into()).unwrap());
+        assert!(!is_in_group(socket.as_fd(), loopback, other).unwrap());
     }
 
     #[test]

@@ -170,7 +170,7 @@ fn a_killed_keeper_is_noticed_and_the_program_goes_on() {
     signal(place.job("j")["keeper_pid"].as_i64().unwrap() as i32, Signal::SIGKILL);
     assert_eq!(client.wait().unwrap().code(), Some(125));
     assert!(is_alive(pid));
-    assert_eq!(place.job("j")["state"], "unkept");
+    eventually("it is seen to be unkept", 5, || place.job("j")["state"] == "unkept");
     place.ok(["stop", "j"]);
     assert!(!is_alive(pid));
     assert!(place.job("j").is_null());

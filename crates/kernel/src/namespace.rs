@@ -122,8 +122,10 @@ fn set_clocks(wanted: ClockStart, own: (i64, i64)) -> Result<(), NamespaceError>
             .map(|time| time.tv_sec() * NS_A_SECOND + time.tv_nsec())
             .map_err(|error| NamespaceError::Offsets(error.into()))
     };
-    let monotonic = wanted.monotonic_ns - (now(nix::time::ClockId::CLOCK_MONOTONIC)? - own.0);
-    let boottime = wanted.boottime_ns - (now(nix::time::ClockId::CLOCK_BOOTTIME)? - own.1);
+    // What cannot be is for the kernel to refuse.
+    let offset = |wanted: i64, now: i64, own: i64| wanted.saturating_sub(now.saturating_sub(own));
+    let monotonic = offset(wanted.monotonic_ns, now(nix::time::ClockId::CLOCK_MONOTONIC)?, own.0);
+    let boottime = offset(wanted.boottime_ns, now(nix::time::ClockId::CLOCK_BOOTTIME)?, own.1);
     let line = |name: &str, offset: i64| {
         format!("{name} {} {}\n", offset.div_euclid(NS_A_SECOND), offset.rem_euclid(NS_A_SECOND))
     };

@@ -125,5 +125,5 @@ fn refusal(code: &'static str, resource: String, why: impl Into<String>, hint: i
 }
 
 fn text(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).into_owned()
+    brant_image::inspect::readable(path)
 }

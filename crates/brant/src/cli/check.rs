@@ -1,5 +1,7 @@
 //! `brant check`.
 
+use std::time::{Duration, Instant};
+
 use brant_kernel::facts::HostFacts;
 use serde_json::{Value, json};
 
@@ -8,6 +10,10 @@ use crate::failure::{Failure, exit, refusal_json};
 use crate::job::stat;
 use crate::report::{Report, refusal_lines};
 use crate::target::Target;
+
+/// How long after an unexpected failure the target is watched: its end may be the reason.
+const END_WAIT: Duration = Duration::from_millis(200);
+const END_PAUSE: Duration = Duration::from_millis(5);
 
 /// Say whether a target can be checkpointed, and name everything that stands in the way; change nothing
 #[derive(Debug, clap::Args)]
@@ -66,15 +72,10 @@ pub(super) fn known(facts: std::io::Result<HostFacts>) -> Result<HostFacts, Fail
 
 /// What a failure of the capture means for its user. The program runs on in every case.
 pub(super) fn failed(target: &Target, error: brant_capture::Error) -> Failure {
-    let gone = match target {
-        Target::Process(pid) => {
-            let is_last = || brant_kernel::proc::tasks(*pid).is_ok_and(|tasks| tasks.len() <= 1);
-            stat(*pid).is_none_or(|stat| !stat.is_alive() && is_last())
-        }
-        Target::Job(job) => job.roots().is_empty(),
-    };
+    let is_broken = error.code() == "B-0700";
+    let gone = has_ended(target, if is_broken { END_WAIT } else { Duration::ZERO });
     let runs_on = if gone { "It has ended meanwhile." } else { "It runs on as before." };
-    let code = error.code();
+    let code = if gone && is_broken { "B-0702" } else { error.code() };
     let what = format!("{target} could not be checkpointed");
     match error {
         brant_capture::Error::Refused(refusals) => {
@@ -94,5 +95,26 @@ pub(super) fn failed(target: &Target, error: brant_capture::Error) -> Failure {
                 target.word()
             )),
         error => Failure::of_error(code, format!("{what}. {runs_on}"), &error),
+    }
+}
+
+/// Whether nothing of the target lives. One that was killed needs a moment until it shows.
+fn has_ended(target: &Target, patience: Duration) -> bool {
+    let ended = || match target {
+        Target::Process(pid) => {
+            let is_last = || brant_kernel::proc::tasks(*pid).is_ok_and(|tasks| tasks.len() <= 1);
+            stat(*pid).is_none_or(|stat| !stat.is_alive() && is_last())
+        }
+        Target::Job(job) => job.roots().is_empty(),
+    };
+    let until = Instant::now() + patience;
+    loop {
+        if ended() {
+            return true;
+        }
+        if Instant::now() >= until {
+            return false;
+        }
+        std::thread::sleep(END_PAUSE);
     }
 }

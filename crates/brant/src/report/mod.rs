@@ -7,7 +7,7 @@ mod text;
 #[expect(unused_imports, reason = "the image verb prints it")]
 pub(crate) use inspection::inspection;
 pub(crate) use style::{Color, Style};
-pub(crate) use text::{ago, command_line, signal_name, state, table, wait_status};
+pub(crate) use text::{ago, command_line, harmless, signal_name, state, table, wait_status};
 
 use std::io::{IsTerminal, Write};
 
@@ -74,12 +74,13 @@ impl Report {
             return;
         }
         let style = self.err_style();
-        let mut text = format!("{} {}: {}", style.bad("brant:"), style.bold(failure.code), failure.what);
+        let mut text =
+            format!("{} {}: {}", style.bad("brant:"), style.bold(failure.code), harmless(&failure.what));
         for refusal in &failure.refusals {
             text.push_str(&format!("\n{}", refusal_lines(refusal, style)));
         }
         for (label, lines) in [("why: ", &failure.why), ("next:", &failure.next)] {
-            for (index, line) in lines.lines().enumerate() {
+            for (index, line) in harmless(lines).lines().enumerate() {
                 let label = if index == 0 { label } else { "     " };
                 text.push_str(&format!("\n  {} {line}", style.faint(label)));
             }
@@ -94,9 +95,9 @@ pub(crate) fn refusal_lines(refusal: &Refusal, style: Style) -> String {
     format!(
         "  {}  {process}{}: {}\n          {} {}",
         style.bold(refusal.code),
-        refusal.resource,
-        refusal.why,
+        harmless(&refusal.resource),
+        harmless(&refusal.why),
         style.faint("remedy:"),
-        refusal.hint
+        harmless(&refusal.hint)
     )
 }

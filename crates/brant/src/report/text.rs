@@ -65,6 +65,16 @@ pub(crate) fn command_line(command: &[String]) -> String {
     command.iter().map(quote).collect::<Vec<_>>().join(" ")
 }
 
+/// Text in which names that programs chose may occur, without control characters: a terminal would obey them.
+pub(crate) fn harmless(text: &str) -> String {
+    let show = |c: char| match c {
+        '\n' => vec![c],
+        c if c.is_control() => c.escape_default().collect(),
+        c => vec![c],
+    };
+    text.chars().flat_map(show).collect()
+}
+
 /// Lines with columns that stand below each other; the last column may be as long as it likes.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);

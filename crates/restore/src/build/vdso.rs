@@ -226,14 +226,14 @@ fn patch(old: &mut [u8], new: &[u8], new_at: Addr, inside: &[u64]) {
     let targets = functions(new);
     for function in functions(old) {
         let Some(target) = targets.iter().find(|target| target.name == function.name) else { continue };
-        let range = function.offset..function.offset + JUMP_BYTES as u64;
+        let range = function.offset..function.offset.saturating_add(JUMP_BYTES as u64);
         let is_busy = inside.iter().any(|at| range.contains(at));
         let Some(room) = old.get_mut(range.start as usize..range.end as usize) else { continue };
         if is_busy || (function.bytes as usize) < JUMP_BYTES {
             continue;
         }
         room[..6].copy_from_slice(&[0xff, 0x25, 0, 0, 0, 0]); // jmp [rip + 0]
-        room[6..].copy_from_slice(&(new_at.0 + target.offset).to_le_bytes());
+        room[6..].copy_from_slice(&new_at.0.wrapping_add(target.offset).to_le_bytes());
     }
 }
 
@@ -253,14 +253,18 @@ fn parse_functions(elf: &[u8]) -> Option<Vec<Function>> {
     const SECTION_DYNSYM: u32 = 11;
     const SYMBOL_BYTES: usize = 24;
     const TYPE_FUNCTION: u8 = 2;
-    let word = |at: usize| Some(u64::from_le_bytes(elf.get(at..at + 8)?.try_into().ok()?));
-    let half = |at: usize| Some(u32::from_le_bytes(elf.get(at..at + 4)?.try_into().ok()?));
-    let quarter = |at: usize| Some(u16::from_le_bytes(elf.get(at..at + 2)?.try_into().ok()?));
+    let word = |at: usize| Some(u64::from_le_bytes(elf.get(at..at.checked_add(8)?)?.try_into().ok()?));
+    let half = |at: usize| Some(u32::from_le_bytes(elf.get(at..at.checked_add(4)?)?.try_into().ok()?));
+    let quarter = |at: usize| Some(u16::from_le_bytes(elf.get(at..at.checked_add(2)?)?.try_into().ok()?));
     let (sections, size, count) =
         (word(0x28)? as usize, usize::from(quarter(0x3a)?), usize::from(quarter(0x3c)?));
-    let header = |index: usize| sections.checked_add(index * size);
-    let symbols = (0..count).filter_map(header).find(|at| half(at + 4) == Some(SECTION_DYNSYM))?;
-    let strings = header(half(symbols + 0x28)? as usize)?;
+    let header = |index: usize| sections.checked_add(index.checked_mul(size)?);
+    let symbols =
+        (0..count).filter_map(header).find(|at| at.checked_add(4).and_then(half) == Some(SECTION_DYNSYM))?;
+    if symbols >= elf.len() {
+        return None;
+    }
+    let strings = header(half(symbols + 0x28)? as usize).filter(|at| *at < elf.len())?;
     let (strings_at, symbols_at) = (word(strings + 0x18)? as usize, word(symbols + 0x18)? as usize);
     let symbols_bytes = word(symbols + 0x20)? as usize;
     let table = elf.get(symbols_at..symbols_at.checked_add(symbols_bytes)?)?;

@@ -107,7 +107,10 @@ fn check_numbers(checkpoint: &Checkpoint, facts: &HostFacts, refusals: &mut Refu
     const OWN_LIMIT_SINCE: (u32, u32) = (6, 14);
     const LARGEST: u32 = 4 << 20;
     let threads = checkpoint.processes.iter().flat_map(|p| &p.body).flat_map(|body| &body.threads);
-    let numbers = threads.map(|thread| thread.tid.0).chain(checkpoint.processes.iter().map(|p| p.pid.0));
+    let numbers = threads.map(|thread| thread.tid.0).chain(
+        // Stand-ins take the numbers of those that stayed behind.
+        checkpoint.processes.iter().flat_map(|p| [p.pid.0, p.ppid.0, p.pgid.0, p.sid.0]),
+    );
     let largest = numbers.max().unwrap_or(0);
     let limit = if facts.kernel_version >= OWN_LIMIT_SINCE { LARGEST } else { facts.pid_max };
     if i64::from(largest) >= i64::from(limit) {
@@ -115,7 +118,7 @@ fn check_numbers(checkpoint: &Checkpoint, facts: &HostFacts, refusals: &mut Refu
             "B-0406",
             format!("the process number {largest}"),
             format!("process numbers on this host end below {limit}"),
-            format!("let the administrator raise it: sysctl kernel.pid_max={}", largest + 1),
+            format!("let the administrator raise it: sysctl kernel.pid_max={}", i64::from(largest) + 1),
         ));
     }
 }

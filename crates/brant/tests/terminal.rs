@@ -212,7 +212,7 @@ fn in_the_user_s_own_terminal_the_keys_work_as_ever() {
     eventually("it runs", 10, || place.job("z")["state"] == "running");
     user.types("\x1a");
     user.sees("Stopped");
-    assert_eq!(place.job("z")["state"], "stopped");
+    eventually("it is stopped", 10, || place.job("z")["state"] == "stopped");
     user.types("fg\r");
     eventually("it goes on", 10, || place.job("z")["state"] == "running");
     std::thread::sleep(Duration::from_millis(400));

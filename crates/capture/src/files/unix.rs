@@ -93,6 +93,11 @@ fn carry(
     refusals: &mut Refusals,
 ) {
     let description = survey.descriptions.get(description_id);
+    if let Some(name) = lost_relative_name(description, entry, state) {
+        let why = "it is bound to a relative name that is not in its process's working directory";
+        let hint = "let the program stay where it binds, or bind absolute names";
+        refusals.push(description.refuse("B-0341", format!("the unix socket {name}"), why, hint));
+    }
     if let Some(other) = outsiders.of(&link(entry.inode)).first() {
         let why = format!("{} holds it too", other.name());
         let hint = "checkpoint a tree that has all who hold it";
@@ -196,6 +201,19 @@ fn is_bound_there(description: &Description, entry: &UnixEntry) -> bool {
         let found = FileStatus::from(&metadata);
         found.inode == inode && (found.device == device || found.device.major == 0)
     })
+}
+
+/// A relative name counts from where its process was when it bound it. Where it is not found where the process is now,
+/// nothing tells whether others can still connect to it. The ends of a connection need no such place.
+fn lost_relative_name(
+    description: &Description,
+    entry: &UnixEntry,
+    state: UnixSocketState,
+) -> Option<String> {
+    let name = entry.name.as_deref().filter(|name| !matches!(name.first(), None | Some(0 | b'/')))?;
+    let is_end = entry.kind != libc::SOCK_DGRAM
+        && matches!(state, UnixSocketState::Connected { .. } | UnixSocketState::PeerClosed);
+    (!is_end && !is_bound_there(description, entry)).then(|| shown(name))
 }
 
 /// A bound name for people: `@` begins an abstract one.

@@ -106,7 +106,7 @@ impl UnixSockets {
         let fd = make::unix_socket(socket.kind)?;
         if !socket.address.is_empty() {
             if socket.address_deleted {
-                let place = with_private_name(store, socket, |name| {
+                let place = with_private_name(socket, |name| {
                     make::bind_raw(&fd, name)?;
                     make::open(Path::new(OsStr::from_bytes(&socket.address)), libc::O_PATH)
                 })?;
@@ -144,7 +144,7 @@ fn connected(store: &FdStore, one: &UnixSocket, other: &UnixSocket) -> io::Resul
     if one.kind == libc::SOCK_DGRAM {
         // What is left of a pair of named ones: the name is bound afterwards.
         let (end, gone) = make::socket_pair(one.kind)?;
-        with_private_name(store, one, |name| make::bind_raw(&end, name))?;
+        with_private_name(one, |name| make::bind_raw(&end, name))?;
         return Ok((end, gone));
     }
     let listens = |socket: &UnixSocket| {
@@ -154,16 +154,16 @@ fn connected(store: &FdStore, one: &UnixSocket, other: &UnixSocket) -> io::Resul
     };
     let one_accepted = other.address.is_empty() || (!one.address.is_empty() && listens(one));
     let (accepted, client) = if one_accepted { (one, other) } else { (other, one) };
-    let (accepted, client) = accept(store, accepted, client)?;
+    let (accepted, client) = accept(accepted, client)?;
     Ok(if one_accepted { (accepted, client) } else { (client, accepted) })
 }
 
-fn accept(store: &FdStore, accepted: &UnixSocket, client: &UnixSocket) -> io::Result<(OwnedFd, OwnedFd)> {
+fn accept(accepted: &UnixSocket, client: &UnixSocket) -> io::Result<(OwnedFd, OwnedFd)> {
     let (listener, connecting) = (make::unix_socket(accepted.kind)?, make::unix_socket(client.kind)?);
     if !client.address.is_empty() {
-        with_private_name(store, client, |name| make::bind_raw(&connecting, name))?;
+        with_private_name(client, |name| make::bind_raw(&connecting, name))?;
     }
-    with_private_name(store, accepted, |name| {
+    with_private_name(accepted, |name| {
         make::bind_raw(&listener, name)?;
         make::listen(&listener, 1)?;
         make::connect_raw(&connecting, name)
@@ -185,29 +185,30 @@ fn at_home<T>(store: &FdStore, socket: &UnixSocket, action: impl FnOnce() -> io:
     if matches!(socket.address.first(), None | Some(0 | b'/')) {
         return action();
     }
-    let before = std::env::current_dir();
-    std::env::set_current_dir(home(store, socket))?;
+    let cwd = holder(store, socket).map_or(&b"/"[..], |body| &body.cwd);
+    inside(Path::new(OsStr::from_bytes(cwd)), action)
+}
+
+/// Runs `action` with this working directory.
+fn inside<T>(folder: &Path, action: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    // By descriptor: the way back may be covered.
+    let before = make::open(Path::new("."), libc::O_PATH | libc::O_DIRECTORY)?;
+    std::env::set_current_dir(folder)?;
     let result = action();
-    std::env::set_current_dir(before.unwrap_or_else(|_| PathBuf::from("/")))?;
+    nix::unistd::fchdir(&before)?;
     result
 }
 
-fn home(store: &FdStore, socket: &UnixSocket) -> PathBuf {
-    let cwd = holder(store, socket).map_or(&b"/"[..], |body| &body.cwd);
-    PathBuf::from(OsStr::from_bytes(cwd))
-}
-
 /// Runs `action` with the socket's address while the folder of its name is covered by an empty one of ours.
-fn with_private_name<T>(
-    store: &FdStore,
-    socket: &UnixSocket,
-    action: impl FnOnce(&[u8]) -> io::Result<T>,
-) -> io::Result<T> {
+fn with_private_name<T>(socket: &UnixSocket, action: impl FnOnce(&[u8]) -> io::Result<T>) -> io::Result<T> {
     let address = make::unix_address(&socket.address);
     if socket.address.first() == Some(&0) {
         return action(&address);
     }
-    let path = home(store, socket).join(OsStr::from_bytes(&socket.address));
+    let relative = socket.address.first() != Some(&b'/');
+    // A relative name is the same text wherever it is bound.
+    let base = if relative { std::env::temp_dir() } else { PathBuf::from("/") };
+    let path = base.join(OsStr::from_bytes(&socket.address));
     let folder = path.parent().unwrap_or(Path::new("/"));
     let covered = folder.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/"));
     if covered == Path::new("/") {
@@ -218,7 +219,7 @@ fn with_private_name<T>(
     }
     let _uncovered_on_drop = namespace::cover(covered)?;
     fs::create_dir_all(folder)?;
-    at_home(store, socket, || action(&address))
+    if relative { inside(&base, || action(&address)) } else { action(&address) }
 }
 
 /// The socket's name on this host.
@@ -331,7 +332,7 @@ fn send_by_name<'s>(
             if !message.sender.is_empty() {
                 let named =
                     UnixSocket { id: to.id, address: message.sender.clone(), ..UnixSocket::default() };
-                with_private_name(store, &named, |name| make::bind_raw(&stand_in, name))?;
+                with_private_name(&named, |name| make::bind_raw(&stand_in, name))?;
             }
             stand_in.as_fd()
         }

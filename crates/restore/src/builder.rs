@@ -369,6 +369,7 @@ impl<'a> Builder<'a> {
         signals::set_actions(&mut script, body);
         limits::set_limits(&mut script, pid, &body.limits, &self.hard_limits, &mut self.warnings);
         timers::set_interval_timers(&mut script, body);
+        threads::drop_old_trampolines(&mut script, &main, body);
         script.run(&mut main, pid, &mut self.warnings)?;
         timers::set_posix_timers(&mut main, pid, body)?;
         signals::queue(&mut main, pid, None, &body.pending)?;

@@ -10,8 +10,9 @@ use std::os::unix::fs::FileExt;
 use brant_base::{Addr, PAGE_SIZE, PageRange, Pid};
 use brant_image::model::{AddressSpace, Backing, Checkpoint, Thread};
 use brant_kernel::proc::{self, MapKind};
-use brant_kernel::remote::{Call, Puppet, StubPlace, TRAMPOLINE_BYTES};
+use brant_kernel::remote::{Call, Puppet, StubPlace};
 
+use super::threads::trampoline_area_bytes;
 use crate::Error;
 
 /// The kernel's own mappings of this process, data before code, and the code's bytes.
@@ -92,13 +93,8 @@ impl Gap {
         const STEP: u64 = 1 << 30;
         let bodies = checkpoint.processes.iter().filter_map(|process| process.body.as_ref());
         let threads = bodies.clone().map(|body| body.threads.len()).max().unwrap_or(0);
-        let trampolines = (threads * TRAMPOLINE_BYTES) as u64;
         let vdso_bytes = own.span().map_or(0, PageRange::bytes);
-        let sizes = [
-            StubPlace::PAGES * PAGE_SIZE,
-            vdso_bytes.max(PAGE_SIZE),
-            trampolines.next_multiple_of(PAGE_SIZE).max(PAGE_SIZE),
-        ];
+        let sizes = [StubPlace::PAGES * PAGE_SIZE, vdso_bytes.max(PAGE_SIZE), trampoline_area_bytes(threads)];
         let bytes: u64 = sizes.iter().sum();
         let mut taken: Vec<PageRange> =
             bodies.flat_map(|body| body.memory.mappings.iter().map(|mapping| mapping.range)).collect();

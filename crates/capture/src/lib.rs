@@ -168,7 +168,9 @@ fn hold_still_once(roots: &[Pid], facts: &HostFacts, options: &Options) -> Resul
     let mut checkpoint = describe(&frozen, roots, facts, options, &mut tables)?;
     survey.collect(&mut checkpoint)?;
     tables.fill(&mut checkpoint)?;
-    (options.never_restored)(&checkpoint).into_result(()).map_err(Error::Refused)?;
+    let mut never = (options.never_restored)(&checkpoint);
+    never.0.iter_mut().for_each(|refusal| refusal.code = "B-0312");
+    never.into_result(()).map_err(Error::Refused)?;
     Ok(Still { frozen, members, tables, checkpoint, started })
 }
 

@@ -34,6 +34,11 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
     ("B-0309", "The tree lives in a namespace that is not brant's own. Run brant inside of it."),
     ("B-0310", "A process of the tree lives in other namespaces than its root process."),
     ("B-0311", "Two processes or threads share a part of themselves in a way that only clone(2) can make."),
+    (
+        "B-0312",
+        "The processes have parents and sessions of a shape that no order of forks gives, so that the tree could not \
+         be made again.",
+    ),
     ("B-0320", "A process has System V shared memory (shmget) attached."),
     (
         "B-0321",

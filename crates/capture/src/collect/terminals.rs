@@ -113,9 +113,10 @@ fn is_canonical(settings: &[u8]) -> bool {
 
 /// A controlling terminal that no process of the tree has a descriptor of.
 fn by_path(survey: &Survey, found: &TerminalFound) -> Result<OwnedFd, Error> {
-    // A zombie's root directory cannot be reached.
-    let mut living =
-        found.controls.iter().map(|member| &survey.members[*member]).filter(|member| !member.zombie);
+    // A zombie's root directory cannot be reached. All of the tree have the same mounts; those whose terminal it is
+    // may all have ended.
+    let controlled = found.controls.iter().map(|member| &survey.members[*member]);
+    let mut living = controlled.chain(&survey.members).filter(|member| !member.zombie);
     let holder = living.next().map_or(Pid(0), |member| member.host);
     let path = match found.index {
         Some(index) => format!("/proc/{holder}/root/dev/pts/{index}"),

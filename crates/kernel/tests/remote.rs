@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use brant_base::{Addr, PageRange, Pid, Tid};
 use brant_kernel::ptrace::{self, Options, Stop, UserRegisters, Waiter};
@@ -26,7 +26,13 @@ fn freeze(waiter: &Waiter, tid: Tid) -> HandThread {
 
 fn sleeper() -> Child {
     let child = Command::new("sleep").arg("1.5").stdin(Stdio::null()).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    // It sleeps once it has executed the program and hangs in the call.
+    let place = format!("/proc/{}/wchan", child.id());
+    let deadline = Instant::now() + STOP_TIMEOUT;
+    while !std::fs::read_to_string(&place).is_ok_and(|place| place.contains("nanosleep")) {
+        assert!(Instant::now() < deadline, "sleep does not sleep");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     child
 }
 

@@ -293,10 +293,12 @@ fn is_marked(proc: &Path, mark: &str) -> bool {
     environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
 }
 
-/// Puts an executable at `to`: a hard link, or a copy where that cannot be.
+/// Puts an executable at `to`: a hard link, or a copy where that cannot be. Another process copies: a descriptor that
+/// writes to it, inherited by whatever another test forks at this moment, would keep it from being executed.
 fn place(from: &Path, to: &Path) {
     if std::fs::hard_link(from, to).is_err() {
-        std::fs::copy(from, to).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+        let copied = Command::new("cp").arg(from).arg(to).status().expect("cp is there");
+        assert!(copied.success(), "{} cannot be copied", from.display());
     }
     let _ = std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o755));
 }

@@ -46,7 +46,10 @@ impl Place {
             }
         }
         let brant = folder.join("bin/brant");
-        fs::copy(env!("CARGO_BIN_EXE_brant"), &brant).unwrap();
+        // By another process: a descriptor that writes to the copy, inherited by whatever another test forks at this
+        // moment, would keep it from being executed.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_brant")).arg(&brant).status().unwrap();
+        assert!(copied.success());
         fs::set_permissions(&brant, fs::Permissions::from_mode(0o755)).unwrap();
         Place { folder, user }
     }

@@ -42,7 +42,9 @@ impl User {
         let mut command = Command::new("setsid");
         let mut inner = place.as_user(arguments[0]);
         inner.args(&arguments[1..]);
-        command.args(["-c", "-w"]).arg(inner.get_program()).args(inner.get_args());
+        // As after a login: whoever runs the tests in the background may have had the keyboard's signals ignored.
+        command.args(["-c", "-w", "env", "--default-signal=HUP,INT,QUIT,TSTP,TTIN,TTOU"]);
+        command.arg(inner.get_program()).args(inner.get_args());
         for (key, value) in inner.get_envs() {
             match value {
                 Some(value) => command.env(key, value),

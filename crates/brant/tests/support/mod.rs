@@ -31,6 +31,9 @@ impl Place {
     /// A new place; `name` is for people who look at /tmp.
     pub fn new(name: &str) -> Place {
         static COUNT: AtomicU32 = AtomicU32::new(0);
+        static CLOSED: std::sync::Once = std::sync::Once::new();
+        // Whoever runs the tests may hand down descriptors; a program under test would hold them as ends of strangers.
+        CLOSED.call_once(|| brant_kernel::task::close_inherited().unwrap());
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("brant-test-{name}-{}-{count}", std::process::id()));
         let _ = fs::remove_dir_all(&folder);

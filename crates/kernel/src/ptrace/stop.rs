@@ -61,6 +61,14 @@ pub struct Waiter {
 }
 
 const TICK_MS: i64 = 20;
+/// How long wait(2) may say nothing about a thread before it is looked at.
+const DEAD_LEADER_AFTER: Duration = Duration::from_millis(200);
+
+fn is_zombie(tid: Tid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'))
+}
+
 /// The signal of the tick. Its handler does nothing; the signal belongs to brant's own process.
 fn tick_signal() -> i32 {
     libc::SIGRTMAX() - 3
@@ -110,6 +118,10 @@ impl Waiter {
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(WaitError::Wait(tid, error)),
+            }
+            // wait(2) does not report a dead main thread before all others of its process were waited for.
+            if started.elapsed() >= DEAD_LEADER_AFTER && is_zombie(tid) {
+                return Ok(Stop::Ended(libc::SIGKILL));
             }
             if started.elapsed() >= timeout {
                 return Err(WaitError::TimedOut(tid, timeout));

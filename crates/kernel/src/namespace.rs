@@ -12,6 +12,8 @@ use brant_base::Pid;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
+use crate::remote::CloneArguments;
+
 /// Why a namespace could not be made or furnished.
 #[derive(Debug, thiserror::Error)]
 pub enum NamespaceError {
@@ -198,21 +200,6 @@ pub fn fork() -> Result<Side, NamespaceError> {
 /// Forks a task with number `number` in the caller's pid namespace; it sleeps until it is killed, or is taken
 /// over by [`crate::remote::Puppet::from_fork`].
 pub fn fork_sleeper(number: Pid) -> io::Result<()> {
-    #[repr(C)]
-    #[derive(Default)]
-    struct CloneArguments {
-        flags: u64,
-        pidfd: u64,
-        child_tid: u64,
-        parent_tid: u64,
-        exit_signal: u64,
-        stack: u64,
-        stack_size: u64,
-        tls: u64,
-        set_tid: u64,
-        set_tid_size: u64,
-        cgroup: u64,
-    }
     let wanted = number.0;
     let arguments = CloneArguments {
         exit_signal: libc::SIGCHLD as u64,

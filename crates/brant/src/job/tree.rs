@@ -4,6 +4,7 @@
 //! shifted by the reader's time namespace: compare only what the same namespace has read.
 
 use brant_base::Pid;
+use brant_kernel::proc;
 
 /// What /proc/PID/stat says of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,7 +13,7 @@ pub(crate) struct Stat {
     pub(crate) parent: Pid,
     /// R, S, D, T (stopped), t (traced), Z (zombie), X.
     pub(crate) state: char,
-    pub(crate) threads: u32,
+    pub(crate) threads: i64,
     /// Since boot, in clock ticks.
     pub(crate) start_ticks: u64,
 }
@@ -27,17 +28,19 @@ impl Stat {
 
 /// The state of process `pid`, or `None` where there is none.
 pub(crate) fn stat(pid: Pid) -> Option<Stat> {
-    parse(pid, &std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    proc::stat(pid).ok().map(Stat::from)
 }
 
-/// The fields behind the name, which may itself hold spaces and parentheses.
-fn parse(pid: Pid, text: &str) -> Option<Stat> {
-    let mut fields = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace();
-    let state = fields.next()?.chars().next()?;
-    let parent = Pid(fields.next()?.parse().ok()?);
-    let threads = fields.nth(15)?.parse().ok()?;
-    let start_ticks = fields.nth(1)?.parse().ok()?;
-    Some(Stat { pid, parent, state, threads, start_ticks })
+impl From<proc::Stat> for Stat {
+    fn from(stat: proc::Stat) -> Stat {
+        Stat {
+            pid: stat.pid,
+            parent: stat.ppid,
+            state: char::from(stat.state),
+            threads: stat.num_threads,
+            start_ticks: stat.starttime_ticks,
+        }
+    }
 }
 
 /// Every process that can be seen.
@@ -77,8 +80,9 @@ mod tests {
 
     #[test]
     fn reads_a_line_with_a_hostile_name() {
-        let line = "7 (a) b (c) S 3 7 7 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 4711 1 1";
-        let stat = parse(Pid(7), line).unwrap();
+        let line = "7 (a) b (c) S 3 7 7 0 -1 4194304 1 0 0 0 0 0 0 0 20 0 1 0 4711 1 1 \
+                    0 0 0 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0";
+        let stat = Stat::from(proc::parse_stat(line.as_bytes()).unwrap());
         assert_eq!((stat.parent, stat.state, stat.threads, stat.start_ticks), (Pid(3), 'S', 1, 4711));
     }
 }

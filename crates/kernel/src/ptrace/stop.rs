@@ -3,7 +3,9 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use brant_base::Tid;
+use brant_base::{Pid, Tid};
+
+use crate::proc;
 
 /// Why a tracee stopped or ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,8 +67,7 @@ const TICK_MS: i64 = 20;
 const DEAD_LEADER_AFTER: Duration = Duration::from_millis(200);
 
 fn is_zombie(tid: Tid) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'))
+    proc::stat(Pid(tid.0)).is_ok_and(|stat| stat.state == b'Z')
 }
 
 /// The signal of the tick. Its handler does nothing; the signal belongs to brant's own process.

@@ -12,6 +12,7 @@ mod trampoline;
 
 pub use hand::{Hand, HandThread};
 pub use memory::Memory;
+pub(crate) use puppet::CloneArguments;
 pub use puppet::{Call, Fork, Puppet, StubPlace};
 pub use stub::{STUB_BYTES, StubEntry};
 pub use trampoline::{TRAMPOLINE_BYTES, TimeoutForm, timeout_form, trampoline};

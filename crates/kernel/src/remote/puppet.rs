@@ -8,6 +8,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::stub::{StubEntry, own_stub, stub_code};
 use super::{CALL_TIMEOUT, Memory, RemoteError, call_result};
+
+use crate::proc;
 use crate::ptrace::{self, Options, Stop, UserRegisters, Waiter};
 
 /// Where the stub's pages lie in the task: one page of code, then a data area for arguments.
@@ -75,20 +77,21 @@ const MASK_ALL_BUT_TRAP: u64 = !(1 << (libc::SIGTRAP - 1));
 /// Room for calls in the data area; what is above is the caller's.
 const BATCH_CALLS_MAX: usize = 1024;
 
-#[derive(FromBytes, IntoBytes, Immutable)]
+/// `struct clone_args` of clone3(2).
+#[derive(Default, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
-struct CloneArguments {
-    flags: u64,
-    pidfd: u64,
-    child_tid: u64,
-    parent_tid: u64,
-    exit_signal: u64,
-    stack: u64,
-    stack_size: u64,
-    tls: u64,
-    set_tid: u64,
-    set_tid_size: u64,
-    cgroup: u64,
+pub(crate) struct CloneArguments {
+    pub(crate) flags: u64,
+    pub(crate) pidfd: u64,
+    pub(crate) child_tid: u64,
+    pub(crate) parent_tid: u64,
+    pub(crate) exit_signal: u64,
+    pub(crate) stack: u64,
+    pub(crate) stack_size: u64,
+    pub(crate) tls: u64,
+    pub(crate) set_tid: u64,
+    pub(crate) set_tid_size: u64,
+    pub(crate) cgroup: u64,
 }
 
 impl Puppet {
@@ -257,26 +260,25 @@ impl Puppet {
         self.memory.read(at, bytes).map_err(failed)
     }
 
-    fn run_to_trap(&mut self) -> Result<UserRegisters, RemoteError> {
+    /// Runs until a stop that is not one of being interrupted.
+    fn run_to_stop(&self) -> Result<Stop, RemoteError> {
         let tid = self.tid;
         loop {
-            ptrace::resume(tid, 0).map_err(|error| RemoteError::Ptrace {
-                tid,
-                operation: "resuming",
-                error,
-            })?;
+            ptrace::resume(tid, 0).map_err(self.failed("resuming"))?;
             match self.waiter.wait(tid, CALL_TIMEOUT)? {
-                Stop::Signal(libc::SIGTRAP) => {
-                    return ptrace::registers(tid).map_err(|error| RemoteError::Ptrace {
-                        tid,
-                        operation: "reading registers",
-                        error,
-                    });
-                }
                 Stop::Ended(status) => return Err(RemoteError::Ended { tid, status }),
                 Stop::Interrupt | Stop::Group(_) => {}
-                stop => return Err(RemoteError::Unexpected { tid, stop }),
+                stop => return Ok(stop),
             }
+        }
+    }
+
+    fn run_to_trap(&mut self) -> Result<UserRegisters, RemoteError> {
+        match self.run_to_stop()? {
+            Stop::Signal(libc::SIGTRAP) => {
+                ptrace::registers(self.tid).map_err(self.failed("reading registers"))
+            }
+            stop => Err(RemoteError::Unexpected { tid: self.tid, stop }),
         }
     }
 
@@ -292,16 +294,10 @@ impl Puppet {
         let number_at = room.0 + 128;
         let arguments = CloneArguments {
             flags,
-            pidfd: 0,
-            child_tid: 0,
-            parent_tid: 0,
             exit_signal,
-            stack: 0,
-            stack_size: 0,
-            tls: 0,
             set_tid: number_at,
             set_tid_size: 1,
-            cgroup: 0,
+            ..CloneArguments::default()
         };
         self.write_memory(room, arguments.as_bytes())?;
         self.write_memory(Addr(number_at), &number.to_le_bytes())?;
@@ -321,35 +317,19 @@ impl Puppet {
     /// Runs until the clone event, and returns the new task's number in our namespace.
     fn run_to_clone(&mut self) -> Result<Tid, RemoteError> {
         let tid = self.tid;
-        loop {
-            ptrace::resume(tid, 0).map_err(|error| RemoteError::Ptrace {
-                tid,
-                operation: "resuming",
-                error,
-            })?;
-            match self.waiter.wait(tid, CALL_TIMEOUT)? {
-                Stop::Event(_) => {
-                    let message = ptrace::event_message(tid).map_err(|error| RemoteError::Ptrace {
-                        tid,
-                        operation: "reading an event",
-                        error,
-                    })?;
-                    return Ok(Tid(message as i32));
-                }
-                Stop::Signal(libc::SIGTRAP) => {
-                    let after = ptrace::registers(tid).map_err(|error| RemoteError::Ptrace {
-                        tid,
-                        operation: "reading registers",
-                        error,
-                    })?;
-                    call_result(tid, NR_CLONE3, after.rax)?;
-                    return Err(RemoteError::Unexpected { tid, stop: Stop::Signal(libc::SIGTRAP) });
-                }
-                Stop::Ended(status) => return Err(RemoteError::Ended { tid, status }),
-                Stop::Interrupt | Stop::Group(_) => {}
-                stop => return Err(RemoteError::Unexpected { tid, stop }),
+        let stop = self.run_to_stop()?;
+        match stop {
+            Stop::Event(_) => {
+                let message = ptrace::event_message(tid).map_err(self.failed("reading an event"))?;
+                return Ok(Tid(message as i32));
             }
+            Stop::Signal(libc::SIGTRAP) => {
+                let after = ptrace::registers(tid).map_err(self.failed("reading registers"))?;
+                call_result(tid, NR_CLONE3, after.rax)?;
+            }
+            _ => {}
         }
+        Err(RemoteError::Unexpected { tid, stop })
     }
 
     /// Makes it exit with `code`, or die by signal `-code` where negative, and waits for that. It stays a zombie for
@@ -495,10 +475,9 @@ impl Puppet {
         self.start_call(libc::SYS_exit, &[0])?;
         ptrace::resume(tid, 0).map_err(self.failed("ending it"))?;
         for _ in 0..EXIT_WAIT_MS {
-            let stat = std::fs::read_to_string(format!("/proc/{tid}/task/{tid}/stat"))
-                .map_err(self.failed("looking whether it has ended"))?;
-            let state = stat.rsplit_once(')').map_or("", |(_, rest)| rest.trim_start());
-            if state.starts_with(['Z', 'X']) {
+            let stat = proc::stat((Pid(tid.0), tid))
+                .map_err(|error| self.failed("looking whether it has ended")(std::io::Error::other(error)))?;
+            if matches!(stat.state, b'Z' | b'X') {
                 return Ok(());
             }
             std::thread::sleep(std::time::Duration::from_millis(1));

@@ -9,6 +9,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,8 @@ impl Sandbox {
     /// A fresh folder that belongs to `who`.
     pub fn new(who: Who) -> Sandbox {
         static NEXT: AtomicU32 = AtomicU32::new(0);
+        static SESSION: Once = Once::new();
+        SESSION.call_once(found_visible_session);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let root = std::env::temp_dir().join(format!("bt-{}-{number}", std::process::id()));
         std::fs::create_dir(&root).expect("the temporary folder is writable");
@@ -301,4 +304,14 @@ fn place(from: &Path, to: &Path) {
         assert!(copied.success(), "{} cannot be copied", from.display());
     }
     let _ = std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o755));
+}
+
+/// Gives the tests a session with a number where theirs has none: its leader may be outside of this pid namespace.
+///
+/// Programs see such a session as 0, and as the number of a stand-in once they are restored.
+fn found_visible_session() {
+    if nix::unistd::getsid(None).is_ok_and(|session| session.as_raw() == 0) {
+        // Refused to the leader of a group; the tests of numbers then say what they see.
+        let _ = nix::unistd::setsid();
+    }
 }

@@ -94,6 +94,12 @@ pub fn restore(
     }
     let mut store = FdStore::open(image, &plan, &options)?;
     let hosted = host(checkpoint, &shape, &mut store, keeper)?;
+    let mut warnings = store.take_warnings();
+    warnings.extend(shape.renumbered.iter().map(|(was, now)| {
+        format!(
+            "sessions and process groups of number {was} are {now} from now on: their leader stayed behind"
+        )
+    }));
     let builder = Builder {
         image,
         checkpoint,
@@ -105,7 +111,7 @@ pub fn restore(
         options: &options,
         in_user_namespace: entered.user,
         hard_limits: limits::own_hard_limits(!entered.user),
-        warnings: store.take_warnings(),
+        warnings,
     };
     builder.build(hosted, announce)
 }

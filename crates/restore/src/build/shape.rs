@@ -36,6 +36,8 @@ pub(crate) enum Step {
 /// All tasks and how they come to be.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct TreeShape {
+    /// Sessions and groups whose numbers cannot be had here: the number they had, and the one they get.
+    pub(crate) renumbered: BTreeMap<Pid, Pid>,
     /// The number of the first task, a child of the keeper. It ends when the tree stands.
     pub(crate) first: Pid,
     pub(crate) steps: Vec<Step>,
@@ -67,6 +69,7 @@ struct Made {
 }
 
 struct Planner {
+    renumbered: BTreeMap<Pid, Pid>,
     nodes: BTreeMap<Pid, Node>,
     /// In the order of the image: parents first.
     order: Vec<Pid>,
@@ -104,6 +107,7 @@ fn refusal(pid: Pid, resource: &str, why: &str) -> Refusals {
 impl Planner {
     fn read(checkpoint: &Checkpoint) -> Result<Planner, Refusals> {
         let mut planner = Planner {
+            renumbered: BTreeMap::new(),
             nodes: BTreeMap::new(),
             order: Vec::new(),
             made: BTreeMap::new(),
@@ -117,25 +121,30 @@ impl Planner {
             let threads = process.body.iter().flat_map(|body| &body.threads);
             planner.used.extend(threads.map(|thread| thread.tid.0));
         }
-        // Stands for sessions and groups whose leader is in another pid namespace.
-        let outside = planner.fresh_number();
+        // Stand for sessions and groups of leaders whose numbers nobody here can have: one in another pid namespace,
+        // and the first process of the program's own, whose number is the keeper's here.
+        let stand_ins = [Pid(0), INIT].map(|number| (number, planner.fresh_number()));
         for process in &checkpoint.processes {
             if process.pid == INIT {
                 return Err(refusal(process.pid, "process number 1", "the job's keeper has this number"));
             }
-            let number = |pid: Pid| if pid.0 == 0 { outside } else { pid };
+            let mut number = |pid: Pid| match stand_ins.iter().find(|(number, _)| *number == pid) {
+                Some((_, stand_in)) => *planner.renumbered.entry(pid).or_insert(*stand_in),
+                None => pid,
+            };
+            let (session, group) = (number(process.sid), number(process.pgid));
             let parent = if process.ppid.0 == 0 { INIT } else { process.ppid };
             let node = Node {
                 parent: Some(parent),
-                session: Some(number(process.sid)),
-                group: Some(number(process.pgid)),
+                session: Some(session),
+                group: Some(group),
                 exit_signal: process.exit_signal,
                 born: None,
             };
             planner.nodes.insert(process.pid, node);
             planner.order.push(process.pid);
             if let Some(terminal) = process.terminal {
-                planner.terminals.insert(number(process.sid), terminal);
+                planner.terminals.insert(session, terminal);
             }
         }
         planner.add_placeholders();
@@ -430,7 +439,13 @@ impl Planner {
             .filter(|pid| !real.contains(pid))
             .filter(|pid| self.nodes.values().any(|node| node.parent == Some(*pid)))
             .collect();
-        let mut shape = TreeShape { first, steps: self.steps, parents, ..TreeShape::default() };
+        let mut shape = TreeShape {
+            renumbered: self.renumbered,
+            first,
+            steps: self.steps,
+            parents,
+            ..TreeShape::default()
+        };
         shape.temporary = self.temporary;
         for pid in self.order.iter().filter(|pid| !real.contains(pid) && !shape.parents.contains(pid)) {
             if self.nodes[pid].parent.is_none() {
@@ -620,6 +635,19 @@ mod tests {
             }
         }
         assert!(refused * 20 < HISTORIES, "{refused} of {HISTORIES} were refused");
+    }
+
+    #[test]
+    fn leaders_whose_numbers_nobody_can_have_get_stand_ins() {
+        for number in [0, 1] {
+            let processes = [process(100, 1, number, number), process(101, 100, number, number)];
+            let checkpoint =
+                Checkpoint { root: Pid(100), processes: processes.to_vec(), ..Checkpoint::default() };
+            let tasks = perform(&TreeShape::of(&checkpoint).unwrap());
+            let (parent, group, session) = tasks[&100];
+            assert_eq!((parent, tasks[&101]), (1, (100, group, session)));
+            assert!(group > 1 && session > 1);
+        }
     }
 
     #[test]

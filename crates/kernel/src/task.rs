@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use brant_base::Pid;
 
@@ -230,6 +230,12 @@ pub fn set_window(fd: impl AsFd, window: Window) -> io::Result<()> {
     };
     // SAFETY: TIOCSWINSZ reads the winsize that is passed.
     check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &size) })
+}
+
+/// Founds a session, led by this process, with `terminal` as its controlling terminal.
+pub fn lead_session(terminal: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    nix::unistd::setsid()?;
+    terminal.map_or(Ok(()), take_terminal)
 }
 
 /// Makes terminal `fd` the controlling terminal of this session leader, which must have none.

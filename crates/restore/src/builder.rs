@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
 use brant_base::Pid;
@@ -17,6 +17,7 @@ use brant_kernel::namespace::{self as kernel_namespace, NamespaceError, Side};
 use brant_kernel::proc;
 use brant_kernel::ptrace::Waiter;
 use brant_kernel::remote::Puppet;
+use brant_kernel::task;
 
 use crate::build::files::FdStore;
 use crate::build::script::Script;
@@ -95,10 +96,8 @@ pub fn restore(
     let mut store = FdStore::open(image, &plan, &options)?;
     let hosted = host(checkpoint, &shape, &mut store, keeper)?;
     let mut warnings = store.take_warnings();
-    warnings.extend(shape.renumbered.iter().map(|(was, now)| {
-        format!(
-            "sessions and process groups of number {was} are {now} from now on: their leader stayed behind"
-        )
+    warnings.extend(shape.outside.map(|number| {
+        format!("sessions and process groups that showed as 0 are {number} now: their leader stayed behind")
     }));
     let builder = Builder {
         image,
@@ -149,7 +148,8 @@ fn host(
                     .iter()
                     .any(|process| process.pid == checkpoint.root && process.ppid == *parent)
             });
-            run_keeper(start_reader, report, shape.first);
+            let terminal = shape.keeper_terminal.and_then(|terminal| store.terminal_slave(terminal));
+            run_keeper(start_reader, report, shape.first, terminal.and_then(|number| store.borrow(number)));
             let handoff = Handoff {
                 root: checkpoint.root,
                 root_is_child: reaps_root,
@@ -181,8 +181,9 @@ const REPORT_READY: u8 = 0;
 const REPORT_NO_PROC: u8 = 1;
 const REPORT_NO_TASK: u8 = 2;
 
-/// In the keeper: waits until the builder is in other mounts, then mounts /proc and makes the first task.
-fn run_keeper(mut start: PipeReader, mut report: PipeWriter, first: Pid) {
+/// In the keeper: waits until the builder is in other mounts, then mounts /proc, leads a session, with `terminal` as its
+/// controlling one, and makes the first task in it.
+fn run_keeper(mut start: PipeReader, mut report: PipeWriter, first: Pid, terminal: Option<BorrowedFd<'_>>) {
     let mut byte = [0];
     if start.read(&mut byte).unwrap_or(0) == 0 {
         std::process::exit(1);
@@ -190,10 +191,13 @@ fn run_keeper(mut start: PipeReader, mut report: PipeWriter, first: Pid) {
     let (kind, error) = match kernel_namespace::mount_proc() {
         Err(NamespaceError::Mount { error, .. }) => (REPORT_NO_PROC, Some(error)),
         Err(_) => (REPORT_NO_PROC, None),
-        Ok(()) => match kernel_namespace::fork_sleeper(first) {
-            Err(error) => (REPORT_NO_TASK, Some(error)),
-            Ok(()) => (REPORT_READY, None),
-        },
+        Ok(()) => {
+            let made = task::lead_session(terminal).and_then(|()| kernel_namespace::fork_sleeper(first));
+            match made {
+                Err(error) => (REPORT_NO_TASK, Some(error)),
+                Ok(()) => (REPORT_READY, None),
+            }
+        }
     };
     let errno = error.and_then(|error| error.raw_os_error()).unwrap_or(0);
     let mut bytes = vec![kind];

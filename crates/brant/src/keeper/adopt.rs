@@ -60,7 +60,6 @@ pub(crate) fn adopt(inheritance: Inheritance, handoff: Handoff) -> Infallible {
 /// Descriptors come in the order of [`adopt`].
 fn keep_job(descriptors: Vec<OwnedFd>, notes: Vec<u8>) -> ! {
     let Ok(notes) = serde_json::from_slice::<Notes>(&notes) else { task::exit_now(1) };
-    let _ = nix::unistd::setsid();
     let _ = std::env::set_current_dir("/");
     task::set_name(&format!("brant:{}", notes.name));
     if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {

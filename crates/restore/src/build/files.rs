@@ -132,7 +132,7 @@ impl FdStore {
     }
 
     /// A descriptor of the store, for a call in the builder.
-    pub(super) fn borrow(&self, number: RawFd) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn borrow(&self, number: RawFd) -> Option<BorrowedFd<'_>> {
         use std::os::fd::AsFd;
         self.held.iter().find(|fd| fd.as_raw_fd() == number).map(|fd| fd.as_fd())
     }

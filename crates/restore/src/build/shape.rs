@@ -36,8 +36,10 @@ pub(crate) enum Step {
 /// All tasks and how they come to be.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct TreeShape {
-    /// Sessions and groups whose numbers cannot be had here: the number they had, and the one they get.
-    pub(crate) renumbered: BTreeMap<Pid, Pid>,
+    /// The number that sessions and groups get whose leader was in another pid namespace, which showed them as 0.
+    pub(crate) outside: Option<Pid>,
+    /// The controlling terminal of the session that the keeper leads, as the first process of a container does.
+    pub(crate) keeper_terminal: Option<TerminalId>,
     /// The number of the first task, a child of the keeper. It ends when the tree stands.
     pub(crate) first: Pid,
     pub(crate) steps: Vec<Step>,
@@ -47,7 +49,7 @@ pub(crate) struct TreeShape {
     pub(crate) sleepers: Vec<Pid>,
     /// Stand-ins that end when the tree stands, in this order, with their reaper unless that is the keeper.
     pub(crate) temporary: Vec<(Pid, Option<Pid>)>,
-    /// Foreground groups to set: terminal, session leader, group.
+    /// Foreground groups to set: terminal, a task of its session, group.
     pub(crate) foreground: Vec<(TerminalId, Pid, Pid)>,
 }
 
@@ -69,7 +71,7 @@ struct Made {
 }
 
 struct Planner {
-    renumbered: BTreeMap<Pid, Pid>,
+    outside: Option<Pid>,
     nodes: BTreeMap<Pid, Node>,
     /// In the order of the image: parents first.
     order: Vec<Pid>,
@@ -86,8 +88,7 @@ impl TreeShape {
     pub(crate) fn of(checkpoint: &Checkpoint) -> Result<TreeShape, Refusals> {
         let mut planner = Planner::read(checkpoint)?;
         let first = planner.fresh_number();
-        planner.made.insert(first, Made { parent: INIT, session: first });
-        planner.steps.push(Step::FoundSession { pid: first });
+        planner.made.insert(first, Made { parent: INIT, session: INIT });
         planner.make_all()?;
         planner.join_groups()?;
         Ok(planner.finish(checkpoint, first))
@@ -107,7 +108,7 @@ fn refusal(pid: Pid, resource: &str, why: &str) -> Refusals {
 impl Planner {
     fn read(checkpoint: &Checkpoint) -> Result<Planner, Refusals> {
         let mut planner = Planner {
-            renumbered: BTreeMap::new(),
+            outside: None,
             nodes: BTreeMap::new(),
             order: Vec::new(),
             made: BTreeMap::new(),
@@ -121,17 +122,16 @@ impl Planner {
             let threads = process.body.iter().flat_map(|body| &body.threads);
             planner.used.extend(threads.map(|thread| thread.tid.0));
         }
-        // Stand for sessions and groups of leaders whose numbers nobody here can have: one in another pid namespace,
-        // and the first process of the program's own, whose number is the keeper's here.
-        let stand_ins = [Pid(0), INIT].map(|number| (number, planner.fresh_number()));
+        // Stands for sessions and groups whose leader is in another pid namespace.
+        let outside = planner.fresh_number();
         for process in &checkpoint.processes {
             if process.pid == INIT {
                 return Err(refusal(process.pid, "process number 1", "the job's keeper has this number"));
             }
-            let mut number = |pid: Pid| match stand_ins.iter().find(|(number, _)| *number == pid) {
-                Some((_, stand_in)) => *planner.renumbered.entry(pid).or_insert(*stand_in),
-                None => pid,
-            };
+            let number = |pid: Pid| if pid.0 == 0 { outside } else { pid };
+            if process.sid.0 == 0 || process.pgid.0 == 0 {
+                planner.outside = Some(outside);
+            }
             let (session, group) = (number(process.sid), number(process.pgid));
             let parent = if process.ppid.0 == 0 { INIT } else { process.ppid };
             let node = Node {
@@ -159,9 +159,12 @@ impl Planner {
     }
 
     fn add_placeholders(&mut self) {
-        let sessions: BTreeSet<Pid> = self.nodes.values().filter_map(|node| node.session).collect();
-        let groups: BTreeMap<Pid, Option<Pid>> =
+        let mut sessions: BTreeSet<Pid> = self.nodes.values().filter_map(|node| node.session).collect();
+        let mut groups: BTreeMap<Pid, Option<Pid>> =
             self.nodes.values().filter_map(|node| Some((node.group?, node.session))).collect();
+        // The keeper leads these.
+        sessions.remove(&INIT);
+        groups.remove(&INIT);
         let mut added = Vec::new();
         for (pid, node) in self.order.iter().map(|pid| (pid, &self.nodes[pid])) {
             let Some(parent) = node.parent.filter(|parent| *parent != INIT) else { continue };
@@ -421,7 +424,11 @@ impl Planner {
         }
         for (pid, group) in members {
             let session = self.made[&pid].session;
-            if self.nodes[&group].group != Some(group) || self.made[&group].session != session {
+            let is_led = match group {
+                INIT => session == INIT,
+                _ => self.nodes[&group].group == Some(group) && self.made[&group].session == session,
+            };
+            if !is_led {
                 let why = "the process with the group's number is not in its session";
                 return Err(refusal(pid, "its process group", why));
             }
@@ -440,7 +447,8 @@ impl Planner {
             .filter(|pid| self.nodes.values().any(|node| node.parent == Some(*pid)))
             .collect();
         let mut shape = TreeShape {
-            renumbered: self.renumbered,
+            outside: self.outside,
+            keeper_terminal: self.terminals.get(&INIT).copied(),
             first,
             steps: self.steps,
             parents,
@@ -465,7 +473,8 @@ impl Planner {
                 continue;
             };
             if self.nodes.values().any(|node| node.group == Some(group) && node.session == Some(*session)) {
-                shape.foreground.push((*terminal, *session, group));
+                let by = if *session == INIT { first } else { *session };
+                shape.foreground.push((*terminal, by, group));
             }
         }
         shape
@@ -491,7 +500,7 @@ mod tests {
 
     /// Performs the steps as the kernel would: (parent, group, session) by task.
     fn perform(shape: &TreeShape) -> BTreeMap<i32, (i32, i32, i32)> {
-        let mut tasks = BTreeMap::from([(shape.first.0, (1, -1, -1))]);
+        let mut tasks = BTreeMap::from([(shape.first.0, (1, 1, 1))]);
         let mut subreaper = BTreeSet::new();
         for step in &shape.steps {
             match *step {
@@ -638,16 +647,17 @@ mod tests {
     }
 
     #[test]
-    fn leaders_whose_numbers_nobody_can_have_get_stand_ins() {
-        for number in [0, 1] {
-            let processes = [process(100, 1, number, number), process(101, 100, number, number)];
-            let checkpoint =
-                Checkpoint { root: Pid(100), processes: processes.to_vec(), ..Checkpoint::default() };
-            let tasks = perform(&TreeShape::of(&checkpoint).unwrap());
-            let (parent, group, session) = tasks[&100];
-            assert_eq!((parent, tasks[&101]), (1, (100, group, session)));
-            assert!(group > 1 && session > 1);
-        }
+    fn sessions_of_a_container() {
+        // The first process leads the session; a shell's background job, and an orphan.
+        check(&[process(100, 1, 1, 1), process(101, 100, 101, 1), process(102, 1, 101, 1)]);
+        check(&[process(100, 50, 100, 1), process(101, 100, 1, 1)]);
+        // The leader is in another pid namespace.
+        let processes = vec![process(100, 1, 0, 0), process(101, 100, 0, 0)];
+        let shape =
+            TreeShape::of(&Checkpoint { root: Pid(100), processes, ..Checkpoint::default() }).unwrap();
+        let outside = shape.outside.unwrap().0;
+        let tasks = perform(&shape);
+        assert_eq!((tasks[&100], tasks[&101]), ((1, outside, outside), (100, outside, outside)));
     }
 
     #[test]

@@ -239,9 +239,9 @@ pub fn lead_session(terminal: Option<BorrowedFd<'_>>) -> io::Result<()> {
 }
 
 /// Makes terminal `fd` the controlling terminal of this session leader, which must have none.
-pub fn take_terminal(fd: impl AsFd) -> io::Result<()> {
+fn take_terminal(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: TIOCSCTTY takes a plain number.
-    check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCSCTTY, 0) })
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSCTTY, 0) })
 }
 
 /// Opens the slave of pseudo-terminal `master`, whatever mount of devpts it lies in.

@@ -148,8 +148,9 @@ fn host(
                     .iter()
                     .any(|process| process.pid == checkpoint.root && process.ppid == *parent)
             });
-            let terminal = shape.keeper_terminal.and_then(|terminal| store.terminal_slave(terminal));
-            run_keeper(start_reader, report, shape.first, terminal.and_then(|number| store.borrow(number)));
+            let slave = shape.keeper_terminal.and_then(|terminal| store.terminal_slave(terminal));
+            let terminal = slave.and_then(|number| store.borrow(number));
+            run_keeper(start_reader, report, shape.first, terminal);
             let handoff = Handoff {
                 root: checkpoint.root,
                 root_is_child: reaps_root,
@@ -191,13 +192,10 @@ fn run_keeper(mut start: PipeReader, mut report: PipeWriter, first: Pid, termina
     let (kind, error) = match kernel_namespace::mount_proc() {
         Err(NamespaceError::Mount { error, .. }) => (REPORT_NO_PROC, Some(error)),
         Err(_) => (REPORT_NO_PROC, None),
-        Ok(()) => {
-            let made = task::lead_session(terminal).and_then(|()| kernel_namespace::fork_sleeper(first));
-            match made {
-                Err(error) => (REPORT_NO_TASK, Some(error)),
-                Ok(()) => (REPORT_READY, None),
-            }
-        }
+        Ok(()) => match task::lead_session(terminal).and_then(|()| kernel_namespace::fork_sleeper(first)) {
+            Err(error) => (REPORT_NO_TASK, Some(error)),
+            Ok(()) => (REPORT_READY, None),
+        },
     };
     let errno = error.and_then(|error| error.raw_os_error()).unwrap_or(0);
     let mut bytes = vec![kind];

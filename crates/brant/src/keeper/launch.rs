@@ -12,7 +12,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use brant_base::Pid;
@@ -246,9 +246,9 @@ impl Ends {
 fn become_program(ends: &Ends, io: &Io, command: &[CString], mask: &SigSet) -> io::Error {
     let prepare = || -> io::Result<()> {
         if let Some(end) = &ends.program {
-            nix::unistd::setsid()?;
-            if matches!(io, Io::Terminal { .. }) {
-                task::take_terminal(end)?;
+            let has_terminal = matches!(io, Io::Terminal { .. });
+            task::lead_session(has_terminal.then_some(end.as_fd()))?;
+            if has_terminal {
                 dup2_stdin(end)?;
             } else {
                 dup2_stdin(File::open("/dev/null")?)?;

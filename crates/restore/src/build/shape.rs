@@ -123,14 +123,13 @@ impl Planner {
             planner.used.extend(threads.map(|thread| thread.tid.0));
         }
         // Stands for sessions and groups whose leader is in another pid namespace.
-        let outside = planner.fresh_number();
+        let is_led_from_outside = checkpoint.processes.iter().any(|p| p.sid.0 == 0 || p.pgid.0 == 0);
+        planner.outside = is_led_from_outside.then(|| planner.fresh_number());
+        let outside = planner.outside;
+        let number = |pid: Pid| outside.filter(|_| pid.0 == 0).unwrap_or(pid);
         for process in &checkpoint.processes {
             if process.pid == INIT {
                 return Err(refusal(process.pid, "process number 1", "the job's keeper has this number"));
-            }
-            let number = |pid: Pid| if pid.0 == 0 { outside } else { pid };
-            if process.sid.0 == 0 || process.pgid.0 == 0 {
-                planner.outside = Some(outside);
             }
             let (session, group) = (number(process.sid), number(process.pgid));
             let parent = if process.ppid.0 == 0 { INIT } else { process.ppid };

@@ -69,6 +69,60 @@ fn a_thread_let_go_in_the_middle_of_a_call_finds_its_own_way_back() {
     assert!(child.wait().unwrap().success());
 }
 
+#[test]
+fn a_copy_keeps_the_memory_of_one_moment_and_nothing_else() {
+    let waiter = Waiter::new().unwrap();
+    let mut child = sleeper();
+    let pid = Pid(child.id() as i32);
+    let thread = freeze(&waiter, pid.into());
+    let mut hand = Hand::open(&waiter, pid, &[thread], &[vdso_of(pid.0)]).unwrap();
+    let mut stack = [0u8; 256];
+    hand.memory().read(Addr(thread.registers.rsp), &mut stack).unwrap();
+    let first = hand.copy().unwrap();
+    let second = hand.copy().unwrap();
+    hand.finish().unwrap();
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    assert_eq!(children, "", "the program has a child");
+    assert_eq!(ptrace::registers(pid.into()).unwrap(), thread.registers);
+    let numbers = [first.pid(), second.pid()];
+    for copy in [first, second] {
+        let of = |file: &str| format!("/proc/{}/{file}", copy.pid());
+        assert_eq!(std::fs::read_dir(of("fd")).unwrap().count(), 0, "it has descriptors");
+        assert_eq!(std::fs::read_to_string(of("comm")).unwrap(), "brant-copy\n");
+        assert_eq!(std::fs::read_to_string(of("oom_score_adj")).unwrap(), "1000\n");
+        let stat = brant_kernel::proc::stat(copy.pid()).unwrap();
+        assert_eq!((stat.session, stat.pgrp), (copy.pid(), copy.pid()));
+        assert_ne!(stat.ppid, pid);
+        let mut copied = [0u8; 256];
+        copy.memory().read(Addr(thread.registers.rsp), &mut copied).unwrap();
+        assert_eq!(copied, stack);
+        assert!(copy.stands());
+    }
+    for copy in numbers {
+        let gone = brant_kernel::proc::stat(copy).map_or(true, |stat| stat.state == b'Z');
+        assert!(gone, "a dropped copy goes on");
+    }
+    ptrace::detach(pid.into(), 0).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_copy_that_was_killed_says_so() {
+    let waiter = Waiter::new().unwrap();
+    let mut child = sleeper();
+    let pid = Pid(child.id() as i32);
+    let thread = freeze(&waiter, pid.into());
+    let mut hand = Hand::open(&waiter, pid, &[thread], &[vdso_of(pid.0)]).unwrap();
+    let copy = hand.copy().unwrap();
+    hand.finish().unwrap();
+    // SAFETY: plain numbers.
+    unsafe { libc::kill(copy.pid().0, libc::SIGKILL) };
+    assert!(!copy.stands());
+    drop(copy);
+    ptrace::detach(pid.into(), 0).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
 /// A fork of the test process that waits for ever.
 fn fork_of_us() -> Tid {
     // SAFETY: the child only makes async-signal-safe system calls.

@@ -7,7 +7,7 @@ mod registers;
 mod stop;
 
 pub use registers::{Interrupted, UserRegisters, in_rseq_section};
-pub use stop::{Stop, WaitError, Waiter, reap_zombie};
+pub use stop::{Stop, WaitError, Waiter, reap_ended, reap_zombie};
 
 use std::io;
 

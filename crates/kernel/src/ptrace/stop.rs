@@ -159,6 +159,18 @@ pub fn reap_zombie(tid: Tid) {
     unsafe { libc::waitpid(tid.0, &mut status, libc::__WALL | libc::WNOHANG) };
 }
 
+/// Whether a tracee that was killed has ended; takes note of it then. Stops of it are swallowed.
+pub fn reap_ended(tid: Tid) -> bool {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    let found = unsafe { libc::waitpid(tid.0, &mut status, libc::__WALL | libc::WNOHANG) };
+    match found {
+        0 => false,
+        found if found < 0 => io::Error::last_os_error().raw_os_error() == Some(libc::ECHILD),
+        _ => !libc::WIFSTOPPED(status),
+    }
+}
+
 impl Drop for Waiter {
     fn drop(&mut self) {
         // SAFETY: the timer was made by `new` and is deleted once.

@@ -20,8 +20,8 @@ pub struct HandThread {
     pub mask: u64,
 }
 
-struct Slot {
-    thread: HandThread,
+pub(super) struct Slot {
+    pub(super) thread: HandThread,
     /// Where its thunk stands; the first one's is the bootstrap slot.
     thunk: Addr,
     foreign: bool,
@@ -31,20 +31,22 @@ struct Slot {
 
 /// The remote hand in one process, all of whose threads are stopped by us.
 pub struct Hand<'w> {
-    waiter: &'w Waiter,
+    pub(super) waiter: &'w Waiter,
     pid: Pid,
-    memory: Memory,
-    slots: Vec<Slot>,
+    pub(super) memory: Memory,
+    pub(super) slots: Vec<Slot>,
     /// What the bootstrap slot's bytes were.
-    bootstrap_room: Addr,
+    pub(super) bootstrap_room: Addr,
     data: Option<PageRange>,
     code: Option<PageRange>,
+    /// The code of a copy.
+    pub(super) copy_code: Option<PageRange>,
 }
 
 /// Marks a bootstrap slot that a killed brant left behind.
 const MARK: [u8; 16] = *b"brant thunk here";
 /// Room for one thunk and the mark, in bytes, at the end of an executable mapping.
-const ROOM_BYTES: usize = THUNK_BYTES + MARK.len();
+pub(super) const ROOM_BYTES: usize = THUNK_BYTES + MARK.len();
 /// Bytes of the data area that remote calls may point into.
 const DATA_BYTES: u64 = 4 * PAGE_SIZE;
 const NR_MMAP: i64 = libc::SYS_mmap;
@@ -75,7 +77,16 @@ impl<'w> Hand<'w> {
             .iter()
             .map(|thread| Slot { thread: *thread, thunk: room, foreign: false, stopped_by: Vec::new() })
             .collect();
-        let mut hand = Hand { waiter, pid, memory, slots, bootstrap_room: room, data: None, code: None };
+        let mut hand = Hand {
+            waiter,
+            pid,
+            memory,
+            slots,
+            bootstrap_room: room,
+            data: None,
+            code: None,
+            copy_code: None,
+        };
         hand.map_scratch()?;
         Ok(hand)
     }
@@ -100,7 +111,7 @@ impl<'w> Hand<'w> {
         Ok(())
     }
 
-    fn map_pages(&mut self, bytes: u64, protection: i32) -> Result<PageRange, RemoteError> {
+    pub(super) fn map_pages(&mut self, bytes: u64, protection: i32) -> Result<PageRange, RemoteError> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         let at = self.call(0, NR_MMAP, [0, bytes, protection as u64, flags as u64, u64::MAX, 0])?;
         Ok(PageRange::new(at, at + bytes).expect("mmap returns whole pages"))
@@ -163,16 +174,23 @@ impl<'w> Hand<'w> {
             .map_err(|error| ptrace_error(slot.thread.tid, "writing its return thunk", error))
     }
 
-    fn run_to_syscall_stop(&mut self, index: usize) -> Result<(), RemoteError> {
+    pub(super) fn run_to_syscall_stop(&mut self, index: usize) -> Result<(), RemoteError> {
+        match self.run_to_stop(index)? {
+            Stop::Syscall => Ok(()),
+            stop => Err(RemoteError::Unexpected { tid: self.slots[index].thread.tid, stop }),
+        }
+    }
+
+    /// Runs to the next system call's entry or exit, or to what else a thread stops for.
+    pub(super) fn run_to_stop(&mut self, index: usize) -> Result<Stop, RemoteError> {
         let tid = self.slots[index].thread.tid;
         loop {
             ptrace::resume_to_syscall(tid, 0).map_err(|e| ptrace_error(tid, "running a call", e))?;
             match self.waiter.wait(tid, CALL_TIMEOUT)? {
-                Stop::Syscall => return Ok(()),
                 Stop::Ended(status) => return Err(RemoteError::Ended { tid, status }),
                 Stop::Signal(signal) => self.slots[index].stopped_by.push(signal),
                 Stop::Group(_) | Stop::Interrupt => {}
-                stop => return Err(RemoteError::Unexpected { tid, stop }),
+                stop => return Ok(stop),
             }
         }
     }
@@ -214,7 +232,7 @@ impl<'w> Hand<'w> {
         for index in 1..self.slots.len() {
             outcome = outcome.and(self.leave(index));
         }
-        for range in [self.code.take(), self.data.take()].into_iter().flatten() {
+        for range in [self.copy_code.take(), self.code.take(), self.data.take()].into_iter().flatten() {
             let unmapped =
                 self.call(0, libc::SYS_munmap, [range.start().0, range.bytes(), 0, 0, 0, 0]).map(drop);
             outcome = outcome.and(unmapped);
@@ -254,6 +272,6 @@ fn find_room(memory: &Memory, executable: &[PageRange]) -> Option<Addr> {
     })
 }
 
-fn ptrace_error(tid: Tid, operation: &'static str, error: std::io::Error) -> RemoteError {
+pub(super) fn ptrace_error(tid: Tid, operation: &'static str, error: std::io::Error) -> RemoteError {
     RemoteError::Ptrace { tid, operation, error }
 }

@@ -9,6 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// The memory of a process, by its number in our pid namespace. Reads honour no protection (`/proc/PID/mem`
 /// forces), so that areas without read permission can be copied; writes force too.
+#[derive(Debug)]
 pub struct Memory {
     pid: Pid,
     file: File,

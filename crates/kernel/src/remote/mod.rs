@@ -1,8 +1,10 @@
 //! Remote control: a stopped thread performs system calls for us, then goes on as it was.
 //!
 //! - [`Hand`] works in a program that must survive us: every foreign instruction is followed by a return thunk.
+//! - [`Copied`] is a fork of such a program that never runs: its memory as it was at one moment.
 //! - [`Puppet`] drives a task that is being built and dies with us.
 
+mod copy;
 mod hand;
 mod memory;
 mod puppet;
@@ -10,6 +12,7 @@ mod stub;
 mod thunk;
 mod trampoline;
 
+pub use copy::Copied;
 pub use hand::{Hand, HandThread};
 pub use memory::Memory;
 pub(crate) use puppet::CloneArguments;

@@ -48,6 +48,9 @@ pub enum Error {
     },
     #[error("process {pid} ended while it was looked at")]
     Ended { pid: Pid },
+    /// A copy of a process that ran on was killed before all of it was written.
+    #[error("the copy of process {pid} {}", if *.memory_short { "was given up, as memory got short" } else { "was killed" })]
+    CopyLost { pid: Pid, memory_short: bool },
     #[error(transparent)]
     Remote(#[from] RemoteError),
     #[error(transparent)]
@@ -73,6 +76,7 @@ impl Error {
             Error::Refused(refusals) => refusals.0.first().map_or("B-0300", |refusal| refusal.code),
             Error::DoesNotStop { .. } => "B-0701",
             Error::Ended { .. } => "B-0702",
+            Error::CopyLost { .. } => "B-0705",
             Error::Image(error) => error.code(),
             _ => "B-0700",
         }

@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 mod collect;
+mod copies;
 mod error;
 mod files;
 mod freeze;
+mod headroom;
 mod preflight;
 mod refusals;
 mod sentinel;
@@ -26,10 +28,13 @@ use brant_kernel::facts::HostFacts;
 use brant_kernel::proc;
 use brant_kernel::remote::Memory;
 
+pub use copies::CopiedStanding;
 pub use error::Error;
 pub use refusals::EXPLANATIONS;
 pub use tree::Member;
 
+use collect::memory::Part;
+use copies::Copies;
 use freeze::Frozen;
 use tables::Tables;
 
@@ -46,6 +51,8 @@ pub struct Options {
     pub freeze_timeout: Duration,
     /// The tree stays frozen until it is ended or dropped.
     pub stop: bool,
+    /// Where the tree runs on, private memory is written from copies, while it does.
+    pub copy: bool,
     pub codec: Codec,
     /// The job's name, for the image.
     pub job: Option<String>,
@@ -61,6 +68,8 @@ pub struct Captured<W> {
     pub pause: Duration,
     pub processes: usize,
     pub threads: usize,
+    /// Processes that were to run on while their memory was written, and stood still.
+    pub copied_standing: Vec<CopiedStanding>,
     frozen: Option<Frozen>,
 }
 
@@ -115,8 +124,12 @@ pub fn checkpoint<W: Write>(
     let sink = sink()?;
     let Still { frozen, members, mut tables, checkpoint, started } = hold_still(roots, facts, options)?;
     let mut writer = Writer::create(sink, &checkpoint, options.codec)?;
-    write_memory(&members, &checkpoint, &mut writer)?;
+    let mut copies = match options.copy && !options.stop {
+        true => Copies::make(&frozen, &checkpoint)?,
+        false => Copies::default(),
+    };
     tables.write_contents(&mut writer)?;
+    write_standing(&members, &checkpoint, &copies, &mut writer)?;
     let threads = frozen.processes.iter().map(|process| process.threads.len()).sum();
     let frozen = if options.stop {
         Some(frozen)
@@ -125,8 +138,10 @@ pub fn checkpoint<W: Write>(
         None
     };
     let pause = started.elapsed();
+    write_copied(&members, &checkpoint, &mut copies, &mut writer)?;
+    let copied_standing = copies.standing;
     let (sink, summary) = writer.finish()?;
-    Ok(Captured { sink, summary, pause, processes: members.len(), threads, frozen })
+    Ok(Captured { sink, summary, pause, processes: members.len(), threads, copied_standing, frozen })
 }
 
 /// A frozen tree, described.
@@ -213,16 +228,41 @@ fn describe(
     })
 }
 
-fn write_memory<W: Write>(
+/// Writes what is not to be read from copies, of a tree that stands still.
+fn write_standing<W: Write>(
     members: &[Member],
     checkpoint: &Checkpoint,
+    copies: &Copies,
     writer: &mut Writer<W>,
 ) -> Result<(), Error> {
-    for (member, process) in members.iter().zip(&checkpoint.processes) {
+    for (index, (member, process)) in members.iter().zip(&checkpoint.processes).enumerate() {
         let Some(body) = &process.body else { continue };
         let memory =
             Memory::open(member.task()).map_err(|error| Error::Memory { pid: member.host, error })?;
-        collect::memory::write_private(member, &body.memory, &memory, writer)?;
+        let part = if copies.of(index).is_some() { Part::NotForked } else { Part::All };
+        collect::memory::write_private(member, &body.memory, (member.task(), &memory), part, writer)?;
+    }
+    Ok(())
+}
+
+/// Writes the memory of a tree that runs on. Each copy ends when it has been written.
+fn write_copied<W: Write>(
+    members: &[Member],
+    checkpoint: &Checkpoint,
+    copies: &mut Copies,
+    writer: &mut Writer<W>,
+) -> Result<(), Error> {
+    for (index, (member, process)) in members.iter().zip(&checkpoint.processes).enumerate() {
+        let (Some(body), Some(copy)) = (&process.body, copies.of(index)) else { continue };
+        let source = (copy.pid(), copy.memory());
+        let written = collect::memory::write_private(member, &body.memory, source, Part::Forked, writer);
+        match written {
+            Err(Error::Image(error)) => return Err(error.into()),
+            // A copy that was killed can be read no more.
+            Err(_) if !copy.stands() => return Err(copies.lost(member.host)),
+            other => other?,
+        }
+        copies.finish(index, member.host)?;
     }
     Ok(())
 }

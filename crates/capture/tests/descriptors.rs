@@ -70,6 +70,7 @@ impl Running {
         let options = Options {
             freeze_timeout: Duration::from_secs(10),
             stop: false,
+            copy: false,
             codec: Codec::Raw,
             job: None,
             never_restored: |_| brant_base::Refusals::default(),

@@ -66,30 +66,36 @@ impl Checkpoint {
         if self.dry_run {
             return self.plan(report, &target, &roots, &facts);
         }
-        let pending = self.begin(&roots)?;
-        let written = Rc::new(Cell::new(0));
         let interruption = Rc::new(Interruption::block().map_err(|error| {
             let what = format!("{target} could not be checkpointed");
             runs_on(Failure::new("B-0700", exit::FAILED, what).why(error))
         })?);
-        let sink = Sink {
-            pending: Some(pending),
-            written: Rc::clone(&written),
-            interruption: Rc::clone(&interruption),
-        };
-        let options = Options {
+        let mut options = Options {
             freeze_timeout: FREEZE_TIMEOUT,
             stop: self.stop,
+            copy: true,
             codec: self.compress,
             job: target.job().map(|job| job.name().to_string()),
             never_restored: brant_restore::never_restored,
         };
-        let captured = brant_capture::checkpoint(&roots, &facts, &options, || Ok(sink)).map_err(|error| {
-            match interruption.has_come() {
-                true => interrupted(&target),
-                false => self.explain(&target, error, written.get()),
+        let captured = loop {
+            let written = Rc::new(Cell::new(0));
+            let sink = Sink {
+                pending: Some(self.begin(&roots)?),
+                written: Rc::clone(&written),
+                interruption: Rc::clone(&interruption),
+            };
+            match brant_capture::checkpoint(&roots, &facts, &options, || Ok(sink)) {
+                Ok(captured) => break captured,
+                Err(_) if interruption.has_come() => return Err(interrupted(&target)),
+                Err(error @ brant_capture::Error::CopyLost { .. }) if options.copy => {
+                    report
+                        .note(&format!("{error}; once more, and {target} stands still until all is written"));
+                    options.copy = false;
+                }
+                Err(error) => return Err(self.explain(&target, error, written.get())),
             }
-        })?;
+        };
         if interruption.has_come() {
             return Err(interrupted(&target));
         }
@@ -170,6 +176,7 @@ impl Checkpoint {
             .map_err(|error| runs_on(store_failed(&error)))?;
         let (summary, pause) = (captured.summary, captured.pause);
         let (processes, threads) = (captured.processes, captured.threads);
+        let standing = std::mem::take(&mut captured.copied_standing);
         if self.stop {
             captured.end().map_err(|error| {
                 let what =
@@ -183,12 +190,19 @@ impl Checkpoint {
                 "image": path, "id": summary.id.to_string(), "bytes": summary.bytes, "pages": summary.pages,
                 "zero_pages": summary.zero_pages, "processes": processes, "threads": threads,
                 "pause_ms": pause.as_millis() as u64, "stopped": self.stop,
+                "copied_while_stopped": standing.iter().map(|one| json!({ "pid": one.pid.0, "why": one.why })).collect::<Vec<_>>(),
             }));
             return Ok(0);
         }
         report.data(&path.display().to_string());
         let (pages, zero_pages) = (summary.pages, summary.zero_pages);
         report.detail(&format!("image {}: {pages} pages with contents, {zero_pages} zero pages", summary.id));
+        for one in &standing {
+            report.detail(&format!(
+                "process {} stood still while its memory was written: {}",
+                one.pid, one.why
+            ));
+        }
         let count = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
         report.note(&format!(
             "wrote {target} ({}, {}) in {}; it stood still for {} ms and {}",

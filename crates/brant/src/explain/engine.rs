@@ -309,6 +309,15 @@ brant was told to end by Ctrl-C or another signal while it took a checkpoint. Th
 on as before, and the image that was begun is gone.",
     },
     Entry {
+        code: "B-0705",
+        title: "a copy of the program was lost",
+        text: "\
+A program that is left running is written from a copy of its memory, a process called brant-copy that never runs. It
+was killed before all was written: by somebody, by the end of the job's pid namespace, or by brant itself because
+memory got short. The program runs on as before, and no image was left. brant tries once more by itself, and keeps
+the program still until all is written; so does `--stop`.",
+    },
+    Entry {
         code: "B-0801",
         title: "a restore failed",
         text: "\

@@ -1,6 +1,6 @@
 //! Address spaces: the list of mappings, and which of their pages an image must hold.
 
-use brant_base::{Addr, PAGE_SIZE, PageRange};
+use brant_base::{Addr, PAGE_SIZE, PageRange, Pid};
 use brant_image::Writer;
 use brant_image::model::*;
 use brant_kernel::proc::{self, MapEntry, MapKind, PageKind, Pagemap, Stat, VmFlags};
@@ -94,11 +94,32 @@ fn flags(entry: &MapEntry) -> MappingFlags {
     }
 }
 
-/// The runs of private pages that differ from what the mappings give by themselves.
-pub(crate) fn private_pages(member: &Member, space: &AddressSpace) -> Result<Vec<PageRange>, Error> {
-    let pagemap = Pagemap::open(member.task())?;
+/// Which of a process's private pages are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    All,
+    /// Those that a fork has, too.
+    Forked,
+    /// The others: MADV_DONTFORK and MADV_WIPEONFORK.
+    NotForked,
+}
+
+impl Part {
+    fn has(self, mapping: &Mapping) -> bool {
+        let forked = !mapping.flags.dont_fork && !mapping.flags.wipe_on_fork;
+        match self {
+            Part::All => true,
+            Part::Forked => forked,
+            Part::NotForked => !forked,
+        }
+    }
+}
+
+/// The runs of private pages of `task` that differ from what the mappings give by themselves.
+fn private_pages(task: Pid, space: &AddressSpace, part: Part) -> Result<Vec<PageRange>, Error> {
+    let pagemap = Pagemap::open(task)?;
     let mut runs = Vec::new();
-    for mapping in &space.mappings {
+    for mapping in space.mappings.iter().filter(|mapping| part.has(mapping)) {
         let kernels = matches!(mapping.backing, Backing::Vdso | Backing::Vvar);
         if kernels || mapping.sharing == Sharing::Shared || mapping.flags.droppable {
             continue;
@@ -109,18 +130,20 @@ pub(crate) fn private_pages(member: &Member, space: &AddressSpace) -> Result<Vec
     Ok(runs)
 }
 
-/// Copies the private pages of a process into the image. A page of zeros is left out where nothing lies below it.
+/// Copies the private pages of a process into the image, as `task` has them: a thread of it, or its copy. A page of zeros
+/// is left out where nothing lies below it.
 pub(crate) fn write_private<W: std::io::Write>(
     member: &Member,
     space: &AddressSpace,
-    memory: &Memory,
+    (task, memory): (Pid, &Memory),
+    part: Part,
     writer: &mut Writer<W>,
 ) -> Result<(), Error> {
     let owner = PageOwner::Process(member.pid);
     let failed = |error| Error::Memory { pid: member.host, error };
     let mut buffer = vec![0u8; COPY_BYTES];
     let mut mappings = space.mappings.iter().peekable();
-    for run in private_pages(member, space)? {
+    for run in private_pages(task, space, part)? {
         while mappings.peek().is_some_and(|mapping| mapping.range.end() <= run.start()) {
             mappings.next();
         }

@@ -35,6 +35,8 @@ pub struct Status {
     /// 0 for a zombie and a kernel thread, which have no address space.
     pub vm_size_kib: u64,
     pub vm_rss_kib: u64,
+    /// The anonymous part of it.
+    pub rss_anonymous_kib: u64,
     pub vm_swap_kib: u64,
     pub core_dumping: bool,
     /// `None` where the kernel does not say.
@@ -111,6 +113,7 @@ fn set(status: &mut Status, key: &[u8], value: &[u8]) -> Option<()> {
         b"Kthread" => status.is_kernel_thread = value == b"1",
         b"VmSize" => status.vm_size_kib = kib(value)?,
         b"VmRSS" => status.vm_rss_kib = kib(value)?,
+        b"RssAnon" => status.rss_anonymous_kib = kib(value)?,
         b"VmSwap" => status.vm_swap_kib = kib(value)?,
         b"CoreDumping" => status.core_dumping = value == b"1",
         b"THP_enabled" => status.thp_enabled = Some(value == b"1"),

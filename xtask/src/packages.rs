@@ -27,6 +27,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("setsid", "util-linux"),
     ("prlimit", "util-linux"),
     ("useradd", "passwd"),
+    ("script", "bsdutils"),
 ];
 
 /// What is not on the search path.

@@ -28,6 +28,8 @@ pub enum StoreError {
     NoHome,
     #[error("{path} cannot be read")]
     Read { path: PathBuf, source: io::Error },
+    #[error("the stream cannot be read")]
+    Stream { source: io::Error },
     #[error("{path} is a folder, not an image")]
     IsFolder { path: PathBuf },
     #[error("{path}")]
@@ -48,6 +50,7 @@ impl StoreError {
             StoreError::NoHome => "B-0610",
             StoreError::Read { .. } => "B-0611",
             StoreError::IsFolder { .. } => "B-0612",
+            StoreError::Stream { .. } => "B-0613",
             StoreError::Image { source, .. } => source.code(),
         }
     }

@@ -9,10 +9,10 @@
 mod error;
 mod list;
 mod pending;
+mod receive;
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,7 @@ use brant_image::{Head, ImageError};
 pub use error::StoreError;
 pub use list::{Entry, Listing};
 pub use pending::{Pending, Place};
+pub use receive::Received;
 
 /// What an image's file name ends with.
 pub const IMAGE_SUFFIX: &str = ".brant";
@@ -117,13 +118,6 @@ impl Store {
         fs::remove_file(&path).map_err(|source| StoreError::Write { path: path.clone(), source })?;
         pending::sync_folder(&path)?;
         Ok(path)
-    }
-
-    /// Copies a stream (an image that comes through a pipe) into a file without a name in this store.
-    pub fn spool(&self, mut stream: impl Read) -> Result<File, StoreError> {
-        let mut pending = self.begin(0)?;
-        io::copy(&mut stream, &mut pending).map_err(|source| pending.write_fault(source))?;
-        pending.into_nameless()
     }
 }
 

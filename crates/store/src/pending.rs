@@ -5,7 +5,7 @@
 //! nobody holds; the lock works across pid namespaces, where a recorded pid would not.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -152,10 +152,9 @@ impl Pending {
         format!("{}-{}{IMAGE_SUFFIX}", if name.is_empty() { "image" } else { name }, &id[..12])
     }
 
-    /// The file, from its beginning, without any name.
-    pub(crate) fn into_nameless(mut self) -> Result<File, StoreError> {
-        let result = self.file.seek(SeekFrom::Start(0)).and_then(|_| self.file.try_clone());
-        result.map_err(|source| self.write_fault(source))
+    /// What has been written so far, through a descriptor of its own.
+    pub(crate) fn reopened(&self) -> Result<File, ImageError> {
+        self.file.try_clone().map_err(ImageError::Read)
     }
 
     fn give_name(&mut self, path: &Path) -> io::Result<()> {
@@ -195,12 +194,6 @@ impl Write for Pending {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
-    }
-}
-
-impl Read for Pending {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.file.read(into)
     }
 }
 

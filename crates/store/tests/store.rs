@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use brant_base::{Pid, Tid};
 use brant_image::model::*;
-use brant_image::{Codec, Identity, Image, ImageId, Writer};
+use brant_image::{Codec, Identity, ImageId, Writer};
 use brant_store::{Pending, Store};
 
 fn checkpoint(job: &str) -> Checkpoint {
@@ -94,11 +94,36 @@ fn modes_are_private() {
 }
 
 #[test]
-fn a_stream_is_spooled() {
-    let store = store("spool");
-    let bytes = fs::read(put(&store, "sim", 1, 1)).unwrap();
-    let file = store.spool(bytes.as_slice()).unwrap();
-    assert_eq!(Image::open(file).unwrap().checkpoint(), &checkpoint("sim"));
-    assert_eq!(fs::read_dir(store.folder()).unwrap().count(), 1);
+fn a_stream_is_kept_whole_or_not_at_all() {
+    let (sender, store) = (store("send"), store("receive"));
+    let sent = put(&sender, "sim", 1, 1);
+    let bytes = fs::read(&sent).unwrap();
+    let names = || fs::read_dir(store.folder()).unwrap().count();
+    for length in [0, 4, 8, 100, bytes.len() - 1] {
+        let error = store.receive(&bytes[..length]).unwrap_err();
+        assert!(error.code().starts_with("B-05"), "{length}: {}", error.code());
+    }
+    let mut damaged = bytes.clone();
+    for at in (0..bytes.len()).step_by(7) {
+        damaged[at] ^= 0x10;
+        assert!(store.receive(damaged.as_slice()).unwrap_err().code().starts_with("B-05"), "byte {at}");
+        damaged[at] ^= 0x10;
+    }
+    let longer = [&bytes[..], b"x"].concat();
+    assert_eq!(store.receive(longer.as_slice()).unwrap_err().code(), "B-0507");
+    // What never ends and is no image is not read for ever.
+    assert_eq!(store.receive(std::io::repeat(7)).unwrap_err().code(), "B-0501");
+    assert_eq!(names(), 0);
+
+    let received = store.receive(bytes.as_slice()).unwrap();
+    assert_eq!(received.path.file_name(), sent.file_name());
+    assert!(!received.was_there);
+    assert_eq!(fs::read(&received.path).unwrap(), bytes);
+    assert!(store.receive(bytes.as_slice()).unwrap().was_there);
+    fs::write(&received.path, b"something else").unwrap();
+    assert_eq!(store.receive(bytes.as_slice()).unwrap_err().code(), "B-0605");
+    assert_eq!(fs::read(&received.path).unwrap(), b"something else");
+    assert_eq!(names(), 1);
     fs::remove_dir_all(store.folder()).unwrap();
+    fs::remove_dir_all(sender.folder()).unwrap();
 }

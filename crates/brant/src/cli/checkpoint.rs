@@ -21,6 +21,7 @@ use serde_json::json;
 use super::Done;
 use super::check::{failed, host_facts};
 use super::stop::ends_before;
+use super::stream::{self, Outgoing};
 use crate::failure::{Failure, exit, exit_of};
 use crate::job::descendants;
 use crate::report::Report;
@@ -36,7 +37,7 @@ const KEEPER_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Checkpoint {
     /// A job's name or a pid: it and everything that descends from it
     target: String,
-    /// Where the image goes: a file, or a folder for a file of the image's own name
+    /// Where the image goes: a file, a folder for a file of the image's own name, or - for standard output
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
     /// Overwrite the file of -o
@@ -81,14 +82,17 @@ impl Checkpoint {
         let captured = loop {
             let written = Rc::new(Cell::new(0));
             let sink = Sink {
-                pending: Some(self.begin(&roots)?),
+                destination: Some(self.begin(&roots)?),
                 written: Rc::clone(&written),
                 interruption: Rc::clone(&interruption),
             };
             match brant_capture::checkpoint(&roots, &facts, &options, || Ok(sink)) {
                 Ok(captured) => break captured,
                 Err(_) if interruption.has_come() => return Err(interrupted(&target)),
-                Err(error @ brant_capture::Error::CopyLost { .. }) if options.copy => {
+                // What a pipe's reader has taken cannot be taken back.
+                Err(error @ brant_capture::Error::CopyLost { .. })
+                    if options.copy && (written.get() == 0 || !self.is_streamed()) =>
+                {
                     report
                         .note(&format!("{error}; once more, and {target} stands still until all is written"));
                     options.copy = false;
@@ -99,7 +103,7 @@ impl Checkpoint {
         if interruption.has_come() {
             return Err(interrupted(&target));
         }
-        self.finish(report, &target, captured)
+        self.finish(report, &target, captured, &interruption)
     }
 
     fn plan(
@@ -130,8 +134,15 @@ impl Checkpoint {
         Ok(0)
     }
 
+    fn is_streamed(&self) -> bool {
+        self.output.as_deref().is_some_and(stream::is_standard)
+    }
+
     /// An image without a name yet, where there is room for it.
-    fn begin(&self, roots: &[Pid]) -> Result<Pending, Failure> {
+    fn begin(&self, roots: &[Pid]) -> Result<Destination, Failure> {
+        if self.is_streamed() {
+            return Outgoing::begin().map(Destination::Stream);
+        }
         let bytes = match self.compress {
             Codec::Raw => resident_bytes(roots),
             // What compresses well may need a tenth.
@@ -145,7 +156,7 @@ impl Checkpoint {
             pending.check_space(bytes)?;
             Ok(pending)
         };
-        begin().map_err(|error| runs_on(store_failed(&error)))
+        begin().map(Destination::File).map_err(|error| runs_on(store_failed(&error)))
     }
 
     fn explain(&self, target: &Target, error: brant_capture::Error, written: u64) -> Failure {
@@ -160,41 +171,76 @@ impl Checkpoint {
                 ))
                 .next("free some space (brant image ls, brant image rm), or choose another disk with -o");
         }
+        if let brant_capture::Error::Image(ImageError::Write(cause)) = &error
+            && let Some(failure) = stream::write_failed(cause, format!("{target} could not be checkpointed"))
+        {
+            return runs_on(failure);
+        }
         failed(target, error)
     }
 
-    /// The image gets its name; only then the program may end.
-    fn finish(&self, report: &Report, target: &Target, mut captured: Captured<Sink>) -> Done {
-        let identity = Identity { id: captured.summary.id, created_ns: 0 };
-        let name = match target {
-            Target::Job(job) => job.name().to_string(),
-            Target::Process(pid) => program_name(*pid),
+    /// The image gets its name, or its reader has taken it; only then the program may end.
+    fn finish(
+        &self,
+        report: &Report,
+        target: &Target,
+        mut captured: Captured<Sink>,
+        interruption: &Interruption,
+    ) -> Done {
+        let destination =
+            captured.sink.destination.take().expect("a sink keeps it until it is finished here");
+        let path = match destination {
+            Destination::File(pending) => {
+                let identity = Identity { id: captured.summary.id, created_ns: 0 };
+                let name = match target {
+                    Target::Job(job) => job.name().to_string(),
+                    Target::Process(pid) => program_name(*pid),
+                };
+                let committed = pending.commit(&Pending::own_name(&name, &identity));
+                Some(committed.map_err(|error| runs_on(store_failed(&error)))?)
+            }
+            Destination::Stream(stream) => {
+                stream.finish(|| interruption.has_come()).map_err(|error| {
+                    let what = || format!("{target} could not be checkpointed");
+                    match interruption.has_come() {
+                        true => interrupted(target),
+                        false => runs_on(
+                            stream::write_failed(&error, what())
+                                .unwrap_or_else(|| Failure::new("B-0602", exit::STORE, what()).why(error)),
+                        ),
+                    }
+                })?;
+                None
+            }
         };
-        let pending = captured.sink.pending.take().expect("a sink keeps its file until it is committed here");
-        let path = pending
-            .commit(&Pending::own_name(&name, &identity))
-            .map_err(|error| runs_on(store_failed(&error)))?;
         let (summary, pause) = (captured.summary, captured.pause);
         let (processes, threads) = (captured.processes, captured.threads);
         let standing = std::mem::take(&mut captured.copied_standing);
         if self.stop {
             captured.end().map_err(|error| {
-                let what =
-                    format!("the image is safe in {}, but {target} could not be ended", path.display());
+                let place =
+                    path.as_ref().map_or("written".to_string(), |path| format!("safe in {}", path.display()));
+                let what = format!("the image is {place}, but {target} could not be ended");
                 Failure::of_error(error.code(), what, &error).next(format!("brant kill {}", target.word()))
             })?;
             wait_for_keeper(target);
         }
         if report.json {
-            report.json(json!({
+            let said = json!({
                 "image": path, "id": summary.id.to_string(), "bytes": summary.bytes, "pages": summary.pages,
                 "zero_pages": summary.zero_pages, "processes": processes, "threads": threads,
                 "pause_ms": pause.as_millis() as u64, "stopped": self.stop,
                 "copied_while_stopped": standing.iter().map(|one| json!({ "pid": one.pid.0, "why": one.why })).collect::<Vec<_>>(),
-            }));
+            });
+            match path {
+                Some(_) => report.json(said),
+                None => report.json_aside(said),
+            }
             return Ok(0);
         }
-        report.data(&path.display().to_string());
+        if let Some(path) = &path {
+            report.data(&path.display().to_string());
+        }
         let (pages, zero_pages) = (summary.pages, summary.zero_pages);
         report.detail(&format!("image {}: {pages} pages with contents, {zero_pages} zero pages", summary.id));
         for one in &standing {
@@ -246,9 +292,15 @@ fn interrupted(target: &Target) -> Failure {
         .next(format!("brant checkpoint {}", target.word()))
 }
 
-/// The image's file. The capture hands it back when all is written.
+/// Where an image goes.
+enum Destination {
+    File(Pending),
+    Stream(Outgoing),
+}
+
+/// The image on its way. The capture hands it back when all is written.
 struct Sink {
-    pending: Option<Pending>,
+    destination: Option<Destination>,
     written: Rc<Cell<u64>>,
     interruption: Rc<Interruption>,
 }
@@ -258,14 +310,19 @@ impl Write for Sink {
         if self.interruption.has_come() {
             return Err(io::Error::other("interrupted by a signal"));
         }
-        let pending = self.pending.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        let count = pending.write(bytes)?;
+        let count = match self.destination.as_mut().ok_or(io::ErrorKind::BrokenPipe)? {
+            Destination::File(pending) => pending.write(bytes)?,
+            Destination::Stream(stream) => stream.write(bytes, || self.interruption.has_come())?,
+        };
         self.written.set(self.written.get() + count as u64);
         Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.pending.as_mut().map_or(Ok(()), Write::flush)
+        match &mut self.destination {
+            Some(Destination::File(pending)) => pending.flush(),
+            _ => Ok(()),
+        }
     }
 }
 

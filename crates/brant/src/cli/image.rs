@@ -1,18 +1,24 @@
 //! `brant image`.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
+use brant_image::Summary;
 use brant_image::inspect::{Inspection, ProcessLine};
 use brant_image::inspect::{inspect, readable, size, utc};
+use brant_kernel::task;
+use brant_store::{Pending, Place, Received, StoreError};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::Done;
 use super::checkpoint::{open_image, open_store, store_failed};
+use super::stream::{self, Outgoing};
 use crate::failure::{Failure, exit, exit_of};
 use crate::report::{Report, command_line, table};
 
-/// List, show, verify and remove images
+/// List, show, verify, export, import and remove images
 #[derive(Debug, clap::Args)]
 pub(super) struct Images {
     #[command(subcommand)]
@@ -33,6 +39,23 @@ enum Verb {
         /// A path, a job's name (its newest image), or the beginning of an image's id
         image: OsString,
     },
+    /// Copy an image out of your store, verified: to standard output, or to a path
+    Export {
+        /// A path, a job's name (its newest image), or the beginning of an image's id
+        image: OsString,
+        /// A file, a folder for a file of the image's own name, or - for standard output
+        #[arg(short, long, value_name = "PATH", default_value = "-")]
+        output: PathBuf,
+        /// Overwrite the file of -o
+        #[arg(long)]
+        force: bool,
+    },
+    /// Take an image into your store, verified; nothing is ever overwritten
+    Import {
+        /// A file, or - for standard input
+        #[arg(default_value = "-", value_name = "PATH")]
+        from: PathBuf,
+    },
     /// Remove images
     Rm {
         /// A path, a job's name (its newest image), or the beginning of an image's id
@@ -47,6 +70,8 @@ impl Images {
             Verb::Ls => list(report),
             Verb::Inspect { image } => show(&image, report),
             Verb::Verify { image } => verify(&image, report),
+            Verb::Export { image, output, force } => export(&image, &output, force, report),
+            Verb::Import { from } => import(&from, report),
             Verb::Rm { images } => images.iter().try_for_each(|image| remove(image, report)).map(|()| 0),
         }
     }
@@ -145,16 +170,7 @@ fn process_json(process: &ProcessLine) -> Value {
 
 fn verify(image: &OsString, report: &Report) -> Done {
     let path = find(image)?;
-    let summary = open_image(&path)?.verify().map_err(|error| {
-        let code = error.code();
-        let what = format!("the image {} is damaged", path.display());
-        let failure = Failure::of_error(code, what, &error);
-        if exit_of(code) == exit::CORRUPT {
-            failure.next("restore an older image: brant image ls")
-        } else {
-            failure
-        }
-    })?;
+    let summary = verified(&path)?;
     if report.json {
         let digest: String = summary.digest.iter().map(|byte| format!("{byte:02x}")).collect();
         report.json(json!({
@@ -164,6 +180,90 @@ fn verify(image: &OsString, report: &Report) -> Done {
         report.data(&format!("{}: whole, {}, {} pages", path.display(), size(summary.bytes), summary.pages));
     }
     Ok(0)
+}
+
+/// Reads all of an image.
+fn verified(path: &Path) -> Result<Summary, Failure> {
+    open_image(path)?.verify().map_err(|error| {
+        let code = error.code();
+        let what = format!("the image {} is damaged", path.display());
+        let failure = Failure::of_error(code, what, &error);
+        if exit_of(code) == exit::CORRUPT {
+            failure.next("restore an older image: brant image ls")
+        } else {
+            failure
+        }
+    })
+}
+
+/// A damaged image is not handed on.
+fn export(image: &OsString, output: &Path, force: bool, report: &Report) -> Done {
+    limits_are_errors();
+    let path = find(image)?;
+    let to_stream = stream::is_standard(output);
+    let outgoing = if to_stream { Some(Outgoing::begin()?) } else { None };
+    let summary = verified(&path)?;
+    let mut file = File::open(&path).map_err(|error| {
+        Failure::new("B-0611", exit::STORE, format!("{} cannot be read", path.display())).why(error)
+    })?;
+    if let Some(outgoing) = outgoing {
+        outgoing.copy(&mut file).map_err(|error| {
+            let what = format!("{} could not be exported", path.display());
+            let failed = || Failure::new("B-0602", exit::STORE, what.clone()).why(&error);
+            stream::write_failed(&error, what.clone()).unwrap_or_else(failed)
+        })?;
+        report.note(&format!("exported {} ({})", path.display(), size(summary.bytes)));
+        return Ok(0);
+    }
+    let mut copy = || -> Result<PathBuf, StoreError> {
+        let mut pending = Pending::begin(Place::from_option(output), force, summary.bytes)?;
+        pending.check_space(summary.bytes)?;
+        std::io::copy(&mut file, &mut pending).map_err(|error| pending.write_fault(error))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        pending.commit(&name)
+    };
+    let copy = copy().map_err(|error| store_failed(&error))?;
+    report.data(&copy.display().to_string());
+    Ok(0)
+}
+
+fn import(from: &Path, report: &Report) -> Done {
+    let received = if stream::is_standard(from) {
+        receive(stream::incoming()?)?
+    } else {
+        let unreadable = |error| {
+            Failure::new("B-0611", exit::STORE, format!("{} cannot be read", from.display())).why(error)
+        };
+        receive(File::open(from).map_err(unreadable)?)?
+    };
+    if report.json {
+        let Summary { id, bytes, pages, .. } = received.summary;
+        report.json(json!({
+            "image": received.path, "id": id.to_string(), "bytes": bytes, "pages": pages, "was_there": received.was_there,
+        }));
+        return Ok(0);
+    }
+    report.data(&received.path.display().to_string());
+    let had = if received.was_there { "this very image was there already" } else { "imported and verified" };
+    report.note(&format!("{had}: {}, {}", received.summary.id, size(received.summary.bytes)));
+    Ok(0)
+}
+
+/// A limit on file sizes is an error of the write, as a full disk is, and no death.
+fn limits_are_errors() {
+    task::ignore_signal(libc::SIGXFSZ);
+}
+
+/// Takes an image into the store.
+pub(super) fn receive(from: impl std::io::Read) -> Result<Received, Failure> {
+    limits_are_errors();
+    open_store()?.receive(from).map_err(|error| match exit_of(error.code()) {
+        exit::CORRUPT => {
+            Failure::of_error(error.code(), "no whole image came; nothing of it is kept", &error)
+                .next("look at what the sender said, and let it send again")
+        }
+        _ => store_failed(&error),
+    })
 }
 
 fn remove(image: &OsString, report: &Report) -> Result<(), Failure> {

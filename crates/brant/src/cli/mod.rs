@@ -13,6 +13,7 @@ mod ps;
 mod restore;
 mod run;
 mod stop;
+mod stream;
 
 use std::process::ExitCode;
 

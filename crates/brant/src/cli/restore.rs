@@ -26,7 +26,9 @@ use super::Done;
 use super::attach::finish;
 use super::check::after_restore;
 use super::checkpoint::{open_image, open_store, store_failed};
+use super::image::receive;
 use super::stop::ends_before;
+use super::stream;
 use crate::client::{Blocked, Foreground, Link};
 use crate::failure::{Failure, exit};
 use crate::job::{Job, Meta, Process, Reservation, Runtime};
@@ -42,7 +44,10 @@ const ORPHAN_TIMEOUT: Duration = Duration::from_secs(1);
 /// killed without the program noticing. Ctrl-P Ctrl-Q leaves a program with a terminal alone.
 #[derive(Debug, clap::Args)]
 pub(super) struct Restore {
-    /// A path, a job's name (its newest image), or the beginning of an image's id
+    /// A path, a job's name (its newest image), the beginning of an image's id, or - for standard input
+    ///
+    /// An image from standard input is first put into your store, whole and verified; there it stays, whatever
+    /// happens. The program then reads /dev/null instead.
     image: OsString,
     /// Run in the background, with input from /dev/null and output into the job's log
     #[arg(short, long)]
@@ -85,21 +90,31 @@ struct Prepared {
 
 impl Restore {
     pub(super) fn run(self, report: &Report) -> Done {
-        let path = open_store()?.find(&self.image).map_err(|error| store_failed(&error))?;
-        let prepared = self.prepare(&path)?;
+        if !stream::is_standard(Path::new(&self.image)) {
+            let path = open_store()?.find(&self.image).map_err(|error| store_failed(&error))?;
+            return self.restore(&path, report, |failure| failure);
+        }
+        let path = receive(stream::incoming()?)?.path;
+        stream::close_incoming().map_err(|error| kept(not_built("closing standard input", &error), &path))?;
+        report.note(&format!("received {}", path.display()));
+        self.restore(&path, report, |failure| kept(failure, &path))
+    }
+
+    /// `unless_built` adds to what a failure says that has left nothing behind.
+    fn restore(self, path: &Path, report: &Report, unless_built: impl Fn(Failure) -> Failure) -> Done {
+        let prepared = self.prepare(path).map_err(&unless_built)?;
         if self.dry_run {
             return Ok(self.tell_plan(report, &prepared));
         }
         let checkpoint = prepared.image.checkpoint();
         let command: Vec<String> = checkpoint.command.iter().map(|word| readable(word)).collect();
-        let runtime = Runtime::open()?;
-        let reservation = match (&self.name, &checkpoint.job) {
-            (Some(name), _) | (None, Some(name)) => runtime.reserve(Some(name), &command)?,
-            (None, None) => runtime.reserve(None, &command)?,
-        };
+        let name = self.name.as_deref().or(checkpoint.job.as_deref());
+        let reserve = || Runtime::open()?.reserve(name, &command);
+        let reservation = reserve().map_err(&unless_built)?;
         let relays_terminal = prepared.relays_terminal;
-        let blocked = Blocked::new(true).map_err(|error| not_built("blocking signals", &error))?;
-        let (meta, stream) = start(reservation, prepared, self.detach, report)?;
+        let blocked =
+            Blocked::new(true).map_err(|error| unless_built(not_built("blocking signals", &error)))?;
+        let (meta, stream) = start(reservation, prepared, self.detach, report).map_err(&unless_built)?;
         self.write_pid_file(&meta)?;
         if let Some(change) = after_restore() {
             report.detail(&change);
@@ -314,6 +329,13 @@ fn announce(report: &Report, meta: &Meta) {
     report.data(&meta.name);
     let inside = meta.inside_pid.unwrap_or_default();
     report.note(&format!("restored {}: process {pid}, which is {inside} to itself", meta.name));
+}
+
+/// A failure after which the image that came through the pipe, perhaps the only copy, is in the store.
+fn kept(failure: Failure, path: &Path) -> Failure {
+    let next = format!("the image is kept as {}; once all fits: brant restore {0}", path.display());
+    let next = if failure.next.is_empty() { next } else { format!("{}\n{next}", failure.next) };
+    failure.next(next)
 }
 
 fn not_built(operation: &str, error: &io::Error) -> Failure {

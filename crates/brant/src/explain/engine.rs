@@ -277,6 +277,25 @@ to you.",
     },
     Entry { code: "B-0612", title: "a folder, not an image", text: "Name the file inside of it." },
     Entry {
+        code: "B-0613",
+        title: "a stream could not be read",
+        text: "Reading the image from standard input failed. Nothing of it is kept; let the sender send again.",
+    },
+    Entry {
+        code: "B-0614",
+        title: "the reader of an image went away",
+        text: "\
+The program behind the pipe ended before it had taken the whole image: what it said is the reason. A program that was
+to be checkpointed runs on, also with `--stop`.",
+    },
+    Entry {
+        code: "B-0615",
+        title: "the reader of an image takes nothing",
+        text: "\
+The program behind the pipe lives and has taken nothing for two minutes. It may wait for a password, or the network
+hangs. A program that was to be checkpointed is not kept waiting for ever: it runs on, also with `--stop`.",
+    },
+    Entry {
         code: "B-0700",
         title: "a checkpoint failed",
         text: "\

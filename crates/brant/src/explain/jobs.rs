@@ -107,6 +107,21 @@ The program was restored and runs, but the file of --pid-file could not be writt
 doctor` tells whether the host lacks something.",
     },
     Entry {
+        code: "B-0115",
+        title: "an image is not written to a terminal",
+        text: "\
+`-` as the output means standard output, and that is a terminal. An image is binary and holds the program's secrets.
+Pipe it into something (`brant checkpoint TARGET -o - | ssh HOST brant restore - -d`), or name a file with -o. The
+program has not been touched.",
+    },
+    Entry {
+        code: "B-0116",
+        title: "an image is not typed in",
+        text: "\
+`-` as the image means standard input, and that is a terminal. Pipe an image into it, or name one: `brant image
+ls`.",
+    },
+    Entry {
         code: "B-0201",
         title: "no such target",
         text: "\

@@ -52,6 +52,12 @@ impl Report {
         let _ = writeln!(std::io::stdout(), "{value:#}");
     }
 
+    /// As [`Report::json`], where stdout takes an image.
+    pub(crate) fn json_aside(&self, mut value: Value) {
+        value["schema_version"] = json!(1);
+        let _ = writeln!(std::io::stderr(), "{value:#}");
+    }
+
     /// One line about what was done, for people; machines and `-q` do without.
     pub(crate) fn note(&self, text: &str) {
         if !self.quiet && !self.json {

@@ -1,9 +1,10 @@
-//! The project's chores, in plain Rust: `cargo xtask ci [--full] | quick | tidy | golden | fuzz | e2e | packages`.
+//! The project's chores, in plain Rust: `cargo xtask ci [--full] | quick | tidy | golden | fuzz | e2e | packages | bench`.
 //!
 //! `ci` is exactly what CI runs. Nothing here depends on the project's own crates, so that it builds in seconds and
 //! still runs when they do not compile.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod packages;
 mod step;
 mod tidy;
@@ -23,12 +24,18 @@ const USAGE: &str = "cargo xtask CHORE
   fuzz          a short seeded fuzz run over every parser of foreign bytes
   e2e [--full]  the end-to-end tests: fixtures, kills, real programs
   packages      installs what the end-to-end tests need, or names it
+  bench [--sizes 64M,1G,4G] [--repeat N] [--json FILE]
+                times and sizes on tmpfs, beside a memcpy and, where BRANT_BENCH_CRIU and BRANT_BENCH_DMTCP_LAUNCH
+                are the paths of criu and dmtcp_launch, beside these
 ";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let is_full = args.iter().any(|arg| arg == "--full");
     let chore = args.iter().find(|arg| !arg.starts_with('-')).map(String::as_str);
+    if chore == Some("bench") {
+        return if bench::run(&args[1..]) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let begin = Instant::now();
     let steps: Vec<Step> = match chore {
         Some("ci") => [quick(), vec![Step::Tidy], golden(), fuzz(is_full), e2e(is_full)].concat(),

@@ -15,7 +15,13 @@ fn the_static_brant_needs_no_other_file() {
     std::fs::create_dir(&root).expect("the sandbox is writable");
     std::fs::copy(static_brant_binary(), root.join("brant")).expect("the sandbox is writable");
     let run = |args: &[&str]| {
-        let output = Command::new("chroot").arg(&root).arg("/brant").args(args).env_clear().output();
+        let output = Command::new("chroot")
+            .arg(&root)
+            .arg("/brant")
+            .args(args)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
+            .output();
         output.expect("chroot starts")
     };
     let version = run(&["--version"]);

@@ -9,6 +9,7 @@
 use brant_base::Pid;
 use brant_image::model::{Checkpoint, Process, ProcessBody};
 use brant_kernel::proc;
+use brant_kernel::ptrace::{Interrupted, UserRegisters};
 use brant_kernel::remote::{Copied, Hand, HandThread, RemoteError};
 
 use crate::error::Error;
@@ -101,17 +102,18 @@ fn would_notice(
     if namespaces.pid != namespaces.pid_for_children {
         return Some("its children are born in another pid namespace".to_owned());
     }
-    let waits = |(number, flags): (u64, u64)| {
-        let every_kind = (libc::__WALL | libc::__WCLONE) as u32 as u64;
-        matches!(number as i64, libc::SYS_wait4 | libc::SYS_waitid) && flags & every_kind != 0
-    };
-    let calls = process.threads.iter().map(|thread| {
-        let registers = &thread.at_stop;
-        let is_wait4 = registers.orig_rax == libc::SYS_wait4 as u64;
-        (registers.orig_rax, if is_wait4 { registers.rdx } else { registers.r10 })
-    });
     let wait = "a thread of it waits for children of every kind (__WALL)";
-    calls.into_iter().any(waits).then(|| wait.to_owned())
+    process.threads.iter().any(|thread| waits_for_every_kind(&thread.at_stop)).then(|| wait.to_owned())
+}
+
+/// Whether the thread stands in a call that would find children without an exit signal.
+fn waits_for_every_kind(at_stop: &UserRegisters) -> bool {
+    let flags = match at_stop.interrupted() {
+        Interrupted::Restart { number } if number == libc::SYS_wait4 as u64 => at_stop.rdx,
+        Interrupted::Restart { number } if number == libc::SYS_waitid as u64 => at_stop.r10,
+        _ => return false,
+    };
+    flags & (libc::__WALL | libc::__WCLONE) as u32 as u64 != 0
 }
 
 /// A process of the tree above one of its members that adopts orphans.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use brant_base::Pid;
-use brant_capture::{Captured, Options};
+use brant_capture::{Captured, CopiedStanding, Options};
 use brant_image::inspect::size;
 use brant_image::{Codec, Identity, ImageError};
 use brant_kernel::task;
@@ -79,7 +79,8 @@ impl Checkpoint {
             job: target.job().map(|job| job.name().to_string()),
             never_restored: brant_restore::never_restored,
         };
-        let captured = loop {
+        let mut lost = Vec::new();
+        let mut captured = loop {
             let written = Rc::new(Cell::new(0));
             let sink = Sink {
                 destination: Some(self.begin(&roots)?),
@@ -95,11 +96,14 @@ impl Checkpoint {
                 {
                     report
                         .note(&format!("{error}; once more, and {target} stands still until all is written"));
+                    let why = error.to_string();
+                    lost.extend(roots.iter().map(|&pid| CopiedStanding { pid, why: why.clone() }));
                     options.copy = false;
                 }
                 Err(error) => return Err(self.explain(&target, error, written.get())),
             }
         };
+        captured.copied_standing.extend(lost);
         if interruption.has_come() {
             return Err(interrupted(&target));
         }

@@ -1,9 +1,11 @@
-//! The project's chores, in plain Rust: `cargo xtask ci [--full] | quick | tidy | golden | fuzz | e2e | packages`.
+//! The project's chores, in plain Rust:
+//! `cargo xtask ci [--full] | quick | tidy | golden | fuzz | dist | e2e | packages | bench`.
 //!
 //! `ci` is exactly what CI runs. Nothing here depends on the project's own crates, so that it builds in seconds and
 //! still runs when they do not compile.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod packages;
 mod step;
 mod tidy;
@@ -21,14 +23,21 @@ const USAGE: &str = "cargo xtask CHORE
   tidy          the checks that STYLE asks for and no compiler makes
   golden        the golden and the broken images
   fuzz          a short seeded fuzz run over every parser of foreign bytes
+  dist          target/dist/brant: one static file for any distribution
   e2e [--full]  the end-to-end tests: fixtures, kills, real programs
   packages      installs what the end-to-end tests need, or names it
+  bench [--sizes 64M,1G,4G] [--repeat N] [--json FILE]
+                times and sizes on tmpfs, beside a memcpy and, where BRANT_BENCH_CRIU and BRANT_BENCH_DMTCP_LAUNCH
+                are the paths of criu and dmtcp_launch, beside these
 ";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let is_full = args.iter().any(|arg| arg == "--full");
     let chore = args.iter().find(|arg| !arg.starts_with('-')).map(String::as_str);
+    if chore == Some("bench") {
+        return if bench::run(&args[1..]) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let begin = Instant::now();
     let steps: Vec<Step> = match chore {
         Some("ci") => [quick(), vec![Step::Tidy], golden(), fuzz(is_full), e2e(is_full)].concat(),
@@ -36,6 +45,7 @@ fn main() -> ExitCode {
         Some("tidy") => vec![Step::Tidy],
         Some("golden") => golden(),
         Some("fuzz") => fuzz(is_full),
+        Some("dist") => dist(),
         Some("e2e") => e2e(is_full),
         Some("packages") => vec![Step::Packages],
         _ => {
@@ -73,15 +83,31 @@ fn fuzz(is_full: bool) -> Vec<Step> {
     vec![run.env("BRANT_FUZZ_COUNT", count)]
 }
 
+/// Where `dist` puts the static brant.
+fn dist_binary() -> PathBuf {
+    target().join("dist/brant")
+}
+
+/// A static brant. The flags are for the target only: with --target, build scripts and macros do without.
+fn dist() -> Vec<Step> {
+    const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+    let build =
+        Step::cargo(&["build", "--package", "brant", "--profile", "one-file", "--target", TRIPLE, "--quiet"])
+            .env("RUSTFLAGS", "-C target-feature=+crt-static");
+    vec![build, Step::Place { from: target().join(TRIPLE).join("one-file/brant"), to: dist_binary() }]
+}
+
 fn e2e(is_full: bool) -> Vec<Step> {
     let build = Step::cargo(&["build", "--package", "brant", "--release", "--quiet"]);
     let brant = target().join("release/brant");
     let skips = target().join("skips.txt");
     let tests = Step::cargo(&["test", "--package", "brant-testkit", "--tests", "--", "--test-threads", "4"])
         .env("BRANT_BIN", &brant.to_string_lossy())
+        .env("BRANT_DIST", &dist_binary().to_string_lossy())
         .env("BRANT_SKIPS", &skips.to_string_lossy())
         .env("BRANT_FULL", if is_full { "1" } else { "0" });
-    vec![Step::Packages, build, Step::ForgetSkips(skips.clone()), tests, Step::JudgeSkips(skips)]
+    let judged = vec![Step::ForgetSkips(skips.clone()), tests, Step::JudgeSkips(skips)];
+    [vec![Step::Packages, build], dist(), judged].concat()
 }
 
 /// The repository's root.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -17,6 +17,8 @@ pub(crate) enum Step {
     Tidy,
     /// Installs or names the packages that tests need.
     Packages,
+    /// Copies what was built to where it is looked for, under its name at once.
+    Place { from: PathBuf, to: PathBuf },
     /// Empties the file in which tests record their skips.
     ForgetSkips(PathBuf),
     /// Fails on a skip that was not to be expected on this machine.
@@ -48,6 +50,7 @@ impl Step {
                 packages::provide();
                 true
             }
+            Step::Place { from, to } => report(place(from, to).err().into_iter().collect()),
             Step::ForgetSkips(path) => {
                 let _ = std::fs::remove_file(path);
                 true
@@ -69,6 +72,7 @@ impl fmt::Display for Step {
             Step::Cargo { args, .. } => write!(f, "cargo {}", args.join(" ")),
             Step::Tidy => f.write_str("tidy"),
             Step::Packages => f.write_str("packages for the end-to-end tests"),
+            Step::Place { to, .. } => write!(f, "place {}", to.display()),
             Step::ForgetSkips(_) => f.write_str("forget earlier skips"),
             Step::JudgeSkips(_) => f.write_str("skips"),
         }
@@ -90,6 +94,13 @@ fn run_cargo(args: &[String], env: &[(String, String)]) -> bool {
             false
         }
     }
+}
+
+fn place(from: &Path, to: &Path) -> Result<(), String> {
+    let fault = |error| format!("{} is not placed: {error}", to.display());
+    let partial = to.with_extension("partial");
+    std::fs::create_dir_all(to.parent().unwrap_or(Path::new("."))).map_err(fault)?;
+    std::fs::copy(from, &partial).and_then(|_| std::fs::rename(&partial, to)).map_err(fault)
 }
 
 fn report(findings: Vec<String>) -> bool {

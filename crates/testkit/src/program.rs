@@ -109,6 +109,23 @@ pub fn brant_binary() -> PathBuf {
         .clone()
 }
 
+/// The static brant: `BRANT_DIST`, or what `cargo xtask dist` makes.
+pub fn static_brant_binary() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT
+        .get_or_init(|| {
+            if let Some(path) = std::env::var_os("BRANT_DIST") {
+                return PathBuf::from(path);
+            }
+            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+            let mut command = Command::new(cargo);
+            command.args(["xtask", "dist"]).current_dir(repository());
+            assert!(command.status().expect("cargo starts").success(), "the static brant does not build");
+            target_folder().join("dist/brant")
+        })
+        .clone()
+}
+
 /// `target`, as seen from a test binary in `target/PROFILE/deps`.
 fn target_folder() -> PathBuf {
     let here = std::env::current_exe().expect("a test binary knows its path");

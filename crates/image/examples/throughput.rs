@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use brant_base::{PageRange, Pid, Tid};
 use brant_image::model::*;
-use brant_image::{Codec, Image, Pack, Writer};
+use brant_image::{Codec, Image, Pack, PageSource, SourceRun, Writer};
 
 const START: u64 = 0x1000_0000;
 
@@ -16,7 +16,8 @@ fn main() {
     let mib: u64 = words.next().map_or(1024, |word| word.parse().expect("a number of MiB"));
     let memory = memory(mib << 20);
     let checkpoint = checkpoint(mib << 20);
-    for codec in [Codec::Raw, Codec::Lz4, Codec::Zstd(1)] {
+    for codec in [Codec::Raw, Codec::Lz4, Codec::Zstd(1), Codec::Zstd(-1), Codec::Zstd(-7), Codec::Zstd(-50)]
+    {
         let path = std::path::Path::new(&folder).join(format!("brant-throughput-{}", std::process::id()));
         let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
@@ -24,7 +25,9 @@ fn main() {
 
         let start = Instant::now();
         let mut writer = Writer::create(&file, &checkpoint, codec).unwrap();
-        writer.pages(PageOwner::Process(Pid(5)), START / 4096, &memory).unwrap();
+        let run =
+            SourceRun { first_page: START / 4096, pages: memory.len() as u64 / 4096, keep_zeros: false };
+        writer.pages_from(PageOwner::Process(Pid(5)), &[run], &Memory(&memory)).unwrap();
         let (_, summary) = writer.finish().unwrap();
         let written = rate(start);
 
@@ -42,6 +45,16 @@ fn main() {
             "{codec:?}: {:.2} of the size, write {written:.2} GiB/s, open {opened:?}, read {read:.2} GiB/s on one thread, {verified:.2} on all",
             summary.bytes as f64 / (mib << 20) as f64
         );
+    }
+}
+
+struct Memory<'a>(&'a [u8]);
+
+impl PageSource for Memory<'_> {
+    fn read(&self, first_page: u64, into: &mut [u8]) -> std::io::Result<()> {
+        let start = (first_page * 4096 - START) as usize;
+        into.copy_from_slice(&self.0[start..start + into.len()]);
+        Ok(())
     }
 }
 

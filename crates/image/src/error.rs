@@ -34,6 +34,14 @@ pub enum ImageError {
     Inconsistent { what: String },
     #[error("pages {first_page:#x} + {pages} of {owner:?}: {why}")]
     Pages { owner: PageOwner, first_page: u64, pages: u64, why: &'static str },
+    /// What was to be written could not be read.
+    #[error("reading pages from {first_page:#x} on of {owner:?}")]
+    Source {
+        owner: PageOwner,
+        first_page: u64,
+        #[source]
+        error: io::Error,
+    },
     #[error("reading the image failed")]
     Read(#[source] io::Error),
     #[error("writing the image failed")]
@@ -56,6 +64,7 @@ impl ImageError {
             ImageError::Malformed { .. } => "B-0510",
             ImageError::Inconsistent { .. } => "B-0511",
             ImageError::Pages { .. } => "B-0512",
+            ImageError::Source { .. } => "B-0700",
             ImageError::Read(_) => "B-0601",
             ImageError::Write(_) => "B-0602",
         }

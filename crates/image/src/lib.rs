@@ -11,7 +11,8 @@ mod validate;
 mod wire;
 
 pub use container::{
-    Codec, Head, Identity, Image, ImageId, Pack, PackRun, PageContent, Run, Summary, Writer, is_zero_page,
+    Codec, Head, Identity, Image, ImageId, Pack, PackRun, PageContent, PageSource, Run, SourceRun, Summary,
+    Writer, is_zero_page,
 };
 pub use error::ImageError;
 pub use validate::validate;

@@ -4,7 +4,7 @@ use std::io::{Seek, Write};
 
 use brant_base::{PageRange, Pid, Tid};
 use brant_image::model::*;
-use brant_image::{Codec, Head, Image, ImageError, PageContent, Writer};
+use brant_image::{Codec, Head, Image, ImageError, PageContent, PageSource, SourceRun, Writer};
 
 fn tiny() -> Checkpoint {
     let mapping = Mapping {
@@ -121,4 +121,93 @@ fn pages_nobody_has_are_refused() {
     writer.pages(owner, 0x10, &page).unwrap();
     writer.zero_pages(owner, 0x10, 1).unwrap();
     assert_eq!(writer.finish().unwrap_err().code(), "B-0512");
+}
+
+/// Every fifth page is zero, every other one its number.
+struct Striped {
+    /// The page that cannot be read.
+    hole: u64,
+}
+
+impl PageSource for Striped {
+    fn read(&self, first_page: u64, into: &mut [u8]) -> std::io::Result<()> {
+        for (page, bytes) in (first_page..).zip(into.chunks_exact_mut(4096)) {
+            if page == self.hole {
+                return Err(std::io::Error::from_raw_os_error(14));
+            }
+            bytes.fill(if page % 5 == 0 { 0 } else { page as u8 | 1 });
+        }
+        Ok(())
+    }
+}
+
+/// Two runs that share packs: zeros are left out of the first and kept of the second.
+const RUNS: [SourceRun; 2] = [
+    SourceRun { first_page: 0x10, pages: 700, keep_zeros: false },
+    SourceRun { first_page: 0x10 + 701, pages: 300, keep_zeros: true },
+];
+
+#[test]
+fn pages_come_from_a_source() {
+    let owner = PageOwner::Process(Pid(5));
+    for codec in [Codec::Raw, Codec::Lz4, Codec::Zstd(-7)] {
+        let file = tempfile();
+        let mut writer = Writer::create(&file, &tiny(), codec).unwrap();
+        writer.pages(owner, 0x10 + 1010, &[7; 4096]).unwrap();
+        writer.pages_from(owner, &RUNS, &Striped { hole: 0 }).unwrap();
+        // What is too little for threads joins the next pack.
+        let rest = SourceRun { first_page: 0x10 + 1002, pages: 3, keep_zeros: true };
+        writer.pages_from(owner, &[rest], &Striped { hole: 0 }).unwrap();
+        let (_, summary) = writer.finish().unwrap();
+        let image = Image::open(file).unwrap();
+        assert_eq!(image.verify().unwrap(), summary);
+        let mut seen = std::collections::BTreeMap::new();
+        let visit = |run: brant_image::PackRun<'_>| {
+            for page in 0..run.content.pages() {
+                let first = match run.content {
+                    PageContent::Bytes(bytes) => bytes[(page * 4096) as usize],
+                    PageContent::Zero { .. } => 0,
+                };
+                assert!(seen.insert(run.first_page + page, first).is_none());
+            }
+            Ok::<(), ImageError>(())
+        };
+        image.visit_pages(owner, visit).unwrap();
+        let content = |page: u64| if page % 5 == 0 { 0 } else { page as u8 | 1 };
+        let mut expected: std::collections::BTreeMap<u64, u8> =
+            (0x10..0x10 + 700).filter(|page| page % 5 != 0).map(|page| (page, content(page))).collect();
+        expected.extend((0x10 + 701..0x10 + 1001).map(|page| (page, content(page))));
+        expected.extend((0x10 + 1002..0x10 + 1005).map(|page| (page, content(page))));
+        expected.insert(0x10 + 1010, 7);
+        assert_eq!(seen, expected);
+        assert_eq!((summary.pages + summary.zero_pages) as usize, expected.len());
+    }
+}
+
+#[test]
+fn a_source_that_fails_ends_the_writing() {
+    let owner = PageOwner::Process(Pid(5));
+    for hole in [0x10, 0x10 + 300, 0x10 + 1000] {
+        let mut writer = Writer::create(std::io::sink(), &tiny(), Codec::Raw).unwrap();
+        let error = writer.pages_from(owner, &RUNS, &Striped { hole }).unwrap_err();
+        assert!(matches!(error, ImageError::Source { .. }), "{error:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_ends_the_threads() {
+    struct Full(usize);
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 = self.0.checked_sub(bytes.len()).ok_or(std::io::ErrorKind::StorageFull)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut writer = Writer::create(Full(3 << 20), &tiny(), Codec::Raw).unwrap();
+    let error = writer.pages_from(PageOwner::Process(Pid(5)), &RUNS, &Striped { hole: 0 }).unwrap_err();
+    assert!(matches!(error, ImageError::Write(_)), "{error:?}");
 }

@@ -49,8 +49,8 @@ pub(super) struct Checkpoint {
     /// Leave the program running (the default)
     #[arg(long)]
     leave_running: bool,
-    /// none, lz4, or zstd with an optional level from 1 to 22
-    #[arg(long, value_name = "none|lz4|zstd[:LEVEL]", default_value = "lz4", value_parser = parse_codec)]
+    /// none, lz4, or zstd with an optional level from 1 to 22, or from -1 down to -50: the lower, the faster
+    #[arg(long, value_name = "none|lz4|zstd[:LEVEL]", default_value = "zstd:-7", value_parser = parse_codec)]
     compress: Codec,
     /// Only say what would be done
     #[arg(long)]
@@ -360,8 +360,10 @@ fn parse_codec(text: &str) -> Result<Codec, String> {
         None if text == "lz4" => Ok(Codec::Lz4),
         None if text == "zstd" => Ok(Codec::Zstd(1)),
         Some(("zstd", level)) => match level.parse() {
-            Ok(level @ 1..=22) => Ok(Codec::Zstd(level)),
-            _ => Err("zstd has levels from 1 to 22".to_string()),
+            Ok(level) if level != 0 && (Codec::ZSTD_LEVEL_MIN..=Codec::ZSTD_LEVEL_MAX).contains(&level) => {
+                Ok(Codec::Zstd(level))
+            }
+            _ => Err("zstd has levels from 1 to 22 and from -1 to -50".to_string()),
         },
         _ => Err("it is none, lz4, zstd, or zstd:LEVEL".to_string()),
     }

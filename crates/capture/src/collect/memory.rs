@@ -1,17 +1,18 @@
 //! Address spaces: the list of mappings, and which of their pages an image must hold.
 
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
 use brant_base::{Addr, PAGE_SIZE, PageRange, Pid};
-use brant_image::Writer;
 use brant_image::model::*;
+use brant_image::{ImageError, PageSource, SourceRun, Writer};
 use brant_kernel::proc::{self, MapEntry, MapKind, PageKind, Pagemap, Stat, VmFlags};
 use brant_kernel::remote::Memory;
 
 use crate::error::Error;
 use crate::tables::{self, Tables};
 use crate::tree::Member;
-
-/// Bytes that are copied from a target at once.
-const COPY_BYTES: usize = 1 << 20;
 
 /// The address space of a frozen process. `current_break` is what brk(0) gives.
 pub(crate) fn address_space(
@@ -139,24 +140,28 @@ pub(crate) fn write_private<W: std::io::Write>(
     part: Part,
     writer: &mut Writer<W>,
 ) -> Result<(), Error> {
-    let owner = PageOwner::Process(member.pid);
-    let failed = |error| Error::Memory { pid: member.host, error };
-    let mut buffer = vec![0u8; COPY_BYTES];
     let mut mappings = space.mappings.iter().peekable();
+    let mut runs = Vec::new();
     for run in private_pages(task, space, part)? {
         while mappings.peek().is_some_and(|mapping| mapping.range.end() <= run.start()) {
             mappings.next();
         }
-        let over_something = mappings.peek().is_some_and(|mapping| mapping.backing != Backing::Anonymous);
-        let mut at = run.start();
-        while at < run.end() {
-            let length = COPY_BYTES.min((run.end().0 - at.0) as usize);
-            memory.read(at, &mut buffer[..length]).map_err(failed)?;
-            write_pages(writer, owner, at.0 / PAGE_SIZE, &buffer[..length], over_something)?;
-            at = Addr(at.0 + length as u64);
-        }
+        let keep_zeros = mappings.peek().is_some_and(|mapping| mapping.backing != Backing::Anonymous);
+        runs.push(SourceRun { first_page: run.start().0 / PAGE_SIZE, pages: run.pages(), keep_zeros });
     }
-    Ok(())
+    writer.pages_from(PageOwner::Process(member.pid), &runs, &Target(memory)).map_err(|error| match error {
+        ImageError::Source { error, .. } => Error::Memory { pid: member.host, error },
+        other => other.into(),
+    })
+}
+
+/// The memory of a process by pages.
+struct Target<'a>(&'a Memory);
+
+impl PageSource for Target<'_> {
+    fn read(&self, first_page: u64, into: &mut [u8]) -> io::Result<()> {
+        self.0.read(Addr(first_page * PAGE_SIZE), into)
+    }
 }
 
 /// Writes whole pages, those of zeros as zero runs or, unless `keep_zeros`, not at all.
@@ -191,22 +196,36 @@ pub(crate) fn write_extents<W: std::io::Write>(
     file: &std::fs::File,
     writer: &mut Writer<W>,
 ) -> Result<(), Error> {
-    use std::os::fd::AsFd;
-    use std::os::unix::fs::FileExt;
     let failed =
         |error| Error::Descriptor { what: "reading contents that travel in the image".to_owned(), error };
     let size = file.metadata().map_err(failed)?.len();
-    let mut buffer = vec![0u8; COPY_BYTES];
+    let mut runs: Vec<SourceRun> = Vec::new();
     for extent in proc::data_extents(file.as_fd()).map_err(failed)? {
-        let mut at = extent.start / PAGE_SIZE * PAGE_SIZE;
-        while at < extent.end {
-            let wanted = COPY_BYTES.min((extent.end.next_multiple_of(PAGE_SIZE) - at) as usize);
-            let present = wanted.min((size.saturating_sub(at)) as usize);
-            file.read_exact_at(&mut buffer[..present], at).map_err(failed)?;
-            buffer[present..wanted].fill(0);
-            write_pages(writer, owner, at / PAGE_SIZE, &buffer[..wanted], false)?;
-            at += wanted as u64;
+        // Extents are no multiples of pages everywhere.
+        let before = runs.last().map_or(0, |run| run.first_page + run.pages);
+        let (first_page, end) = (before.max(extent.start / PAGE_SIZE), extent.end.div_ceil(PAGE_SIZE));
+        if first_page < end {
+            runs.push(SourceRun { first_page, pages: end - first_page, keep_zeros: false });
         }
     }
-    Ok(())
+    writer.pages_from(owner, &runs, &Contents { file, size }).map_err(|error| match error {
+        ImageError::Source { error, .. } => failed(error),
+        other => other.into(),
+    })
+}
+
+/// A file by pages; behind its end there are zeros.
+struct Contents<'a> {
+    file: &'a std::fs::File,
+    size: u64,
+}
+
+impl PageSource for Contents<'_> {
+    fn read(&self, first_page: u64, into: &mut [u8]) -> io::Result<()> {
+        let at = first_page * PAGE_SIZE;
+        let present = into.len().min(self.size.saturating_sub(at) as usize);
+        self.file.read_exact_at(&mut into[..present], at)?;
+        into[present..].fill(0);
+        Ok(())
+    }
 }

@@ -6,7 +6,7 @@ pub enum Codec {
     #[default]
     Raw,
     Lz4,
-    /// With its level, 1 to 22.
+    /// With its level: 1 to 22, or -1 to [`Codec::ZSTD_LEVEL_MIN`], the faster the lower.
     Zstd(i32),
 }
 
@@ -15,14 +15,51 @@ const CODEC_LZ4: u32 = 1;
 const CODEC_ZSTD: u32 = 2;
 
 impl Codec {
-    /// `raw` compressed and the codec's number, or `None` where it is to be stored raw.
-    pub(crate) fn compress(self, raw: &[u8]) -> Option<(u32, Vec<u8>)> {
-        let (number, stored) = match self {
-            Codec::Raw => return None,
-            Codec::Lz4 => (CODEC_LZ4, lz4_flex::block::compress(raw)),
-            Codec::Zstd(level) => (CODEC_ZSTD, zstd::bulk::compress(raw, level).ok()?),
+    pub const ZSTD_LEVEL_MIN: i32 = -50;
+    pub const ZSTD_LEVEL_MAX: i32 = 22;
+}
+
+/// A codec with the tables that it works with, for one pack after the other.
+pub(crate) struct Compressor {
+    codec: Codec,
+    zstd: Option<zstd::bulk::Compressor<'static>>,
+}
+
+impl Compressor {
+    pub(crate) fn new(codec: Codec) -> Compressor {
+        let zstd = match codec {
+            Codec::Zstd(level) => zstd::bulk::Compressor::new(level).ok(),
+            _ => None,
         };
-        (stored.len() < raw.len()).then_some((number, stored))
+        Compressor { codec, zstd }
+    }
+
+    pub(crate) fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// Compresses `raw` into `stored`, which is as long as that afterwards; gives the codec's number, or `None` where it is
+    /// to be stored raw.
+    pub(crate) fn compress(&mut self, raw: &[u8], stored: &mut Vec<u8>) -> Option<u32> {
+        let (number, bytes) = match (self.codec, &mut self.zstd) {
+            (Codec::Lz4, _) => {
+                stored.resize(lz4_flex::block::get_maximum_output_size(raw.len()), 0);
+                (CODEC_LZ4, lz4_flex::block::compress_into(raw, stored).ok()?)
+            }
+            (Codec::Zstd(_), Some(zstd)) => {
+                stored.resize(zstd::zstd_safe::compress_bound(raw.len()), 0);
+                (CODEC_ZSTD, zstd.compress_to_buffer(raw, &mut stored[..]).ok()?)
+            }
+            _ => return None,
+        };
+        stored.truncate(bytes);
+        (bytes < raw.len()).then_some(number)
+    }
+}
+
+impl std::fmt::Debug for Compressor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.codec.fmt(f)
     }
 }
 

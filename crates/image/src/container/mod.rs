@@ -10,6 +10,7 @@ mod pack;
 mod read;
 mod runs;
 mod section;
+mod source;
 mod write;
 
 pub use codec::Codec;
@@ -18,6 +19,7 @@ pub use pack::{Pack, PackRun, PageContent, is_zero_page};
 pub use read::{Head, Image};
 pub use runs::Run;
 pub use section::SectionKind;
+pub use source::{PageSource, SourceRun};
 pub use write::Writer;
 
 /// The only version of the header and the section frame so far.

@@ -4,7 +4,7 @@
 
 use brant_base::PAGE_SIZE;
 
-use super::codec::{CODEC_RAW, Codec};
+use super::codec::{CODEC_RAW, Compressor};
 use super::header::{u16_at, u32_at, u64_at};
 use super::runs::{IndexEntry, owner_from_numbers, owner_numbers};
 use super::section::{FLAG_CRITICAL, SECTION_VERSION, SectionHeader, SectionKind};
@@ -188,13 +188,14 @@ impl OpenPack {
         out
     }
 
-    /// Compresses and hashes.
-    pub(crate) fn seal(self, codec: Codec) -> SealedPack {
+    /// Compresses and hashes; `buffer` is memory for what is compressed.
+    pub(crate) fn seal(self, compressor: &mut Compressor, buffer: Option<Vec<u8>>) -> SealedPack {
         let index = self.index();
         let raw_bytes = self.bytes.len() as u64;
-        let (number, body, spare) = match codec.compress(&self.bytes) {
-            Some((number, stored)) => (number, stored, self.bytes),
-            None => (CODEC_RAW, self.bytes, Vec::new()),
+        let mut stored = buffer.unwrap_or_default();
+        let (number, body, spare) = match compressor.compress(&self.bytes, &mut stored) {
+            Some(number) => (number, stored, self.bytes),
+            None => (CODEC_RAW, self.bytes, stored),
         };
         let digest = *blake3::Hasher::new().update(&index).update(&body).finalize().as_bytes();
         let header = SectionHeader {
@@ -218,6 +219,6 @@ pub(crate) struct SealedPack {
     pub(crate) entries: Vec<IndexEntry>,
     pub(crate) index: Vec<u8>,
     pub(crate) body: Vec<u8>,
-    /// The raw bytes' memory, to be used again; empty where `body` is it.
+    /// Memory that is not needed any more.
     pub(crate) spare: Vec<u8>,
 }

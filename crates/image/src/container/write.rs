@@ -1,11 +1,10 @@
 //! Writing an image, front to back, without seeking.
 
 use std::io::Write;
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
 use brant_base::PAGE_SIZE;
 
-use super::codec::{CODEC_RAW, Codec};
+use super::codec::{CODEC_RAW, Codec, Compressor};
 use super::header::{HEADER_BYTES, Identity};
 use super::pack::{OpenPack, SealedPack};
 use super::runs::{IndexEntry, PageBounds, RunTable};
@@ -13,9 +12,6 @@ use super::section::{FLAG_CRITICAL, SECTION_HEADER_BYTES, SECTION_VERSION, Secti
 use super::{MANIFEST_BYTES_MAX, PACK_BYTES_MAX, Summary};
 use crate::model::{Checkpoint, PageOwner};
 use crate::{ImageError, validate, wire};
-
-/// Packs under way between us and the sealing thread.
-const PACKS_IN_FLIGHT_MAX: usize = 3;
 
 /// Writes one image. Dropped before [`Writer::finish`], it leaves a file that no reader accepts.
 #[derive(Debug)]
@@ -27,10 +23,10 @@ pub struct Writer<W: Write> {
     packs: usize,
     /// Over the header and all section headers.
     headers: blake3::Hasher,
-    bounds: PageBounds,
+    pub(super) bounds: PageBounds,
     table: RunTable,
     open: OpenPack,
-    sealer: Sealer,
+    compressor: Compressor,
     spare: Vec<Vec<u8>>,
 }
 
@@ -58,7 +54,7 @@ impl<W: Write> Writer<W> {
             bounds: PageBounds::of(checkpoint),
             table: RunTable::default(),
             open: OpenPack::default(),
-            sealer: Sealer::new(codec),
+            compressor: Compressor::new(codec),
             spare: Vec::new(),
         };
         let header = identity.encode();
@@ -79,39 +75,20 @@ impl<W: Write> Writer<W> {
     /// Where `bytes` is not a whole number of pages.
     pub fn pages(&mut self, owner: PageOwner, first_page: u64, bytes: &[u8]) -> Result<(), ImageError> {
         assert!((bytes.len() as u64).is_multiple_of(PAGE_SIZE), "a part of a page");
-        let mut rest = bytes;
         let pages = bytes.len() as u64 / PAGE_SIZE;
-        self.pages_with(owner, first_page, pages, |_, into| {
-            let (now, later) = rest.split_at(into.len());
-            into.copy_from_slice(now);
-            rest = later;
-            Ok(())
-        })
-    }
-
-    /// Adds `pages` pages that `fill(page number, bytes)` supplies in place, in order, at most 1 MiB a call.
-    pub fn pages_with<E: From<ImageError>>(
-        &mut self,
-        owner: PageOwner,
-        first_page: u64,
-        pages: u64,
-        mut fill: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
         if pages == 0 {
             return Ok(());
         }
         self.bounds.check(&IndexEntry { owner, first_page, pages, zero: false })?;
-        let mut done = 0;
-        while done < pages {
-            let start = self.open.bytes.len();
-            let now = (pages - done).min((PACK_BYTES_MAX - start as u64) / PAGE_SIZE);
-            self.open.bytes.resize(start + (now * PAGE_SIZE) as usize, 0);
-            if let Err(error) = fill(first_page + done, &mut self.open.bytes[start..]) {
-                self.open.bytes.truncate(start);
-                return Err(error);
-            }
-            self.open.push(IndexEntry { owner, first_page: first_page + done, pages: now, zero: false });
-            done += now;
+        let (mut first_page, mut rest) = (first_page, bytes);
+        while !rest.is_empty() {
+            let room = PACK_BYTES_MAX as usize - self.open.bytes.len();
+            let (now, later) = rest.split_at(room.min(rest.len()));
+            let pages = now.len() as u64 / PAGE_SIZE;
+            self.open.bytes.extend_from_slice(now);
+            self.open.push(IndexEntry { owner, first_page, pages, zero: false });
+            first_page += pages;
+            rest = later;
             self.seal_if_full()?;
         }
         Ok(())
@@ -132,12 +109,7 @@ impl<W: Write> Writer<W> {
     /// Writes what is left and the closing section, and flushes the sink. The sink still has to be made
     /// durable by its owner.
     pub fn finish(mut self) -> Result<(W, Summary), ImageError> {
-        if !self.open.entries.is_empty() {
-            self.seal()?;
-        }
-        while self.sealer.in_flight > 0 {
-            self.write_pack()?;
-        }
+        self.seal_open()?;
         self.table.check()?;
         let digest = *self.headers.finalize().as_bytes();
         let bytes = self.position + (SECTION_HEADER_BYTES + super::END_BYTES) as u64;
@@ -185,25 +157,49 @@ impl<W: Write> Writer<W> {
         self.put(bytes)
     }
 
-    fn seal_if_full(&mut self) -> Result<(), ImageError> {
-        if self.open.is_full() { self.seal() } else { Ok(()) }
+    pub(super) fn codec(&self) -> Codec {
+        self.compressor.codec()
     }
 
-    /// Hands the open pack over and takes a fresh one.
-    fn seal(&mut self) -> Result<(), ImageError> {
-        if self.sealer.in_flight == PACKS_IN_FLIGHT_MAX {
-            self.write_pack()?;
+    /// Adds the pages of `pack` to the open one.
+    pub(super) fn append(&mut self, pack: &OpenPack) -> Result<(), ImageError> {
+        let mut rest = &pack.bytes[..];
+        for entry in &pack.entries {
+            let IndexEntry { owner, first_page, pages, zero } = *entry;
+            if zero {
+                self.zero_pages(owner, first_page, pages)?;
+                continue;
+            }
+            let (now, later) = rest.split_at((pages * PAGE_SIZE) as usize);
+            self.pages(owner, first_page, now)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn seal_if_full(&mut self) -> Result<(), ImageError> {
+        if self.open.is_full() { self.seal_open() } else { Ok(()) }
+    }
+
+    /// Writes the open pack, unless it is empty, and begins a fresh one.
+    pub(super) fn seal_open(&mut self) -> Result<(), ImageError> {
+        if self.open.entries.is_empty() {
+            return Ok(());
         }
         let mut bytes = self.spare.pop().unwrap_or_default();
         bytes.clear();
         let full = std::mem::replace(&mut self.open, OpenPack { entries: Vec::new(), bytes });
-        self.sealer.submit(full);
+        let sealed = full.seal(&mut self.compressor, self.spare.pop());
+        self.spare = self.write_sealed(sealed)?.into();
         Ok(())
     }
 
-    /// Writes the oldest pack under way.
-    fn write_pack(&mut self) -> Result<(), ImageError> {
-        let sealed = self.sealer.take();
+    /// Writes a pack; gives its memory back.
+    pub(super) fn write_sealed(&mut self, sealed: SealedPack) -> Result<[Vec<u8>; 2], ImageError> {
+        // All its pages were zero and need not be kept.
+        if sealed.entries.is_empty() {
+            return Ok([sealed.body, sealed.spare]);
+        }
         self.section(sealed.header)?;
         self.put(&sealed.index)?;
         self.put(&sealed.body)?;
@@ -213,9 +209,7 @@ impl<W: Write> Writer<W> {
             offset += if entry.zero { 0 } else { entry.pages * PAGE_SIZE };
         }
         self.packs += 1;
-        let largest = if sealed.spare.capacity() > 0 { sealed.spare } else { sealed.body };
-        self.spare.push(largest);
-        Ok(())
+        Ok([sealed.body, sealed.spare])
     }
 
     /// Numbers and writes a section's header.
@@ -233,61 +227,5 @@ impl<W: Write> Writer<W> {
         self.sink.write_all(bytes).map_err(ImageError::Write)?;
         self.position += bytes.len() as u64;
         Ok(())
-    }
-}
-
-/// Compresses and hashes packs, in order, on a thread of its own from the second pack on.
-#[derive(Debug)]
-struct Sealer {
-    codec: Codec,
-    in_flight: usize,
-    /// Where there is no thread (yet): packs that are done.
-    done: std::collections::VecDeque<SealedPack>,
-    submitted: usize,
-    thread: Option<(SyncSender<OpenPack>, Receiver<SealedPack>)>,
-}
-
-impl Sealer {
-    fn new(codec: Codec) -> Sealer {
-        Sealer { codec, in_flight: 0, done: Default::default(), submitted: 0, thread: None }
-    }
-
-    fn submit(&mut self, pack: OpenPack) {
-        if self.submitted == 1 {
-            self.thread = self.spawn();
-        }
-        self.submitted += 1;
-        self.in_flight += 1;
-        match &self.thread {
-            Some((packs, _)) => packs.send(pack).expect("the sealing thread lives as long as its channel"),
-            None => self.done.push_back(pack.seal(self.codec)),
-        }
-    }
-
-    /// The oldest pack that was submitted and not yet taken.
-    fn take(&mut self) -> SealedPack {
-        assert!(self.in_flight > 0);
-        self.in_flight -= 1;
-        if let Some(sealed) = self.done.pop_front() {
-            return sealed;
-        }
-        let (_, sealed) = self.thread.as_ref().expect("a pack in flight is done or with the thread");
-        sealed.recv().expect("the sealing thread answers every pack")
-    }
-
-    /// `None` where no thread can be had: then the caller's own does the work.
-    fn spawn(&self) -> Option<(SyncSender<OpenPack>, Receiver<SealedPack>)> {
-        let (pack_sender, packs) = sync_channel::<OpenPack>(PACKS_IN_FLIGHT_MAX);
-        let (sealed_sender, sealed) = channel();
-        let codec = self.codec;
-        let work = move || {
-            for pack in packs {
-                if sealed_sender.send(pack.seal(codec)).is_err() {
-                    break;
-                }
-            }
-        };
-        std::thread::Builder::new().name("brant-seal".into()).spawn(work).ok()?;
-        Some((pack_sender, sealed))
     }
 }

@@ -39,7 +39,8 @@ impl Copies {
     pub(crate) fn make(frozen: &Frozen, checkpoint: &Checkpoint) -> Result<Copies, Error> {
         let mut made = Copies::default();
         let headroom = Headroom::of(frozen.processes.iter().map(|process| process.member.task()));
-        let tight = headroom.too_little_for(anonymous_bytes(frozen));
+        let bodies = checkpoint.processes.iter().filter(|process| process.body.is_some()).count();
+        let tight = headroom.too_little_for(bodies as u64, anonymous_bytes(frozen));
         for (process, described) in frozen.processes.iter().zip(&checkpoint.processes) {
             let Some(body) = &described.body else {
                 made.copies.push(None);

@@ -1,5 +1,6 @@
-//! How much memory may still be taken before the kernel would end somebody: what is available on the host, and the limits
-//! of memory cgroups, versions 1 and 2, up the hierarchy (cgroups(7), `Documentation/admin-guide/cgroup-v2.rst`).
+//! How much memory, and how many processes, may still be taken before the kernel would end somebody or refuse the program
+//! something: what is available on the host, and the limits of cgroups, versions 1 and 2, up the hierarchy (cgroups(7),
+//! `Documentation/admin-guide/cgroup-v2.rst`).
 //!
 //! While copies stand, each page that the program writes to is kept twice, and charged to the program's own groups. So
 //! copies are made only where there is room for all of it, and a [`Guard`] ends them when room gets short, before a limit
@@ -26,13 +27,21 @@ const RESERVE_BYTES: u64 = 32 << 20;
 /// How long the guard sleeps between two looks. In this time a CPU writes to some 4,000 copied pages (16 MiB).
 const LOOK_PAUSE: Duration = Duration::from_millis(4);
 
-/// Everything that limits the memory of some processes.
+/// Processes that the program may still make while copies stand; each copy takes one, and another one for a moment.
+const RESERVE_PROCESSES: u64 = 64;
+
+/// Everything that limits the memory of some processes, and their number.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Headroom {
+    /// Memory cgroups that have a limit.
     groups: BTreeSet<Group>,
+    /// Those of processes.
+    process_groups: BTreeSet<Group>,
+    /// The smallest RLIMIT_NPROC.
+    processes_max: u64,
 }
 
-/// A memory cgroup that has a limit.
+/// A cgroup.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Group {
     folder: PathBuf,
@@ -49,12 +58,39 @@ impl Headroom {
     /// That of these processes (host numbers).
     pub(crate) fn of(pids: impl Iterator<Item = Pid>) -> Headroom {
         let mounts = proc::mounts(Pid(std::process::id() as i32)).unwrap_or_default();
-        let mut groups = BTreeSet::new();
+        let mut headroom = Headroom { processes_max: u64::MAX, ..Headroom::default() };
         for pid in pids {
             let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-            groups.extend(memory_groups(&text, &mounts).into_iter().filter(|group| group.limit().is_some()));
+            let groups = groups_of(&text, &mounts, "memory").into_iter();
+            headroom.groups.extend(groups.filter(|group| group.limit().is_some()));
+            headroom.process_groups.extend(groups_of(&text, &mounts, "pids"));
+            let limits = proc::limits(pid);
+            let own = limits.map_or(u64::MAX, |limits| limits[libc::RLIMIT_NPROC as usize].soft);
+            headroom.processes_max = headroom.processes_max.min(own);
         }
-        Headroom { groups }
+        headroom
+    }
+
+    /// Why there should be no `copies` copies of processes that have `bytes` of anonymous memory.
+    pub(crate) fn too_little_for(&self, copies: u64, bytes: u64) -> Option<String> {
+        self.too_few_processes_for(copies).or_else(|| self.too_little_memory_for(bytes))
+    }
+
+    /// A copy must not take what the program itself may want next.
+    fn too_few_processes_for(&self, copies: u64) -> Option<String> {
+        let needed = 2 * copies + RESERVE_PROCESSES;
+        for group in &self.process_groups {
+            let (Some(max), Some(now)) = (group.number("pids.max"), group.number("pids.current")) else {
+                continue;
+            };
+            if max < now + needed {
+                let place = group.folder.display();
+                return Some(format!("the cgroup {place} has {now} of at most {max} processes and threads"));
+            }
+        }
+        // Everybody's, as those of one user are not counted anywhere.
+        let near = all_tasks().is_none_or(|now| self.processes_max < now + needed);
+        near.then(|| format!("at most {} processes and threads of its user are allowed", self.processes_max))
     }
 
     /// Bytes that may still be taken, and what sets this limit. `None` where nothing that can be read does.
@@ -67,10 +103,13 @@ impl Headroom {
         groups.chain(host).min_by_key(|(bytes, _)| *bytes)
     }
 
-    /// Says so where there would be no room for another `bytes`.
-    pub(crate) fn too_little_for(&self, bytes: u64) -> Option<String> {
+    fn too_little_memory_for(&self, bytes: u64) -> Option<String> {
+        if overcommit_is_strict() {
+            return Some("the host promises no more memory than it has (vm.overcommit_memory)".to_owned());
+        }
         let (left, place) = self.bytes()?;
-        let needed = bytes + 2 * RESERVE_BYTES;
+        // With the page tables of the copies.
+        let needed = bytes + bytes / 256 + 2 * RESERVE_BYTES;
         let mib = |bytes: u64| bytes >> 20;
         (left < needed).then(|| {
             format!("{} MiB of memory are left {place}, and a copy may need {} MiB", mib(left), mib(needed))
@@ -112,8 +151,8 @@ impl Group {
     }
 }
 
-/// The memory cgroups of a process from the innermost to the root: `text` is its `/proc/PID/cgroup`.
-fn memory_groups(text: &str, mounts: &[Mount]) -> Vec<Group> {
+/// The cgroups of a process that `controller` knows, from the innermost to the root: `text` is its `/proc/PID/cgroup`.
+fn groups_of(text: &str, mounts: &[Mount], controller: &str) -> Vec<Group> {
     let mut groups = Vec::new();
     for line in text.lines() {
         let mut fields = line.splitn(3, ':');
@@ -123,10 +162,10 @@ fn memory_groups(text: &str, mounts: &[Mount]) -> Vec<Group> {
         };
         let version = match (number, controllers) {
             ("0", "") => Version::Two,
-            (_, controllers) if controllers.split(',').any(|name| name == "memory") => Version::One,
+            (_, controllers) if controllers.split(',').any(|name| name == controller) => Version::One,
             _ => continue,
         };
-        let Some(mount) = mounts.iter().find(|mount| holds(mount, version)) else { continue };
+        let Some(mount) = mounts.iter().find(|mount| holds(mount, version, controller)) else { continue };
         let root = Path::new(std::ffi::OsStr::from_bytes(&mount.root));
         // Outside of what is mounted here, or of our cgroup namespace, nothing can be read.
         let Ok(inside) = Path::new(path).strip_prefix(root) else { continue };
@@ -141,14 +180,26 @@ fn memory_groups(text: &str, mounts: &[Mount]) -> Vec<Group> {
     groups
 }
 
-fn holds(mount: &Mount, version: Version) -> bool {
+fn holds(mount: &Mount, version: Version, controller: &str) -> bool {
+    let mut options = mount.super_options.split(|byte| *byte == b',');
     match version {
         Version::Two => mount.file_system == b"cgroup2",
         Version::One => {
-            mount.file_system == b"cgroup"
-                && mount.super_options.split(|byte| *byte == b',').any(|o| o == b"memory")
+            mount.file_system == b"cgroup" && options.any(|option| option == controller.as_bytes())
         }
     }
+}
+
+/// A copy's memory would be taken off what the program may still ask for.
+fn overcommit_is_strict() -> bool {
+    const NEVER: &str = "2";
+    fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == NEVER)
+}
+
+/// Processes and threads on this host.
+fn all_tasks() -> Option<u64> {
+    let text = fs::read_to_string("/proc/loadavg").ok()?;
+    text.split(' ').nth(3)?.split_once('/')?.1.parse().ok()
 }
 
 fn available_on_host() -> Option<u64> {
@@ -232,7 +283,7 @@ mod tests {
             mount("cgroup", "/", "/sys/fs/cgroup/memory", "rw,memory"),
             mount("cgroup2", "/", "/sys/fs/cgroup/unified", "rw"),
         ];
-        let groups = memory_groups("4:memory:/a/b\n1:cpu:/\n0::/u\n", &mounts);
+        let groups = groups_of("4:memory:/a/b\n1:cpu:/\n0::/u\n", &mounts, "memory");
         let folders: Vec<_> = groups.iter().map(|group| group.folder.to_str().unwrap()).collect();
         let memory = "/sys/fs/cgroup/memory";
         let expected = [format!("{memory}/a/b"), format!("{memory}/a"), format!("{memory}/")];
@@ -243,15 +294,19 @@ mod tests {
     #[test]
     fn a_container_sees_a_part_of_the_hierarchy() {
         let mounts = [mount("cgroup", "/docker/x", "/sys/fs/cgroup/memory", "rw,memory")];
-        assert_eq!(memory_groups("4:memory:/docker/x/y\n", &mounts).len(), 2);
-        assert!(memory_groups("4:memory:/other\n", &mounts).is_empty());
+        assert_eq!(groups_of("4:memory:/docker/x/y\n", &mounts, "memory").len(), 2);
+        assert!(groups_of("4:memory:/other\n", &mounts, "memory").is_empty());
         let mounts = [mount("cgroup2", "/", "/sys/fs/cgroup", "rw")];
-        assert!(memory_groups("0::/../outside\n", &mounts).is_empty());
+        assert!(groups_of("0::/../outside\n", &mounts, "memory").is_empty());
     }
 
     #[test]
     fn a_host_has_memory() {
         assert!(available_on_host().is_some_and(|bytes| bytes > RESERVE_BYTES));
-        assert!(Headroom::default().too_little_for(u64::MAX / 4).is_some());
+        assert!(all_tasks().is_some_and(|tasks| tasks > 1));
+        let headroom = Headroom { processes_max: u64::MAX, ..Headroom::default() };
+        assert!(headroom.too_little_for(1, u64::MAX / 4).is_some());
+        assert_eq!(headroom.too_few_processes_for(1), None);
+        assert!(Headroom { processes_max: 1, ..headroom }.too_few_processes_for(1).is_some());
     }
 }

@@ -203,10 +203,11 @@ fn is_64_bit(pid: Pid) -> bool {
 }
 
 fn mappings(member: &Member, tables: &mut Tables, refusals: &mut Refusals) -> Result<(), Error> {
-    for entry in proc::smaps(member.task())? {
-        let Some((code, what, why, hint)) = blocker(&entry) else {
+    let entries = proc::smaps(member.task())?;
+    for entry in &entries {
+        let Some((code, what, why, hint)) = blocker(entry) else {
             if let MapKind::File = entry.kind
-                && let Err(refusal) = tables.mapped_file_check(member, &entry)
+                && let Err(refusal) = tables.mapped_file_check(member, entry)
             {
                 refusals.push(refusal);
             }
@@ -220,6 +221,7 @@ fn mappings(member: &Member, tables: &mut Tables, refusals: &mut Refusals) -> Re
             hint: hint.to_owned(),
         });
     }
+    tables.mappings.insert(member.host, entries);
     Ok(())
 }
 

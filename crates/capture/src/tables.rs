@@ -30,6 +30,8 @@ use contents::{Contents, MappedPart};
 pub(crate) struct Tables {
     /// Read once, in the first process.
     pub(crate) clocks: Option<Clocks>,
+    /// The mappings of each process, by its host number: to list them with their flags the kernel walks all page tables.
+    pub(crate) mappings: HashMap<Pid, Vec<MapEntry>>,
     files: Vec<FileEntry>,
     file_index: HashMap<FileKey, usize>,
     memory: Vec<MemoryEntry>,

@@ -123,6 +123,36 @@ fn a_copy_that_was_killed_says_so() {
     assert!(child.wait().unwrap().success());
 }
 
+/// Without room for the helper, and without room for its child.
+#[test]
+fn a_copy_that_is_refused_leaves_no_trace() {
+    for room in [1, 2] {
+        let waiter = Waiter::new().unwrap();
+        let mut child = sleeper();
+        let pid = Pid(child.id() as i32);
+        let folder = std::path::PathBuf::from(format!("/sys/fs/cgroup/pids/brant-remote-{pid}"));
+        if std::fs::create_dir(&folder).is_err() {
+            println!("skipped: no pids cgroup");
+            child.kill().unwrap();
+            child.wait().unwrap();
+            return;
+        }
+        std::fs::write(folder.join("cgroup.procs"), pid.to_string()).unwrap();
+        std::fs::write(folder.join("pids.max"), room.to_string()).unwrap();
+        let thread = freeze(&waiter, pid.into());
+        let mut hand = Hand::open(&waiter, pid, &[thread], &[vdso_of(pid.0)]).unwrap();
+        let refused = hand.copy().unwrap_err();
+        assert_eq!(refused.errno(), Some(libc::EAGAIN), "{refused}");
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        assert_eq!(children, "", "the program has a child");
+        hand.finish().unwrap();
+        assert_eq!(ptrace::registers(pid.into()).unwrap(), thread.registers);
+        ptrace::detach(pid.into(), 0).unwrap();
+        assert!(child.wait().unwrap().success());
+        std::fs::remove_dir(&folder).unwrap();
+    }
+}
+
 /// A fork of the test process that waits for ever.
 fn fork_of_us() -> Tid {
     // SAFETY: the child only makes async-signal-safe system calls.

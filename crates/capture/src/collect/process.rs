@@ -68,7 +68,11 @@ fn body(
 ) -> Result<ProcessBody, Error> {
     let member = &process.member;
     let stat = proc::stat(member.task())?;
-    let entries = proc::smaps(member.task())?;
+    // It stands still: nothing has changed since the look at it.
+    let entries = match tables.mappings.remove(&member.host) {
+        Some(entries) => entries,
+        None => proc::smaps(member.task())?,
+    };
     let held: Vec<HandThread> = process
         .threads
         .iter()

@@ -1,9 +1,10 @@
 //! The words every other crate uses: addresses, page ranges, process and thread ids, refusals.
 //!
-//! No I/O happens here and nothing depends on an operating system.
+//! No I/O happens here (but for [`fault`], in test builds) and nothing depends on an operating system.
 #![forbid(unsafe_code)]
 
 mod address;
+pub mod fault;
 mod id;
 mod redacted;
 mod refusal;

@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use brant_base::{Addr, Pid, Refusals, Tid};
+use brant_base::{Addr, Pid, Refusals, Tid, fault};
 use brant_kernel::proc;
 use brant_kernel::ptrace::{self, Options, Stop, UserRegisters, Waiter};
 use brant_kernel::remote::Memory;
-use brant_kernel::thread;
+use brant_kernel::task;
 
 use crate::error::Error;
 use crate::preflight;
@@ -361,17 +361,20 @@ impl Frozen {
         drop(self);
     }
 
-    /// Ends every process of the tree. From here on it lives in its image only. Returns when all have ended.
+    /// Ends every process of the tree, or none. From here on it lives in its image only. Returns when all have ended.
     pub(crate) fn end(mut self) -> Result<(), Error> {
+        let failed = |pid: Pid| move |error| Error::Thread { tid: pid.into(), operation: "ending", error };
+        let mut living = Vec::new();
         for process in self.processes.iter().filter(|process| !process.member.zombie) {
             let pid = process.member.host;
-            thread::kill(pid).map_err(|error| Error::Thread {
-                tid: pid.into(),
-                operation: "ending",
-                error,
-            })?;
+            living.push(task::pidfd_open(pid).map_err(failed(pid))?);
         }
-        self.tracees.reap(END_TIMEOUT)
+        fault::reach("capture.before-end");
+        task::end_together(&living).map_err(failed(self.processes[0].member.host))?;
+        fault::reach("capture.ending");
+        self.tracees.reap(END_TIMEOUT)?;
+        fault::reach("capture.ended");
+        Ok(())
     }
 }
 

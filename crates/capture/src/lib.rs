@@ -21,7 +21,7 @@ mod tree;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use brant_base::{Pid, Refusals};
+use brant_base::{Pid, Refusals, fault};
 use brant_image::model::{Checkpoint, PageOwner};
 use brant_image::{Codec, Summary, Writer};
 use brant_kernel::facts::HostFacts;
@@ -123,11 +123,13 @@ pub fn checkpoint<W: Write>(
     refusals.into_result(()).map_err(Error::Refused)?;
     let sink = sink()?;
     let Still { frozen, members, mut tables, checkpoint, started } = hold_still(roots, facts, options)?;
+    fault::reach("capture.described");
     let mut writer = Writer::create(sink, &checkpoint, options.codec)?;
     let mut copies = match options.copy && !options.stop {
         true => Copies::make(&frozen, &checkpoint)?,
         false => Copies::default(),
     };
+    fault::reach("capture.copied");
     tables.write_contents(&mut writer)?;
     write_standing(&members, &checkpoint, &copies, &mut writer)?;
     let threads = frozen.processes.iter().map(|process| process.threads.len()).sum();
@@ -135,10 +137,12 @@ pub fn checkpoint<W: Write>(
         Some(frozen)
     } else {
         frozen.thaw();
+        fault::reach("capture.thawed");
         None
     };
     let pause = started.elapsed();
     write_copied(&members, &checkpoint, &mut copies, &mut writer)?;
+    fault::reach("capture.written");
     let copied_standing = copies.standing;
     let (sink, summary) = writer.finish()?;
     Ok(Captured { sink, summary, pause, processes: members.len(), threads, copied_standing, frozen })
@@ -175,6 +179,7 @@ fn hold_still(roots: &[Pid], facts: &HostFacts, options: &Options) -> Result<Sti
 fn hold_still_once(roots: &[Pid], facts: &HostFacts, options: &Options) -> Result<Still, Error> {
     let started = Instant::now();
     let frozen = freeze::freeze(roots, options.freeze_timeout)?;
+    fault::reach("capture.frozen");
     let members: Vec<Member> = frozen.processes.iter().map(|process| process.member.clone()).collect();
     let mut tables = Tables::default();
     // What has come into being since is found before anything is changed.

@@ -10,7 +10,7 @@ use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
-use brant_base::Pid;
+use brant_base::{Pid, fault};
 use brant_image::Image;
 use brant_image::model::{Checkpoint, Process, ProcessBody, ProcessState, TerminalId, Thread};
 use brant_kernel::namespace::{self as kernel_namespace, NamespaceError, Side};
@@ -90,6 +90,7 @@ pub fn restore(
     let own_vdso = OwnVdso::find()?;
     let gap = Gap::find(checkpoint, &own_vdso)?;
     let entered = namespace::enter(checkpoint)?;
+    fault::reach("restore.entered");
     if !checkpoint.terminals.is_empty() {
         kernel_namespace::mount_terminals()?;
     }
@@ -164,6 +165,7 @@ fn host(
         }
     };
     drop((start_reader, report, go_reader, status_reader));
+    fault::reach("restore.keeper-forked");
     // A mount namespace of our own again, in which /proc stays the host's.
     kernel_namespace::leave_mounts()?;
     { start }.write_all(&[1]).map_err(|_| Error::KeeperEnded)?;
@@ -189,7 +191,9 @@ fn run_keeper(mut start: PipeReader, mut report: PipeWriter, first: Pid, termina
     if start.read(&mut byte).unwrap_or(0) == 0 {
         std::process::exit(1);
     }
-    let (kind, error) = match kernel_namespace::mount_proc() {
+    let mounted = kernel_namespace::mount_proc();
+    fault::reach("restore.keeper-mounted");
+    let (kind, error) = match mounted {
         Err(NamespaceError::Mount { error, .. }) => (REPORT_NO_PROC, Some(error)),
         Err(_) => (REPORT_NO_PROC, None),
         Ok(()) => match task::lead_session(terminal).and_then(|()| kernel_namespace::fork_sleeper(first)) {
@@ -240,12 +244,17 @@ impl<'a> Builder<'a> {
         hosted: Hosted,
         announce: impl FnOnce(&Restored) -> io::Result<()>,
     ) -> Result<Restored, Error> {
+        fault::reach("restore.hosted");
         let mut tasks = self.grow(hosted.first)?;
+        fault::reach("restore.grown");
         tasks.settle(self.checkpoint, self.shape, self.store)?;
         tasks.place_stand_ins(self.checkpoint.root, self.shape, hosted.status_fd)?;
         let call_sites = self.restore_memory(&mut tasks)?;
+        fault::reach("restore.memory-filled");
         self.restore_files(&mut tasks)?;
+        fault::reach("restore.files-placed");
         let mut ready = self.restore_threads(&mut tasks, &call_sites)?;
+        fault::reach("restore.threads-made");
         for process in &mut ready {
             process.finish(self.gap, &mut self.warnings)?;
         }
@@ -258,7 +267,9 @@ impl<'a> Builder<'a> {
             keeper_host: hosted.keeper,
             warnings: self.warnings,
         };
+        fault::reach("restore.ready");
         announce(&restored).map_err(Error::builder("writing down where the job is"))?;
+        fault::reach("restore.announced");
         self.plan.rewind_files()?;
         resume::commit(ready, tasks.puppets, File::from(OwnedFd::from(hosted.go)))?;
         Ok(restored)

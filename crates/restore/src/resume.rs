@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 
-use brant_base::{Addr, Pid};
+use brant_base::{Addr, Pid, fault};
 use brant_image::model::{ProcessBody, QueuedSignal, Thread};
 use brant_kernel::ptrace::UserRegisters;
 use brant_kernel::remote::Puppet;
@@ -103,8 +103,11 @@ pub(crate) fn commit(
     };
     for puppet in tasks() {
         puppet.survive().map_err(Error::remote(Pid(puppet.tid().0), "letting it outlive us"))?;
+        fault::reach("restore.half-independent");
     }
+    fault::reach("restore.independent");
     go.write_all(&[1]).map_err(|_| Error::KeeperEnded)?;
+    fault::reach("restore.told-keeper");
     // From here on the tree lives; what cannot be let go of is let go of by our end.
     for puppet in stand_ins.into_values() {
         let _ = puppet.release();
@@ -112,7 +115,9 @@ pub(crate) fn commit(
     for process in ready {
         for (puppet, ..) in process.threads {
             let _ = puppet.release();
+            fault::reach("restore.half-released");
         }
     }
+    fault::reach("restore.released");
     Ok(())
 }

@@ -11,6 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use brant_base::fault;
 use brant_image::ImageError;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, RenameFlags, renameat2};
@@ -127,7 +128,9 @@ impl Pending {
     /// Makes the contents durable, then gives them their name: for a folder `own_name` (see [`own_name`](Self::own_name)).
     /// Gives the path.
     pub fn commit(mut self, own_name: &str) -> Result<PathBuf, StoreError> {
+        fault::reach("store.before-sync");
         self.file.sync_all().map_err(|source| self.write_fault(source))?;
+        fault::reach("store.synced");
         let path = match &self.place {
             Place::Folder(folder) => folder.join(own_name),
             Place::File(path) => path.clone(),
@@ -139,6 +142,7 @@ impl Pending {
             }
             Err(error) => return Err(self.write_fault(error)),
         }
+        fault::reach("store.named");
         sync_folder(&path)?;
         Ok(path)
     }
@@ -187,6 +191,7 @@ impl Drop for Pending {
 
 impl Write for Pending {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        fault::check("store.write")?;
         let count = self.file.write(bytes)?;
         self.written_bytes += count as u64;
         Ok(count)

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
-use brant_base::Pid;
+use brant_base::{Pid, fault};
 use brant_kernel::task;
 use brant_restore::Handoff;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
@@ -37,6 +37,7 @@ struct Notes {
 
 /// Keeps the restored job. Called in the keeper, with /proc of its own namespace mounted.
 pub(crate) fn adopt(inheritance: Inheritance, handoff: Handoff) -> Infallible {
+    fault::reach("keeper.adopting");
     let sleepers: Vec<i32> = handoff.sleepers.iter().map(|pid| pid.0).collect();
     let _ = crate::job::write_placeholders(&inheritance.folder, &sleepers);
     let notes = Notes {

@@ -15,7 +15,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use brant_base::Pid;
+use brant_base::{Pid, fault};
 use brant_kernel::task::{self, Fork, Window};
 use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, unlockpt};
@@ -88,6 +88,7 @@ pub(crate) fn launch(
             let error = match keep(&mut reservation, command, io, program_mask) {
                 Ok(mut config) => {
                     config.clients.push(theirs);
+                    fault::reach("keeper.ready");
                     let _ = ready.write_all(&report(&Ok(())));
                     drop(ready);
                     serve(config)
@@ -148,6 +149,7 @@ fn keep(
     io: &Io,
     program_mask: &SigSet,
 ) -> Result<KeeperConfig, LaunchError> {
+    fault::reach("keeper.forked");
     let shares_session = matches!(io, Io::Inherited);
     if !shares_session {
         nix::unistd::setsid()?;
@@ -161,6 +163,8 @@ fn keep(
     meta.logged = !shares_session;
     reservation.publish().map_err(|_| io::Error::from_raw_os_error(libc::ENOENT))?;
 
+    fault::reach("keeper.published");
+
     let mut ends = Ends::open(io)?;
     let (exec_read, exec_write) = pipe2(OFlag::O_CLOEXEC)?;
     let root = match task::fork()? {
@@ -172,6 +176,7 @@ fn keep(
         }
         Fork::Parent { child } => child,
     };
+    fault::reach("keeper.program-forked");
     drop(exec_write);
     let mut errno = [0; 4];
     if File::from(exec_read).read_exact(&mut errno).is_ok() {

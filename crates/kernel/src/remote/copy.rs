@@ -13,7 +13,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use brant_base::{PAGE_SIZE, PageRange, Pid, Tid};
+use brant_base::{PAGE_SIZE, PageRange, Pid, Tid, fault};
 
 use super::hand::{Hand, ROOM_BYTES, ptrace_error};
 use super::thunk::thunk;
@@ -89,6 +89,7 @@ impl Hand<'_> {
         let follow = Options { follow_children: true, ..Options::default() };
         ptrace::set_options(tid, follow).map_err(|e| ptrace_error(tid, "following forks", e))?;
         let copied = self.fork_helper(code).and_then(|helper| {
+            fault::reach("copy.helper-born");
             let copied = drive_helper(self.waiter, helper);
             if copied.is_err() {
                 end(helper);
@@ -180,6 +181,7 @@ fn drive_helper(waiter: &Waiter, helper: Tid) -> Result<Copied, RemoteError> {
         Stop::Ended(status) => return Err(RemoteError::Ended { tid: helper, status }),
         stop => return Err(RemoteError::Unexpected { tid: helper, stop }),
     };
+    fault::reach("copy.born");
     let standing = orphan(waiter, helper).and_then(|()| stand(waiter, copy));
     // One whose end was reported may be gone, and its number another's.
     let gone = |error: &RemoteError| matches!(error, RemoteError::Ended { tid, .. } if *tid == copy);
@@ -204,6 +206,7 @@ fn orphan(waiter: &Waiter, helper: Tid) -> Result<(), RemoteError> {
 
 /// Lets the copy give up what it shares with the program.
 fn stand(waiter: &Waiter, copy: Tid) -> Result<(), RemoteError> {
+    fault::reach("copy.orphaned");
     expect_first_stop(waiter, copy)?;
     for (number, must_succeed) in COPY_CALLS {
         for _entry_and_exit in 0..2 {
@@ -219,7 +222,9 @@ fn stand(waiter: &Waiter, copy: Tid) -> Result<(), RemoteError> {
         }
     }
     let refused = |error| RemoteError::Call { tid: copy, number: libc::SYS_write, error };
-    std::fs::write(format!("/proc/{copy}/oom_score_adj"), OOM_SCORE_ADJ_MAX).map_err(refused)
+    std::fs::write(format!("/proc/{copy}/oom_score_adj"), OOM_SCORE_ADJ_MAX).map_err(refused)?;
+    fault::reach("copy.standing");
+    Ok(())
 }
 
 fn expect_first_stop(waiter: &Waiter, tid: Tid) -> Result<(), RemoteError> {

@@ -6,7 +6,7 @@
 //! at any instant: each thread runs through its thunk into its true state; a scratch region of a few pages may
 //! stay mapped, which nothing refers to.
 
-use brant_base::{Addr, PAGE_SIZE, PageRange, Pid, Tid};
+use brant_base::{Addr, PAGE_SIZE, PageRange, Pid, Tid, fault};
 
 use super::thunk::{THUNK_BYTES, thunk};
 use super::{CALL_TIMEOUT, Memory, RemoteError, call_result};
@@ -97,6 +97,7 @@ impl<'w> Hand<'w> {
         self.memory
             .write_by_force(mark, &MARK)
             .map_err(|error| ptrace_error(tid, "marking the bootstrap slot", error))?;
+        fault::reach("hand.room-marked");
         let data = self.map_pages(DATA_BYTES, libc::PROT_READ | libc::PROT_WRITE)?;
         self.data = Some(data);
         if self.slots.len() > 1 {
@@ -136,6 +137,7 @@ impl<'w> Hand<'w> {
     /// thread, and must leave nothing changed that the program could notice.
     pub fn call(&mut self, index: usize, number: i64, arguments: [u64; 6]) -> Result<u64, RemoteError> {
         self.enter(index)?;
+        fault::reach("hand.thunk-written");
         let Slot { thread: HandThread { tid, registers, .. }, thunk, .. } = self.slots[index];
         let [rdi, rsi, rdx, r10, r8, r9] = arguments;
         let foreign = UserRegisters {
@@ -151,13 +153,17 @@ impl<'w> Hand<'w> {
             ..registers
         };
         ptrace::set_registers(tid, &foreign).map_err(|e| ptrace_error(tid, "setting registers", e))?;
+        fault::reach("hand.registers-set");
         if !self.slots[index].foreign {
             self.slots[index].foreign = true;
             ptrace::set_signal_mask(tid, ALL_SIGNALS)
                 .map_err(|e| ptrace_error(tid, "blocking signals", e))?;
+            fault::reach("hand.signals-blocked");
         }
         self.run_to_syscall_stop(index)?;
+        fault::reach("hand.in-call");
         self.run_to_syscall_stop(index)?;
+        fault::reach("hand.after-call");
         let after = ptrace::registers(tid).map_err(|e| ptrace_error(tid, "reading registers", e))?;
         call_result(tid, number, after.rax)
     }
@@ -201,6 +207,7 @@ impl<'w> Hand<'w> {
         if !self.slots[index].foreign {
             return Ok(());
         }
+        fault::reach("hand.before-leaving");
         let HandThread { tid, registers, mask } = self.slots[index].thread;
         ptrace::interrupt(tid).map_err(|e| ptrace_error(tid, "interrupting", e))?;
         loop {
@@ -213,7 +220,9 @@ impl<'w> Hand<'w> {
             }
         }
         ptrace::set_signal_mask(tid, mask).map_err(|e| ptrace_error(tid, "setting its signal mask", e))?;
+        fault::reach("hand.mask-back");
         ptrace::set_registers(tid, &registers).map_err(|e| ptrace_error(tid, "setting registers", e))?;
+        fault::reach("hand.registers-back");
         self.slots[index].foreign = false;
         for signal in std::mem::take(&mut self.slots[index].stopped_by) {
             // SAFETY: a plain system call with numbers; nothing is dereferenced.

@@ -13,5 +13,7 @@ mod sandbox;
 
 pub use ability::{Who, have_command, is_full, is_root, skip};
 pub use check::{Action, Mode, Verdict, check, refused};
-pub use program::{Program, brant_binary, fixture_binary, repository, static_brant_binary};
+pub use program::{
+    Program, brant_binary, faulty_brant_binary, fixture_binary, repository, static_brant_binary,
+};
 pub use sandbox::{Outcome, Sandbox, Started, wait_until};

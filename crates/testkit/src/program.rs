@@ -93,20 +93,27 @@ pub fn brant_binary() -> PathBuf {
             if let Some(path) = std::env::var_os("BRANT_BIN") {
                 return PathBuf::from(path);
             }
-            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-            let mut command = Command::new(cargo);
-            command
-                .args(["build", "--quiet", "--package", "brant", "--bin", "brant"])
-                .current_dir(repository());
-            command.arg("--target-dir").arg(target_folder());
-            let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
-            if profile == "release" {
-                command.arg("--release");
-            }
-            assert!(command.status().expect("cargo starts").success(), "brant does not build");
-            target_folder().join(profile).join("brant")
+            build_brant(if cfg!(debug_assertions) { "debug" } else { "release" })
         })
         .clone()
+}
+
+/// A brant with fault points (`brant_base::fault`): a debug build.
+pub fn faulty_brant_binary() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| build_brant("debug")).clone()
+}
+
+fn build_brant(profile: &str) -> PathBuf {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["build", "--quiet", "--package", "brant", "--bin", "brant"]).current_dir(repository());
+    command.arg("--target-dir").arg(target_folder());
+    if profile == "release" {
+        command.arg("--release");
+    }
+    assert!(command.status().expect("cargo starts").success(), "brant does not build");
+    target_folder().join(profile).join("brant")
 }
 
 /// The static brant: `BRANT_DIST`, or what `cargo xtask dist` makes.

@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::ability::{SYSTEM_PATH, Who};
-use crate::program::{Program, brant_binary, fixture_binary};
+use crate::program::{Program, brant_binary, faulty_brant_binary, fixture_binary};
 
 /// Closes what the test's own starter left open: a program under test must not inherit ends of foreign pipes.
 const ONLY_STANDARD_DESCRIPTORS: &str =
@@ -54,6 +54,15 @@ pub struct Sandbox {
 impl Sandbox {
     /// A fresh folder that belongs to `who`.
     pub fn new(who: Who) -> Sandbox {
+        Sandbox::with_brant(who, &brant_binary())
+    }
+
+    /// A fresh folder whose brant has fault points.
+    pub fn with_faults(who: Who) -> Sandbox {
+        Sandbox::with_brant(who, &faulty_brant_binary())
+    }
+
+    fn with_brant(who: Who, brant: &Path) -> Sandbox {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         static SESSION: Once = Once::new();
         SESSION.call_once(found_visible_session);
@@ -67,7 +76,7 @@ impl Sandbox {
             std::fs::create_dir(&path).expect("the sandbox is writable");
             sandbox.own(&path, 0o700);
         }
-        place(&brant_binary(), &sandbox.path("brant"));
+        place(brant, &sandbox.path("brant"));
         sandbox
     }
 
@@ -129,9 +138,25 @@ impl Sandbox {
         Started { child: command.spawn().expect("the program starts") }
     }
 
+    /// Runs brant to its end with one fault (`NAME=ACTION`, see `brant_base::fault`). Also tells whether the fault was
+    /// made.
+    pub fn brant_with_fault(&self, fault: &str, args: &[&str]) -> (Outcome, bool) {
+        let log = self.path("faults");
+        let _ = std::fs::remove_file(&log);
+        let (mut command, number) = self.prepared_brant(args);
+        command.env("BRANT_FAULT", fault).env("BRANT_FAULT_LOG", &log);
+        let outcome = self.finish_brant(&mut command, number, args);
+        (outcome, !self.text("faults").is_empty())
+    }
+
     /// Runs brant to its end.
     pub fn brant(&self, args: &[&str]) -> Outcome {
-        let (mut child, number) = self.spawn_brant(args);
+        let (mut command, number) = self.prepared_brant(args);
+        self.finish_brant(&mut command, number, args)
+    }
+
+    fn finish_brant(&self, command: &mut Command, number: u32, args: &[&str]) -> Outcome {
+        let mut child = command.spawn().expect("brant starts");
         let status = wait_child(&mut child, COMMAND_TIMEOUT_S).unwrap_or_else(|| {
             panic!("brant {args:?} did not end; stderr: {}", self.text(&format!("brant-{number}.err")))
         });
@@ -142,6 +167,11 @@ impl Sandbox {
     ///
     /// Its output goes to files, not pipes: a job's keeper may hold them open for long.
     pub fn spawn_brant(&self, args: &[&str]) -> (Child, u32) {
+        let (mut command, number) = self.prepared_brant(args);
+        (command.spawn().expect("brant starts"), number)
+    }
+
+    fn prepared_brant(&self, args: &[&str]) -> (Command, u32) {
         let number = self.commands.get();
         self.commands.set(number + 1);
         let mut command = self.command(self.path("brant"));
@@ -149,7 +179,7 @@ impl Sandbox {
         command
             .stdout(self.output(&format!("brant-{number}.out")))
             .stderr(self.output(&format!("brant-{number}.err")));
-        (command.spawn().expect("brant starts"), number)
+        (command, number)
     }
 
     /// What the brant command of that number said.

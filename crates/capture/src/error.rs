@@ -55,6 +55,8 @@ pub enum Error {
     Remote(#[from] RemoteError),
     #[error(transparent)]
     Proc(#[from] ProcError),
+    #[error("the file {path} was changed while it was copied into the image")]
+    Changed { path: String },
     #[error("{what}")]
     Descriptor {
         what: String,
@@ -76,6 +78,7 @@ impl Error {
             Error::Refused(refusals) => refusals.0.first().map_or("B-0300", |refusal| refusal.code),
             Error::DoesNotStop { .. } => "B-0701",
             Error::Ended { .. } => "B-0702",
+            Error::Changed { .. } => "B-0706",
             Error::CopyLost { .. } => "B-0705",
             Error::Image(error) => error.code(),
             _ => "B-0700",

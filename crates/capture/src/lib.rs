@@ -22,7 +22,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use brant_base::{Pid, Refusals, fault};
-use brant_image::model::{Checkpoint, PageOwner};
+use brant_image::model::{Carried, Checkpoint, PageOwner};
 use brant_image::{Codec, Summary, Writer};
 use brant_kernel::facts::HostFacts;
 use brant_kernel::proc;
@@ -31,6 +31,7 @@ use brant_kernel::remote::Memory;
 pub use copies::CopiedStanding;
 pub use error::Error;
 pub use refusals::EXPLANATIONS;
+pub use tables::Carry;
 pub use tree::Member;
 
 use collect::memory::Part;
@@ -54,6 +55,8 @@ pub struct Options {
     /// Where the tree runs on, private memory is written from copies, while it does.
     pub copy: bool,
     pub codec: Codec,
+    /// Which files that have their names travel in the image.
+    pub carry: Carry,
     /// The job's name, for the image.
     pub job: Option<String>,
     /// What could not be brought back anywhere, of a tree whose state is known: asked before anything is written.
@@ -88,7 +91,12 @@ impl<W> Captured<W> {
 /// The tree runs meanwhile: a child that is born between two glances looks like a stranger who holds its pipes. Only
 /// what stands in the way in every round is one; the look after the freeze, when nothing moves, decides.
 pub fn check(roots: &[Pid], facts: &HostFacts) -> Result<Refusals, Error> {
-    let mut standing = look_once(roots, facts)?;
+    check_carrying(roots, facts, &Carry::default())
+}
+
+/// As [`check`]; reads what is slow to read of files that are to travel.
+fn check_carrying(roots: &[Pid], facts: &HostFacts, carry: &Carry) -> Result<Refusals, Error> {
+    let mut standing = look_once(roots, facts, carry)?;
     let begin = Instant::now();
     // The child of a vfork borrows its parent's memory only until it executes something.
     let may_pass = |refusals: &Refusals| {
@@ -99,15 +107,15 @@ pub fn check(roots: &[Pid], facts: &HostFacts) -> Result<Refusals, Error> {
     while !standing.is_empty() && (rounds < CHECK_ROUNDS || may_pass(&standing)) {
         rounds += 1;
         std::thread::sleep(CHECK_PAUSE);
-        let again = look_once(roots, facts)?;
+        let again = look_once(roots, facts, carry)?;
         standing.0.retain(|refusal| again.0.contains(refusal));
     }
     Ok(standing)
 }
 
-fn look_once(roots: &[Pid], facts: &HostFacts) -> Result<Refusals, Error> {
+fn look_once(roots: &[Pid], facts: &HostFacts, carry: &Carry) -> Result<Refusals, Error> {
     let members = found(roots)?;
-    let mut tables = Tables::default();
+    let mut tables = Tables::new(carry.clone());
     preflight::look(&members, &mut tables, facts).map(|(_, refusals)| refusals)
 }
 
@@ -119,7 +127,7 @@ pub fn checkpoint<W: Write>(
     options: &Options,
     sink: impl FnOnce() -> Result<W, Error>,
 ) -> Result<Captured<W>, Error> {
-    let refusals = check(roots, facts)?;
+    let refusals = check_carrying(roots, facts, &options.carry)?;
     refusals.into_result(()).map_err(Error::Refused)?;
     let sink = sink()?;
     let Still { frozen, members, mut tables, checkpoint, started } = hold_still(roots, facts, options)?;
@@ -142,6 +150,7 @@ pub fn checkpoint<W: Write>(
     };
     let pause = started.elapsed();
     write_copied(&members, &checkpoint, &mut copies, &mut writer)?;
+    tables.write_carried(Carried::Copy, &mut writer)?;
     fault::reach("capture.written");
     let copied_standing = copies.standing;
     let (sink, summary) = writer.finish()?;
@@ -181,7 +190,7 @@ fn hold_still_once(roots: &[Pid], facts: &HostFacts, options: &Options) -> Resul
     let frozen = freeze::freeze(roots, options.freeze_timeout)?;
     fault::reach("capture.frozen");
     let members: Vec<Member> = frozen.processes.iter().map(|process| process.member.clone()).collect();
-    let mut tables = Tables::default();
+    let mut tables = Tables::new(options.carry.clone());
     // What has come into being since is found before anything is changed.
     let (survey, refusals) = preflight::look(&members, &mut tables, facts)?;
     refusals.into_result(()).map_err(Error::Refused)?;

@@ -123,6 +123,11 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
     ("B-0347", "A filter (BPF) is attached to a socket. A plain user cannot read it."),
     ("B-0348", "This kernel lacks what is needed to look at descriptors: kcmp, pidfd_getfd or unix_diag."),
     ("B-0349", "A descriptor could not be looked at."),
+    (
+        "B-0350",
+        "A file's contents shall travel in the image (--portable, --with-files), and this user may not read it. A program \
+         may be executed without being readable. Make the file readable, or leave the option away.",
+    ),
 ];
 
 /// A refusal that names a descriptor of a process (by the host's number).

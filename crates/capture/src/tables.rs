@@ -4,6 +4,7 @@
 //! through `/proc/PID/map_files` (that takes a capability), the contents are put together from what the tree has
 //! mapped: nothing else of it can be reached any more.
 
+mod carry;
 mod contents;
 mod facts;
 
@@ -23,6 +24,7 @@ use brant_kernel::proc::{MapEntry, MapKind, VmFlags};
 use crate::error::Error;
 use crate::refusals::text;
 use crate::tree::{self, Member};
+pub use carry::Carry;
 use contents::{Contents, MappedPart};
 
 /// The registries of a checkpoint that is being taken.
@@ -32,6 +34,7 @@ pub(crate) struct Tables {
     pub(crate) clocks: Option<Clocks>,
     /// The mappings of each process, by its host number: to list them with their flags the kernel walks all page tables.
     pub(crate) mappings: HashMap<Pid, Vec<MapEntry>>,
+    carry: Carry,
     files: Vec<FileEntry>,
     file_index: HashMap<FileKey, usize>,
     memory: Vec<MemoryEntry>,
@@ -50,6 +53,8 @@ struct FileEntry {
     contents: Contents,
     /// Mapped: its build id is worth looking for.
     mapped: bool,
+    /// A descriptor refers to it.
+    opened: bool,
 }
 
 struct MemoryEntry {
@@ -58,6 +63,10 @@ struct MemoryEntry {
 }
 
 impl Tables {
+    pub(crate) fn new(carry: Carry) -> Tables {
+        Tables { carry, ..Tables::default() }
+    }
+
     /// The shared memory below a mapping of it. A later part of it may make it larger.
     pub(crate) fn mapped_memory(
         &mut self,
@@ -172,7 +181,8 @@ impl Tables {
             Ok(_) => {
                 // Registered now, so that what is slow about it is done before the tree stands still.
                 if let Ok(id) = self.mapped_file(member, entry) {
-                    facts::warm_up(&self.files[id.0 as usize - 1].file);
+                    let entry = &self.files[id.0 as usize - 1];
+                    facts::warm_up(&entry.file, self.carry.wants(entry) == Carried::Copy);
                 }
                 Ok(())
             }
@@ -217,6 +227,7 @@ impl Tables {
         };
         let known = &mut self.files[index];
         known.file.written |= writable;
+        known.opened = true;
         if known.file.deleted {
             known.contents = Contents::Place(place);
             known.file.size = status.bytes;
@@ -252,6 +263,7 @@ impl Tables {
             path,
             deleted,
             stored: deleted,
+            carried: Carried::No,
             written: false,
             size: status.bytes,
             mode: status.mode,
@@ -261,7 +273,7 @@ impl Tables {
             build_id: Vec::new(),
             digest: Vec::new(),
         };
-        self.files.push(FileEntry { file, contents, mapped: false });
+        self.files.push(FileEntry { file, contents, mapped: false, opened: false });
         self.file_index.insert(key, index);
         index
     }
@@ -270,9 +282,15 @@ impl Tables {
     /// sees.
     pub(crate) fn fill(&mut self, checkpoint: &mut Checkpoint) -> Result<(), Error> {
         for entry in &mut self.files {
+            let carried = self.carry.wants(entry);
             let known = &mut entry.file;
             match &mut entry.contents {
-                Contents::OnDisk if known.inode != 0 => facts::complete(known, entry.mapped),
+                Contents::OnDisk if known.inode != 0 => {
+                    let opened = facts::complete(known, entry.mapped, carried != Carried::No);
+                    if carried != Carried::No {
+                        entry.carry(carried, opened)?;
+                    }
+                }
                 Contents::OnDisk => {}
                 contents => contents.measure(&mut known.size)?,
             }
@@ -285,9 +303,10 @@ impl Tables {
         Ok(())
     }
 
-    /// Writes shared memory and the contents of files that travel.
+    /// Writes shared memory and the contents of files that travel, but for those that are only mapped for reading.
     pub(crate) fn write_contents<W: Write>(&mut self, writer: &mut Writer<W>) -> Result<(), Error> {
-        for entry in self.files.iter().filter(|entry| entry.file.stored) {
+        self.write_carried(Carried::File, writer)?;
+        for entry in self.files.iter().filter(|entry| entry.file.deleted) {
             entry.contents.write(PageOwner::File(entry.file.id), entry.file.size, writer)?;
         }
         for entry in &self.memory {

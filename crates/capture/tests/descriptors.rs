@@ -72,6 +72,7 @@ impl Running {
             stop: false,
             copy: false,
             codec: Codec::Raw,
+            carry: brant_capture::Carry::default(),
             job: None,
             never_restored: |_| brant_base::Refusals::default(),
         };

@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use brant_base::{Pid, fault};
@@ -25,7 +26,7 @@ use crate::build::shape::TreeShape;
 use crate::build::threads::{self, Setting};
 use crate::build::tree::Tasks;
 use crate::build::vdso::{self, Gap, OwnVdso};
-use crate::build::{limits, memory, signals, timers};
+use crate::build::{carried, limits, memory, signals, timers};
 use crate::resume::{self, Ready};
 use crate::{Error, FilesPolicy, Plan, namespace};
 
@@ -37,6 +38,8 @@ pub struct Options {
     pub files: FilesPolicy,
     /// Paths of the image that begin with the first are looked for at the second.
     pub map_paths: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Where copies of executables and libraries lie that an image carried. Made where it is needed, with mode 0700.
+    pub copies_folder: PathBuf,
     /// What descriptors 0-2 whose other end was outside the tree are connected to.
     pub stdio: [OwnedFd; 3],
     /// Redirect the vdso even where it is the same: for tests of that path.
@@ -89,6 +92,7 @@ pub fn restore(
     let shape = TreeShape::of(checkpoint).map_err(Error::Refused)?;
     let own_vdso = OwnVdso::find()?;
     let gap = Gap::find(checkpoint, &own_vdso)?;
+    let made = carried::provide(image, &plan)?;
     let entered = namespace::enter(checkpoint)?;
     fault::reach("restore.entered");
     if !checkpoint.terminals.is_empty() {
@@ -113,7 +117,9 @@ pub fn restore(
         hard_limits: limits::own_hard_limits(!entered.user),
         warnings,
     };
-    builder.build(hosted, announce)
+    let restored = builder.build(hosted, announce)?;
+    made.keep();
+    Ok(restored)
 }
 
 /// The keeper and the first task exist.

@@ -4,17 +4,21 @@
 //! (a file can be changed, a port be taken): the builder meets that with an error of its own, before anything runs.
 
 mod addresses;
+mod copies;
 mod files;
 mod host;
 
 pub(crate) use addresses::socket_address;
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use brant_base::{Refusal, Refusals};
 use brant_image::Image;
-use brant_image::model::Checkpoint;
+use brant_image::model::{Checkpoint, DiskFile, DiskFileId};
 use brant_kernel::facts::HostFacts;
 
 use crate::{Error, Options};
@@ -36,6 +40,12 @@ pub enum FilesPolicy {
 pub struct Plan {
     map_paths: Vec<(Vec<u8>, Vec<u8>)>,
     rewinds: Vec<Rewind>,
+    /// Carried files that are mapped from copies, and how those are called below [`Plan::copies_folder`].
+    pub(crate) copies: BTreeMap<DiskFileId, PathBuf>,
+    /// Where copies of carried files lie.
+    pub(crate) copies_folder: PathBuf,
+    /// Carried files that are made anew, and where.
+    pub(crate) creations: BTreeMap<DiskFileId, PathBuf>,
     /// What the restore does, for people.
     steps: Vec<String>,
 }
@@ -63,6 +73,14 @@ impl Plan {
         path.to_vec()
     }
 
+    /// Where a file of the image is on this host.
+    pub(crate) fn file_path(&self, file: &DiskFile) -> PathBuf {
+        match self.copies.get(&file.id) {
+            Some(copy) => self.copies_folder.join(copy),
+            None => PathBuf::from(OsString::from_vec(self.path(&file.path))),
+        }
+    }
+
     /// The files that will be cut.
     pub fn rewinds(&self) -> &[Rewind] {
         &self.rewinds
@@ -88,7 +106,13 @@ impl fmt::Display for Plan {
 
 /// Looks at the image and the host and changes nothing.
 pub fn plan(image: &Image, facts: &HostFacts, options: &Options) -> Result<Plan, Refusals> {
-    plan_of(image.checkpoint(), facts, options.files, &options.map_paths)
+    let mut plan = plan_of(image.checkpoint(), facts, options.files, &options.map_paths)?;
+    plan.copies_folder = options.copies_folder.clone();
+    let mut refusals = Refusals::default();
+    if !plan.copies.is_empty() {
+        copies::check_folder(&plan.copies_folder, &mut refusals);
+    }
+    refusals.into_result(plan)
 }
 
 /// As [`plan`], of what the image holds.

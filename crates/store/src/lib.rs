@@ -6,6 +6,7 @@
 //! 0700 and belongs to the user, files have mode 0600.
 #![forbid(unsafe_code)]
 
+mod copies;
 mod error;
 mod list;
 mod pending;
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use brant_image::{Head, ImageError};
 
+pub use copies::{Cleared, clear as clear_copies};
 pub use error::StoreError;
 pub use list::{Entry, Listing};
 pub use pending::{Pending, Place};
@@ -35,10 +37,19 @@ pub struct Store {
 impl Store {
     /// `$XDG_STATE_HOME/brant/images`, else `~/.local/state/brant/images`.
     pub fn default_folder() -> Result<PathBuf, StoreError> {
+        Ok(Store::state_folder()?.join("images"))
+    }
+
+    /// Where copies lie of executables and libraries that images carried: `brant/files` beside `brant/images`.
+    pub fn default_copies_folder() -> Result<PathBuf, StoreError> {
+        Ok(Store::state_folder()?.join("files"))
+    }
+
+    fn state_folder() -> Result<PathBuf, StoreError> {
         let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         absolute("XDG_STATE_HOME")
             .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
-            .map(|state| state.join("brant/images"))
+            .map(|state| state.join("brant"))
             .ok_or(StoreError::NoHome)
     }
 

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use brant_base::Pid;
-use brant_capture::{Captured, CopiedStanding, Options};
+use brant_capture::{Captured, Carry, CopiedStanding, Options};
 use brant_image::inspect::size;
 use brant_image::{Codec, Identity, ImageError};
 use brant_kernel::task;
@@ -52,6 +52,12 @@ pub(super) struct Checkpoint {
     /// none, lz4, or zstd with an optional level from 1 to 22, or from -1 down to -50: the lower, the faster
     #[arg(long, value_name = "none|lz4|zstd[:LEVEL]", default_value = "zstd:-7", value_parser = parse_codec)]
     compress: Codec,
+    /// Let the image carry executable and libraries, so that a host with others can run it
+    #[arg(long)]
+    portable: bool,
+    /// Let the image carry regular files that are open
+    #[arg(long)]
+    with_files: bool,
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
@@ -76,6 +82,7 @@ impl Checkpoint {
             stop: self.stop,
             copy: true,
             codec: self.compress,
+            carry: self.carry(),
             job: target.job().map(|job| job.name().to_string()),
             never_restored: brant_restore::never_restored,
         };
@@ -136,6 +143,17 @@ impl Checkpoint {
             ));
         }
         Ok(0)
+    }
+
+    /// What travels. Copies that a restore made of carried files do in any case: no other host has them.
+    fn carry(&self) -> Carry {
+        let folder = Store::default_copies_folder().ok().and_then(|folder| folder.canonicalize().ok());
+        let always_below = folder.map(|folder| folder.into_os_string().into_encoded_bytes());
+        Carry {
+            mapped: self.portable,
+            opened: self.with_files,
+            always_below: always_below.unwrap_or_default(),
+        }
     }
 
     fn is_streamed(&self) -> bool {

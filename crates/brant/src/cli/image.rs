@@ -8,7 +8,7 @@ use brant_image::Summary;
 use brant_image::inspect::{Inspection, ProcessLine};
 use brant_image::inspect::{inspect, readable, size, utc};
 use brant_kernel::task;
-use brant_store::{Pending, Place, Received, StoreError};
+use brant_store::{Cleared, Pending, Place, Received, Store, StoreError, clear_copies};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -56,6 +56,8 @@ enum Verb {
         #[arg(default_value = "-", value_name = "PATH")]
         from: PathBuf,
     },
+    /// Remove copies of carried executables and libraries that no running program uses
+    Gc,
     /// Remove images
     Rm {
         /// A path, a job's name (its newest image), or the beginning of an image's id
@@ -72,6 +74,7 @@ impl Images {
             Verb::Verify { image } => verify(&image, report),
             Verb::Export { image, output, force } => export(&image, &output, force, report),
             Verb::Import { from } => import(&from, report),
+            Verb::Gc => clear(report),
             Verb::Rm { images } => images.iter().try_for_each(|image| remove(image, report)).map(|()| 0),
         }
     }
@@ -264,6 +267,19 @@ pub(super) fn receive(from: impl std::io::Read) -> Result<Received, Failure> {
         }
         _ => store_failed(&error),
     })
+}
+
+fn clear(report: &Report) -> Done {
+    let cleared = Store::default_copies_folder().and_then(|folder| clear_copies(&folder));
+    let Cleared { removed, bytes, used, busy } = cleared.map_err(|error| store_failed(&error))?;
+    if report.json {
+        report.json(json!({ "removed": removed, "bytes": bytes, "used": used, "busy": busy }));
+    } else if busy {
+        report.note("a restore is under way: nothing was removed");
+    } else {
+        report.note(&format!("removed {removed} copies of {}; {used} are in use", size(bytes)));
+    }
+    Ok(0)
 }
 
 fn remove(image: &OsString, report: &Report) -> Result<(), Failure> {

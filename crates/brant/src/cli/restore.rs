@@ -18,6 +18,7 @@ use brant_image::inspect::readable;
 use brant_kernel::facts::HostFacts;
 use brant_kernel::task::{self, Fork};
 use brant_restore::{FilesPolicy, Options, Plan, Restored};
+use brant_store::Store;
 use nix::fcntl::OFlag;
 use nix::unistd::{dup2_stdin, dup2_stdout, pipe2};
 use serde_json::{Value, json};
@@ -148,6 +149,7 @@ impl Restore {
                 Files::Rewind => FilesPolicy::Rewind,
             },
             map_paths: self.map_path.iter().map(|(from, to)| (bytes(from), bytes(to))).collect(),
+            copies_folder: Store::default_copies_folder().map_err(|error| store_failed(&error))?,
             stdio,
             redirect_vdso: false,
         };

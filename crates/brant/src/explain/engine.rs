@@ -215,6 +215,13 @@ version.",
         text: "Pages are stored twice, outside of every mapping, or are missing. The image is damaged.",
     },
     Entry {
+        code: "B-0420",
+        title: "copies of what the image carries cannot be executed",
+        text: "\
+The image carries executable and libraries (--portable), and this host has others or none. They are mapped from copies in
+$XDG_STATE_HOME/brant/files, which lies on a file system that is mounted noexec. Set XDG_STATE_HOME to another folder.",
+    },
+    Entry {
         code: "B-0601",
         title: "an image could not be read",
         text: "Reading the image's file failed: the disk, the file server, or the permissions.",
@@ -314,6 +321,13 @@ again when it has gone on.",
         code: "B-0702",
         title: "the process ended",
         text: "The target, or a process of its tree, ended while it was looked at.",
+    },
+    Entry {
+        code: "B-0706",
+        title: "a file changed while it was copied",
+        text: "\
+A file that was to travel in the image (--portable, --with-files) was written to from outside of the program while it was
+copied. Nothing of the image is left, and the program runs on. Try again when nobody writes to it.",
     },
     Entry {
         code: "B-0703",

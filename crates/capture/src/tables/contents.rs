@@ -24,6 +24,8 @@ pub(super) enum Contents {
     OnDisk,
     /// A path under /proc that leads to it.
     Place(PathBuf),
+    /// A file that has its name, and is carried all the same.
+    Carried(File),
     /// Only mapped. The parts may overlap.
     Mapped(Vec<MappedPart>),
 }
@@ -59,7 +61,7 @@ impl Contents {
     /// The size in bytes, as it is now.
     pub(super) fn measure(&self, bytes: &mut u64) -> Result<(), Error> {
         let opened = match self {
-            Contents::OnDisk => return Ok(()),
+            Contents::OnDisk | Contents::Carried(_) => return Ok(()),
             Contents::Place(_) => Some(self.open()?),
             Contents::Mapped(parts) => parts.iter().find_map(MappedPart::open),
         };
@@ -87,7 +89,7 @@ impl Contents {
         writer: &mut Writer<W>,
     ) -> Result<(), Error> {
         match self {
-            Contents::OnDisk => Ok(()),
+            Contents::OnDisk | Contents::Carried(_) => Ok(()),
             Contents::Place(_) => crate::write_file(owner, &self.open()?, writer),
             Contents::Mapped(parts) => match parts.iter().find_map(MappedPart::open) {
                 Some(opened) => crate::write_file(owner, &opened, writer),

@@ -17,6 +17,9 @@ use super::open_quietly;
 /// Larger files are told apart by size and time only.
 const DIGEST_BYTES_MAX: u64 = 1 << 20;
 
+/// Bytes that are read at once.
+const PART_BYTES: u64 = 1 << 20;
+
 /// Device, inode, size, modified and changed in nanoseconds.
 type Version = (u64, u64, u64, i64, i64);
 
@@ -30,22 +33,23 @@ struct Marks {
 static KNOWN: LazyLock<Mutex<HashMap<Version, Marks>>> = LazyLock::new(Mutex::default);
 
 /// Reads what is slow to read, for later.
-pub(super) fn warm_up(file: &DiskFile) {
+pub(super) fn warm_up(file: &DiskFile, whole: bool) {
     if !file.written {
-        marks(file, true);
+        marks(file, true, whole);
     }
 }
 
-/// Fills in size, mode and time as they are now, and the build id or digest.
-pub(super) fn complete(file: &mut DiskFile, mapped: bool) {
-    let Some((opened, status, _)) = open_same(file) else { return };
-    drop(opened);
+/// Fills in size, mode and time as they are now, and the build id or digest; `whole` asks for a digest in any case.
+/// Gives the file, opened, where it is still the one that is meant and may be read.
+pub(super) fn complete(file: &mut DiskFile, mapped: bool, whole: bool) -> Option<File> {
+    let (opened, status, _) = open_same(file)?;
     file.size = status.bytes;
     file.mode = status.mode;
     file.modified_ns = status.modified_ns;
-    let Marks { build_id, digest } = marks(file, mapped);
+    let Marks { build_id, digest } = marks(file, mapped, whole);
     file.build_id = build_id;
     file.digest = digest;
+    Some(opened)
 }
 
 fn open_same(file: &DiskFile) -> Option<(File, FileStatus, i64)> {
@@ -56,17 +60,18 @@ fn open_same(file: &DiskFile) -> Option<(File, FileStatus, i64)> {
     same.then(|| (opened, FileStatus::from(&metadata), changed_ns))
 }
 
-fn marks(file: &DiskFile, mapped: bool) -> Marks {
+fn marks(file: &DiskFile, mapped: bool, whole: bool) -> Marks {
     let Some((opened, status, changed_ns)) = open_same(file) else { return Marks::default() };
     let version = (file.device, file.inode, status.bytes, status.modified_ns, changed_ns);
     if !file.written
         && let Some(known) = KNOWN.lock().ok().and_then(|known| known.get(&version).cloned())
+        && !(whole && known.digest.is_empty())
     {
         return known;
     }
     let build_id = if mapped { elf::build_id(&opened).unwrap_or_default() } else { Vec::new() };
     let small = status.bytes <= DIGEST_BYTES_MAX && build_id.is_empty();
-    let digest = if small { digest(&opened, status.bytes).unwrap_or_default() } else { Vec::new() };
+    let digest = if small || whole { digest(&opened, status.bytes).unwrap_or_default() } else { Vec::new() };
     let marks = Marks { build_id, digest };
     if !file.written
         && let Ok(mut known) = KNOWN.lock()
@@ -77,9 +82,16 @@ fn marks(file: &DiskFile, mapped: bool) -> Marks {
 }
 
 fn digest(file: &File, bytes: u64) -> Option<Vec<u8>> {
-    let mut all = vec![0; bytes as usize];
-    file.read_exact_at(&mut all, 0).ok()?;
-    Some(blake3::hash(&all).as_bytes().to_vec())
+    let mut hasher = blake3::Hasher::new();
+    let mut part = vec![0; bytes.min(PART_BYTES) as usize];
+    let mut at = 0;
+    while at < bytes {
+        let length = PART_BYTES.min(bytes - at) as usize;
+        file.read_exact_at(&mut part[..length], at).ok()?;
+        hasher.update(&part[..length]);
+        at += length as u64;
+    }
+    Some(hasher.finalize().as_bytes().to_vec())
 }
 
 #[cfg(test)]
@@ -92,7 +104,7 @@ mod tests {
         std::fs::write(&path, b"contents").unwrap();
         let inode = std::fs::metadata(&path).unwrap().ino();
         let mut file = DiskFile { path: path.as_os_str().as_bytes().to_vec(), inode, ..DiskFile::default() };
-        complete(&mut file, false);
+        assert!(complete(&mut file, false, false).is_some());
         std::fs::remove_file(&path).unwrap();
         assert_eq!((file.size, file.digest), (8, blake3::hash(b"contents").as_bytes().to_vec()));
     }

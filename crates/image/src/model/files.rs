@@ -138,8 +138,10 @@ pub struct DiskFile {
     pub path: Vec<u8>,
     /// The name is gone: the contents travel in the image.
     pub deleted: bool,
-    /// The contents are in the image, under [`PageOwner::File`].
+    /// The contents are in the image, under [`PageOwner::File`] of [`Checkpoint::contents_of`].
     pub stored: bool,
+    /// What the contents of a file that had its name are there for.
+    pub carried: Carried,
     /// Somebody in the tree has it open or mapped shared for writing.
     pub written: bool,
     /// In bytes.
@@ -152,6 +154,18 @@ pub struct DiskFile {
     pub build_id: Vec<u8>,
     /// blake3 of the whole contents, where it was small enough to hash; else empty.
     pub digest: Vec<u8>,
+}
+
+/// What the contents of a file that still had its name are in the image for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Carried {
+    /// They are not.
+    #[default]
+    No,
+    /// To be mapped from where a host has no such file: executables and libraries (`--portable`).
+    Copy,
+    /// To be made anew where a host has no file of that name (`--with-files`).
+    File,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

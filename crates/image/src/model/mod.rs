@@ -54,6 +54,17 @@ pub struct Checkpoint {
     pub terminals: Vec<Terminal>,
 }
 
+impl Checkpoint {
+    /// Whose pages hold the contents of a stored file: those of carried files with the same contents are stored once.
+    pub fn contents_of(&self, file: &DiskFile) -> PageOwner {
+        let same = |other: &&DiskFile| {
+            other.carried != Carried::No && (other.size, &other.digest) == (file.size, &file.digest)
+        };
+        let first = self.disk_files.iter().find(same).filter(|_| file.carried != Carried::No);
+        PageOwner::File(first.unwrap_or(file).id)
+    }
+}
+
 /// Where the checkpoint was taken.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Host {

@@ -104,6 +104,8 @@ fn check_disk_file(file: &DiskFile) -> Result<(), ImageError> {
         of("its digest is not 32 bytes")
     })?;
     require(file.build_id.len() <= BUILD_ID_BYTES_MAX, || of("its build id is too long"))?;
+    let is_known = file.stored && !file.deleted && file.digest.len() == DIGEST_BYTES;
+    require(file.carried == Carried::No || is_known, || of("it is carried, but without digest or contents"))?;
     require(file.stored || !file.deleted, || of("it was deleted, but its contents are not in the image"))
 }
 

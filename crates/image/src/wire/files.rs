@@ -5,7 +5,7 @@ use prost::{Message, Oneof};
 
 use super::file_kinds::Kind;
 use super::{Malformed, list, malformed, maybe, parse};
-use crate::model::{self, DiskFileId, FileLockKind, FileOwnerKind, OpenFileId, PipeId};
+use crate::model::{self, Carried, DiskFileId, FileLockKind, FileOwnerKind, OpenFileId, PipeId};
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct OpenFile {
@@ -186,6 +186,8 @@ pub(super) struct DiskFile {
     build_id: Vec<u8>,
     #[prost(bytes = "vec", tag = "12")]
     digest: Vec<u8>,
+    #[prost(uint32, tag = "13")]
+    carried: u32,
 }
 
 impl From<&model::DiskFile> for DiskFile {
@@ -203,13 +205,26 @@ impl From<&model::DiskFile> for DiskFile {
             modified_ns: from.modified_ns,
             build_id: from.build_id.clone(),
             digest: from.digest.clone(),
+            carried: match from.carried {
+                Carried::No => 0,
+                Carried::Copy => 1,
+                Carried::File => 2,
+            },
         }
     }
 }
 
-impl From<DiskFile> for model::DiskFile {
-    fn from(from: DiskFile) -> model::DiskFile {
-        model::DiskFile {
+impl TryFrom<DiskFile> for model::DiskFile {
+    type Error = Malformed;
+
+    fn try_from(from: DiskFile) -> Result<model::DiskFile, Malformed> {
+        let carried = match from.carried {
+            0 => Carried::No,
+            1 => Carried::Copy,
+            2 => Carried::File,
+            other => return malformed("disk_file.carried", format!("is {other}")),
+        };
+        Ok(model::DiskFile {
             id: DiskFileId(from.id),
             path: from.path,
             deleted: from.deleted,
@@ -222,7 +237,8 @@ impl From<DiskFile> for model::DiskFile {
             modified_ns: from.modified_ns,
             build_id: from.build_id,
             digest: from.digest,
-        }
+            carried,
+        })
     }
 }
 

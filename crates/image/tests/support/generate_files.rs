@@ -86,11 +86,18 @@ impl Generator {
 
     fn disk_file(&mut self, index: u32) -> DiskFile {
         let deleted = self.flag();
+        let digest = vec![self.next() as u8; 32 * self.below(2) as usize];
+        let stored = deleted || self.flag();
+        let carried = match stored && !deleted && !digest.is_empty() {
+            true => [Carried::No, Carried::Copy, Carried::File][self.below(3) as usize],
+            false => Carried::No,
+        };
         DiskFile {
             id: DiskFileId(10 + index),
             path: self.path(),
             deleted,
-            stored: deleted || self.flag(),
+            stored,
+            carried,
             written: self.flag(),
             size: self.next() >> 1,
             mode: self.u32(),
@@ -98,7 +105,7 @@ impl Generator {
             inode: self.u64(),
             modified_ns: self.i64(),
             build_id: self.bytes(20),
-            digest: vec![self.next() as u8; 32 * self.below(2) as usize],
+            digest,
         }
     }
 

@@ -69,10 +69,10 @@ fn open_disk(
     flags: i32,
 ) -> Result<OwnedFd, Error> {
     let record = store.checkpoint.disk_files.iter().find(|file| file.id == id).expect("validated");
-    if record.stored {
+    if record.stored && record.carried == Carried::No {
         return open_stored(store, image, plan, record, flags);
     }
-    open(&plan.path(&record.path), flags)
+    open_at(&plan.file_path(record), flags)
 }
 
 /// A file whose name has gone: made anew once, then opened through the first descriptor.
@@ -118,15 +118,18 @@ fn make_stored(store: &FdStore, image: &Image, plan: &Plan, record: &DiskFile) -
     fill(image, record, &file)?;
     file.set_permissions(Permissions::from_mode(record.mode & 0o7777))
         .map_err(path_error("setting the mode of", &path))?;
-    let modified =
-        SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(record.modified_ns).unwrap_or(0));
-    file.set_modified(modified).map_err(path_error("setting the time of", &path))?;
+    file.set_modified(modified(record)).map_err(path_error("setting the time of", &path))?;
     Ok(file.into())
 }
 
-fn fill(image: &Image, record: &DiskFile, file: &File) -> Result<(), Error> {
-    let failed = || Error::builder("filling a file without a name");
-    image.visit_pages(PageOwner::File(record.id), |run| {
+pub(super) fn modified(record: &DiskFile) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(record.modified_ns).unwrap_or(0))
+}
+
+/// Writes the contents that travelled, and sets the size.
+pub(super) fn fill(image: &Image, record: &DiskFile, file: &File) -> Result<(), Error> {
+    let failed = || Error::builder("filling a file from the image");
+    image.visit_pages(image.checkpoint().contents_of(record), |run| {
         let PageContent::Bytes(bytes) = run.content else { return Ok(()) };
         let at = run.first_page * PAGE_SIZE;
         let length = bytes.len().min(record.size.saturating_sub(at) as usize);
@@ -135,14 +138,22 @@ fn fill(image: &Image, record: &DiskFile, file: &File) -> Result<(), Error> {
     file.set_len(record.size).map_err(failed())
 }
 
+/// A path for people.
+pub(super) fn shown(path: &[u8]) -> String {
+    brant_image::inspect::readable(path)
+}
+
 pub(crate) fn path_error(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.display().to_string();
     move |error| Error::Path { operation, path, error }
 }
 
 fn open(path: &[u8], flags: i32) -> Result<OwnedFd, Error> {
-    let path = PathBuf::from(std::ffi::OsString::from_vec(path.to_vec()));
-    make::open(&path, flags & !OPEN_ONCE | libc::O_NOCTTY).map_err(path_error("opening", &path))
+    open_at(&PathBuf::from(std::ffi::OsString::from_vec(path.to_vec())), flags)
+}
+
+fn open_at(path: &Path, flags: i32) -> Result<OwnedFd, Error> {
+    make::open(path, flags & !OPEN_ONCE | libc::O_NOCTTY).map_err(path_error("opening", path))
 }
 
 /// Opens a directory, a device or a place, by path.

@@ -1,5 +1,6 @@
 //! Building the tree, one file for each kind, named as in `image::model`.
 
+pub(crate) mod carried;
 pub(crate) mod credentials;
 pub(crate) mod disk;
 pub(crate) mod files;

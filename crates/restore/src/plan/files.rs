@@ -19,9 +19,10 @@ use crate::build::disk::path_error;
 pub(super) fn check(checkpoint: &Checkpoint, policy: FilesPolicy, plan: &mut Plan, refusals: &mut Refusals) {
     for file in &checkpoint.disk_files {
         // Contents that travel need no file; those of /proc and /sys are the kernel's.
-        if !file.stored && file.inode != 0 {
-            check_file(checkpoint, file, policy, plan, refusals);
+        if file.inode == 0 || (file.stored && file.carried == Carried::No) {
+            continue;
         }
+        check_file(checkpoint, file, policy, plan, refusals);
     }
     check_directories(checkpoint, plan, refusals);
     check_special(checkpoint, plan, refusals);
@@ -45,15 +46,21 @@ fn check_file(
     let is_executable = checkpoint.processes.iter().flat_map(|process| &process.body).any(runs);
     let what = if is_executable { "the executable" } else { "the file" };
     let resource = format!("{what} {}", path.display());
+    let is_mapped = is_executable || is_mapped(checkpoint, file.id);
     let metadata = match fs::metadata(&path) {
         Ok(metadata) if metadata.is_file() => metadata,
+        _ if file.carried == Carried::Copy => return take_copy(plan, file, &resource, "is not there"),
         Ok(_) => {
             refusals.push(refusal("B-0412", resource, "it is no regular file any more", MAP_HINT));
             return;
         }
+        Err(error) if error.kind() == io::ErrorKind::NotFound && file.carried == Carried::File => {
+            return create(plan, file, path, resource, refusals);
+        }
         Err(error) => {
             let code = if is_executable { "B-0413" } else { "B-0411" };
-            refusals.push(refusal(code, resource, format!("it cannot be found: {error}"), MAP_HINT));
+            let hint = format!("{MAP_HINT}, or {}", carry_hint(is_mapped));
+            refusals.push(refusal(code, resource, format!("it cannot be found: {error}"), hint));
             return;
         }
     };
@@ -61,7 +68,16 @@ fn check_file(
     if differences.is_empty() {
         return;
     }
+    if file.carried == Carried::Copy {
+        return take_copy(plan, file, &resource, "is another one here");
+    }
     let differences = differences.join(", ");
+    if is_mapped && !file.build_id.is_empty() {
+        // Its code would be run at addresses of another build.
+        let hint = format!("{MAP_HINT}, or {}", carry_hint(true));
+        refusals.push(refusal("B-0412", resource, format!("it has changed: {differences}"), hint));
+        return;
+    }
     match policy {
         FilesPolicy::Keep => plan.steps.push(format!("take {resource} as it is now ({differences})")),
         FilesPolicy::Rewind if has_only_grown(file, &path, &metadata) => {
@@ -88,10 +104,46 @@ fn check_file(
             } else {
                 "put the old one back, take it as it is with --files keep"
             };
-            let hint = format!("{cut}, or name another: --map-path OLD=NEW");
+            let mut hint = format!("{cut}, or name another: --map-path OLD=NEW");
+            if is_mapped && !file.written {
+                hint.push_str(&format!("; or {}", carry_hint(true)));
+            }
             refusals.push(refusal("B-0412", resource, format!("it has changed: {differences}"), hint));
         }
     }
+}
+
+fn is_mapped(checkpoint: &Checkpoint, id: DiskFileId) -> bool {
+    let bodies = checkpoint.processes.iter().flat_map(|process| &process.body);
+    bodies
+        .flat_map(|body| &body.memory.mappings)
+        .any(|mapping| matches!(mapping.backing, Backing::File { file, .. } if file == id))
+}
+
+/// What another checkpoint could do about a file that is missing here.
+fn carry_hint(is_mapped: bool) -> &'static str {
+    match is_mapped {
+        true => "take the checkpoint with --portable: the image then carries executable and libraries",
+        false => "take the checkpoint with --with-files: the image then carries open files",
+    }
+}
+
+fn take_copy(plan: &mut Plan, file: &DiskFile, resource: &str, why: &str) {
+    plan.steps.push(format!("map {resource} from the image's copy: it {why}"));
+    plan.copies.insert(file.id, super::copies::name(file));
+}
+
+/// A carried file that is not there is made, if its folder is.
+fn create(plan: &mut Plan, file: &DiskFile, path: PathBuf, resource: String, refusals: &mut Refusals) {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    if !folder.is_dir() {
+        let hint = format!("make it: mkdir -p {}, or name another: --map-path OLD=NEW", folder.display());
+        let why = format!("the image carries it, and the folder {} is not there", folder.display());
+        refusals.push(refusal("B-0411", resource, why, hint));
+        return;
+    }
+    plan.steps.push(format!("make {resource} of {} bytes from the image", file.size));
+    plan.creations.insert(file.id, path);
 }
 
 /// What is not as it was, in words; nothing where the file is the same, or another with the same contents.

@@ -1,0 +1,217 @@
+//! Images that carry executable, libraries and open files, restored where those are missing or others.
+#![forbid(unsafe_code)]
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::PathBuf;
+
+use brant_testkit::{Outcome, Program, Sandbox, Started, Who, wait_until};
+
+fn started(sandbox: &Sandbox, fixture: &'static str) -> Started {
+    let started = sandbox.start(&Program::fixture(fixture));
+    assert!(wait_until(60, || sandbox.path("f.ready").exists()), "the fixture did not get ready");
+    started
+}
+
+fn expect(outcome: &Outcome, code: i32) {
+    assert_eq!(outcome.code, code, "stdout: {} stderr: {}", outcome.stdout, outcome.stderr);
+}
+
+/// A checkpoint that ends the program.
+fn stop(sandbox: &Sandbox, program: &mut Started, flags: &[&str]) -> String {
+    let image = sandbox.path("x.img").to_str().expect("UTF-8").to_owned();
+    let pid = program.pid().to_string();
+    let args = [&["checkpoint", &pid, "--stop", "--force", "-o", &image], flags].concat();
+    expect(&sandbox.brant(&args), 0);
+    assert!(program.wait(20).is_some(), "it was not ended");
+    image
+}
+
+/// Lets the fixture that was restored go on to its end and verify itself.
+fn finishes(sandbox: &Sandbox) {
+    sandbox.write("f.go", "go");
+    assert!(wait_until(60, || sandbox.path("f.result").exists()), "no result");
+    assert!(wait_until(20, || sandbox.text("f.result") == "ok"), "{}", sandbox.text("f.result"));
+    sandbox.expect_no_leftovers();
+}
+
+/// The copies of carried files in the sandbox's state folder.
+fn copies(sandbox: &Sandbox) -> Vec<PathBuf> {
+    let Ok(folders) = std::fs::read_dir(sandbox.path("state/brant/files")) else { return Vec::new() };
+    let files =
+        folders.flat_map(|folder| std::fs::read_dir(folder.expect("readable").path()).expect("readable"));
+    files.map(|file| file.expect("readable").path()).collect()
+}
+
+#[test]
+fn an_executable_that_is_gone_or_another_one() {
+    for replaced in [false, true] {
+        let sandbox = Sandbox::new(Who::Plain);
+        let mut program = started(&sandbox, "threads");
+        let image = stop(&sandbox, &mut program, &["--portable"]);
+        let own = sandbox.path("threads");
+        std::fs::remove_file(&own).expect("ours");
+        if replaced {
+            std::fs::copy("/bin/true", &own).expect("the sandbox is writable");
+        }
+        expect(&sandbox.brant(&["restore", &image, "-d", "-n", "it"]), 0);
+        // What the host has is taken from there: only the executable is a copy.
+        let [copy] = &copies(&sandbox)[..] else { panic!("{:?}", copies(&sandbox)) };
+        assert_eq!(copy.file_name(), own.file_name());
+        assert_eq!(std::fs::metadata(copy).expect("it is there").permissions().mode() & 0o222, 0);
+        let found = sandbox.leftovers().into_iter().find(|(_, name)| name == "threads");
+        let (pid, _) = found.expect("it runs");
+        assert_eq!(std::fs::read_link(format!("/proc/{pid}/exe")).expect("it runs"), *copy);
+
+        // It is in use, and stays.
+        let clear = || sandbox.brant(&["image", "gc", "--json"]);
+        assert!(wait_until(20, || clear().stdout.contains("\"busy\": false")), "{:?}", clear());
+        assert!(clear().stdout.contains("\"used\": 1"), "{:?}", clear());
+        assert!(copy.exists());
+
+        // A checkpoint of it carries the copy by itself: no other host has it, nor this one if it is cleared away.
+        expect(&sandbox.brant(&["checkpoint", "it", "--stop"]), 0);
+        assert!(clear().stdout.contains("\"removed\": 1"), "{:?}", clear());
+        assert_eq!(copies(&sandbox), [""; 0].map(PathBuf::from));
+        expect(&sandbox.brant(&["restore", "it", "-d"]), 0);
+        finishes(&sandbox);
+    }
+}
+
+#[test]
+fn without_portable_it_is_refused_by_name() {
+    let sandbox = Sandbox::new(Who::Plain);
+    let mut program = started(&sandbox, "threads");
+    let image = stop(&sandbox, &mut program, &[]);
+    let own = sandbox.path("threads");
+    let kept = sandbox.path("kept");
+    std::fs::rename(&own, &kept).expect("ours");
+    for replaced in [false, true] {
+        if replaced {
+            std::fs::copy("/bin/true", &own).expect("the sandbox is writable");
+        }
+        for policy in ["strict", "keep", "rewind"] {
+            let refused = sandbox.brant(&["restore", &image, "-d", "--files", policy]);
+            expect(&refused, 5);
+            assert!(refused.stderr.contains(own.to_str().expect("UTF-8")), "{}", refused.stderr);
+            assert!(refused.stderr.contains("--portable"), "{}", refused.stderr);
+        }
+    }
+    sandbox.expect_no_leftovers();
+    std::fs::rename(&kept, &own).expect("ours");
+    expect(&sandbox.brant(&["restore", &image, "-d"]), 0);
+    finishes(&sandbox);
+}
+
+#[test]
+fn a_damaged_copy_is_written_again() {
+    let sandbox = Sandbox::new(Who::Plain);
+    let mut program = started(&sandbox, "threads");
+    let image = stop(&sandbox, &mut program, &["--portable"]);
+    std::fs::remove_file(sandbox.path("threads")).expect("ours");
+    expect(&sandbox.brant(&["restore", &image, "-d", "-n", "it"]), 0);
+    expect(&sandbox.brant(&["kill", "it"]), 0);
+    let [copy] = &copies(&sandbox)[..] else { panic!("{:?}", copies(&sandbox)) };
+    std::fs::set_permissions(copy, std::fs::Permissions::from_mode(0o700)).expect("ours");
+    let mut bytes = std::fs::read(copy).expect("it is there");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(copy, &bytes).expect("it is writable now");
+    expect(&sandbox.brant(&["restore", &image, "-d", "-n", "it"]), 0);
+    assert_ne!(std::fs::read(copy).expect("it is there"), bytes);
+    finishes(&sandbox);
+}
+
+#[test]
+fn open_files_travel() {
+    let sandbox = Sandbox::new(Who::Plain);
+    let mut program = started(&sandbox, "files");
+    let image = stop(&sandbox, &mut program, &["--with-files"]);
+    let names = ["f.append", "out", "err"];
+    let before = names.map(|name| {
+        let metadata = std::fs::metadata(sandbox.path(name)).expect("it is there");
+        (sandbox.text(name), metadata.mode(), metadata.mtime(), metadata.mtime_nsec())
+    });
+    // The same contents do, whatever the inode; others do not, and are named.
+    let text = sandbox.text("f.append");
+    std::fs::remove_file(sandbox.path("f.append")).expect("ours");
+    sandbox.write("f.append", "something else");
+    let refused = sandbox.brant(&["restore", &image, "-d"]);
+    expect(&refused, 5);
+    assert!(refused.stderr.contains("f.append"), "{}", refused.stderr);
+    assert_eq!(sandbox.text("f.append"), "something else");
+    sandbox.write("f.append", &text);
+    // What is not there is made.
+    std::fs::remove_file(sandbox.path("f.append")).expect("ours");
+    for entry in std::fs::read_dir(sandbox.path("")).expect("readable").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if names.contains(&name.as_str()) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+    // A plan changes nothing.
+    expect(&sandbox.brant(&["restore", &image, "-d", "--dry-run"]), 0);
+    assert!(!sandbox.path("f.append").exists());
+    expect(&sandbox.brant(&["restore", &image, "-d", "-n", "it"]), 0);
+    let after = names.map(|name| {
+        let metadata = std::fs::metadata(sandbox.path(name)).expect("it was made");
+        (sandbox.text(name), metadata.mode(), metadata.mtime(), metadata.mtime_nsec())
+    });
+    assert_eq!(before, after);
+    finishes(&sandbox);
+}
+
+#[test]
+fn no_folder_is_made_for_an_open_file() {
+    let sandbox = Sandbox::new(Who::Plain);
+    sandbox.write("work.sh", "mkdir -p sub && exec 5>sub/open.txt && echo begun >&5 && : > begun\nwhile [ ! -e f.go ]; do sleep 0.05; done; echo ended >&5; echo ok > f.result");
+    let mut command = sandbox.command("sh");
+    command.arg(sandbox.path("work.sh"));
+    let mut program = sandbox.launch(command, false);
+    assert!(wait_until(20, || sandbox.path("begun").exists()), "the shell did not begin");
+    let image = stop(&sandbox, &mut program, &["--with-files"]);
+    std::fs::remove_dir_all(sandbox.path("sub")).expect("ours");
+    let refused = sandbox.brant(&["restore", &image, "-d"]);
+    expect(&refused, 5);
+    assert!(refused.stderr.contains("mkdir -p"), "{}", refused.stderr);
+    assert!(!sandbox.path("sub").exists());
+    // Elsewhere will do.
+    let (from, to) = (sandbox.path("sub"), sandbox.path("other"));
+    std::fs::create_dir(&to).expect("the sandbox is writable");
+    std::os::unix::fs::chown(&to, Some(std::fs::metadata(sandbox.path("home")).expect("there").uid()), None)
+        .expect("root may give a folder away, and its owner may keep it");
+    let map = format!("{}={}", from.display(), to.display());
+    expect(&sandbox.brant(&["restore", &image, "-d", "--map-path", &map]), 0);
+    sandbox.write("f.go", "go");
+    assert!(wait_until(20, || sandbox.path("f.result").exists()), "no result");
+    assert_eq!(sandbox.text("other/open.txt"), "begun\nended\n");
+    sandbox.expect_no_leftovers();
+}
+
+#[test]
+fn the_same_contents_are_carried_once() {
+    let sandbox = Sandbox::new(Who::Plain);
+    let noise: String =
+        (0..200_000u32).map(|number| format!("{} ", number.wrapping_mul(2_654_435_761))).collect();
+    sandbox.write("one", &noise);
+    sandbox.write("two", &noise);
+    sandbox.write("begin.sh", "exec 5<one 6<two; : > begun; while [ ! -e f.go ]; do sleep 0.05; done; cmp /dev/fd/5 /dev/fd/6 && echo ok > f.result");
+    let mut command = sandbox.command("sh");
+    command.arg(sandbox.path("begin.sh"));
+    let mut program = sandbox.launch(command, false);
+    assert!(wait_until(20, || sandbox.path("begun").exists()), "the shell did not begin");
+    let bare = sandbox.path("bare.img").to_str().expect("UTF-8").to_owned();
+    expect(&sandbox.brant(&["checkpoint", &program.pid().to_string(), "-o", &bare, "--compress", "none"]), 0);
+    let image = stop(&sandbox, &mut program, &["--with-files", "--compress", "none"]);
+    let bytes = |path: &str| std::fs::metadata(path).expect("it is there").len();
+    let more = bytes(&image) - bytes(&bare);
+    std::fs::remove_file(sandbox.path("one")).expect("ours");
+    std::fs::remove_file(sandbox.path("two")).expect("ours");
+    expect(&sandbox.brant(&["restore", &image, "-d"]), 0);
+    assert_eq!(sandbox.text("one"), noise);
+    assert_eq!(sandbox.text("two"), noise);
+    let one = noise.len() as u64;
+    assert!((one / 2..one + one / 2).contains(&more), "{more} bytes more for two files of {one} bytes");
+    sandbox.write("f.go", "go");
+    assert!(wait_until(20, || sandbox.path("f.result").exists()), "they differ: {}", sandbox.text("err"));
+    sandbox.expect_no_leftovers();
+}

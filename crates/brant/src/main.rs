@@ -18,5 +18,7 @@ mod target;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // Who ignores it, and hands that down, would take the ends of our own processes from us.
+    brant_kernel::task::default_signal(libc::SIGCHLD);
     cli::main()
 }

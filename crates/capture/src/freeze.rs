@@ -315,14 +315,15 @@ impl Tracees {
 
 impl Tracees {
     /// Waits for the end of all, which were killed.
-    fn reap(&mut self, timeout: Duration) -> Result<(), Error> {
+    fn reap(&mut self, timeout: Duration) {
         let deadline = Instant::now() + timeout;
         while !self.threads.is_empty() && Instant::now() < deadline {
             self.threads.values_mut().for_each(|tracee| tracee.stop = None);
-            self.poll()?;
+            if self.poll().is_err() {
+                return;
+            }
             std::thread::sleep(POLL_PAUSE);
         }
-        Ok(())
     }
 }
 
@@ -361,7 +362,8 @@ impl Frozen {
         drop(self);
     }
 
-    /// Ends every process of the tree, or none. From here on it lives in its image only. Returns when all have ended.
+    /// Ends every process of the tree. From here on it lives in its image only. Returns when all have ended; after an error
+    /// none has been ended, and the tree goes on.
     pub(crate) fn end(mut self) -> Result<(), Error> {
         let failed = |pid: Pid| move |error| Error::Thread { tid: pid.into(), operation: "ending", error };
         let mut living = Vec::new();
@@ -371,8 +373,9 @@ impl Frozen {
         }
         fault::reach("capture.before-end");
         task::end_together(&living).map_err(failed(self.processes[0].member.host))?;
+        // From here on nothing is an error: the tree is gone.
         fault::reach("capture.ending");
-        self.tracees.reap(END_TIMEOUT)?;
+        self.tracees.reap(END_TIMEOUT);
         fault::reach("capture.ended");
         Ok(())
     }

@@ -182,7 +182,8 @@ pub fn pidfd_send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
 }
 
 /// Ends all processes that the pidfds name, or none: once it has begun, it ends all although we are killed. A child in a
-/// session of its own does it, which depends on nobody. Processes that have ended are no error.
+/// session of its own does it, which depends on nobody. Processes that have ended are no error; after an error none was
+/// ended.
 pub fn end_together(pidfds: &[OwnedFd]) -> io::Result<()> {
     for pidfd in pidfds {
         match pidfd_send_signal(pidfd, 0) {
@@ -204,9 +205,9 @@ pub fn end_together(pidfds: &[OwnedFd]) -> io::Result<()> {
         -1 => Err(io::Error::last_os_error()),
         child => Ok(Pid(child)),
     };
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
-    if wait_for(child?)? != 0 {
-        // Somebody has ended the child, and not us.
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
+    // Where somebody has ended the child and not us, or its end cannot be seen, what it has begun is finished here.
+    if wait_for(child?).ok() != Some(0) {
         kill_all(pidfds);
     }
     Ok(())

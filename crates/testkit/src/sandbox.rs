@@ -72,9 +72,7 @@ impl Sandbox {
         let sandbox = Sandbox { root, who, commands: Cell::new(0) };
         sandbox.own(&sandbox.root, 0o755);
         for folder in ["home", "state", "run"] {
-            let path = sandbox.path(folder);
-            std::fs::create_dir(&path).expect("the sandbox is writable");
-            sandbox.own(&path, 0o700);
+            sandbox.make_folder(folder);
         }
         place(brant, &sandbox.path("brant"));
         sandbox
@@ -83,6 +81,13 @@ impl Sandbox {
     /// A path in the sandbox.
     pub fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
+    }
+
+    /// Makes a folder that the sandbox's user owns, closed to others.
+    pub fn make_folder(&self, name: &str) {
+        let path = self.path(name);
+        std::fs::create_dir(&path).expect("the sandbox is writable");
+        self.own(&path, 0o700);
     }
 
     /// The text of a file in the sandbox; empty if there is none.
@@ -114,13 +119,19 @@ impl Sandbox {
 
     /// Starts a fixture; its base path is `f` in the sandbox, its output goes to the files `out` and `err`.
     pub fn start(&self, program: &Program) -> Started {
+        let binary = self.place_fixture(program);
+        let mut command = self.command(&binary);
+        command.arg(self.path("f")).args(&program.args);
+        self.launch(command, program.has_own_session)
+    }
+
+    /// Puts a fixture's executable into the sandbox and gives its path.
+    pub fn place_fixture(&self, program: &Program) -> PathBuf {
         let binary = self.path(program.fixture);
         if !binary.exists() {
             place(&fixture_binary(program.fixture, program.is_static), &binary);
         }
-        let mut command = self.command(&binary);
-        command.arg(self.path("f")).args(&program.args);
-        self.launch(command, program.has_own_session)
+        binary
     }
 
     /// Starts any command of [`Sandbox::command`] with its output in the files `out` and `err`.

@@ -57,6 +57,8 @@ const SEIZE_TRIES: u32 = 50;
 const SEIZE_PAUSE: Duration = Duration::from_millis(2);
 /// After this a thread that has not stopped is looked up: it may have ended.
 const PATIENCE: Duration = Duration::from_millis(10);
+/// How long freezing stays with one thread that would notice its stop.
+const NOTICED_STOP_TIMEOUT: Duration = Duration::from_millis(2);
 const POLL_PAUSE: Duration = Duration::from_micros(20);
 /// How long a killed tree may take to be gone.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
@@ -134,7 +136,7 @@ impl Tracee {
 }
 
 impl Tracees {
-    /// Seizes and interrupts the threads that are not held yet. Returns how many there were.
+    /// Seizes the threads that are not held yet; none stops by that. Returns how many there were.
     fn seize_new(&mut self, members: &[Member]) -> Result<usize, Error> {
         let mut new = 0;
         for member in members.iter().filter(|member| !member.zombie) {
@@ -184,7 +186,6 @@ impl Tracees {
     fn hold(&mut self, tid: Tid, sleep: Option<Sleep>) {
         self.threads.insert(tid, Tracee { sleep, ..Tracee::default() });
         self.sentinel.add(tid);
-        self.interrupt(tid);
     }
 
     /// Takes hold of the thread that has got the number of a main thread that had ended, by an exec. It may be one that we
@@ -214,8 +215,12 @@ impl Tracees {
         let deadline = Instant::now() + timeout;
         let running: Vec<Tid> = self.running().collect();
         for tid in running {
-            if !self.threads[&tid].interrupted {
+            if self.threads.get(&tid).is_some_and(|tracee| !tracee.interrupted) {
+                let is_noticed = sleep::would_notice_stop(tid);
                 self.interrupt(tid);
+                if is_noticed {
+                    self.await_stop(tid)?;
+                }
             }
         }
         let patient_until = Instant::now() + PATIENCE;
@@ -232,6 +237,18 @@ impl Tracees {
             }
             std::thread::sleep(POLL_PAUSE);
         }
+    }
+
+    /// Stays with one thread whose call a stop ends with EINTR: as long as that is not put back, our own end would let the
+    /// program see it.
+    fn await_stop(&mut self, tid: Tid) -> Result<(), Error> {
+        let deadline = Instant::now() + NOTICED_STOP_TIMEOUT;
+        while self.threads.get(&tid).is_some_and(|tracee| tracee.stop.is_none()) && Instant::now() < deadline
+        {
+            self.poll_thread(tid)?;
+            std::thread::yield_now();
+        }
+        Ok(())
     }
 
     /// Takes note of main threads that have ended.
@@ -265,16 +282,18 @@ impl Tracees {
     fn poll(&mut self) -> Result<(), Error> {
         let unstopped = self.threads.iter().filter(|(_, tracee)| tracee.stop.is_none());
         let unstopped: Vec<Tid> = unstopped.map(|(tid, _)| *tid).collect();
-        for tid in unstopped {
-            match self.waiter.poll(tid) {
-                Ok(None) => {}
-                Ok(Some(stop @ (Stop::Interrupt | Stop::Group(_)))) => {
-                    self.threads.get_mut(&tid).expect("held").note_stop(tid, stop);
-                }
-                Ok(Some(Stop::Ended(_))) | Err(_) => drop(self.threads.remove(&tid)),
-                Ok(Some(Stop::Signal(signal))) => drop(ptrace::resume(tid, signal)),
-                Ok(Some(_)) => drop(ptrace::resume(tid, 0)),
+        unstopped.into_iter().try_for_each(|tid| self.poll_thread(tid))
+    }
+
+    fn poll_thread(&mut self, tid: Tid) -> Result<(), Error> {
+        match self.waiter.poll(tid) {
+            Ok(None) => {}
+            Ok(Some(stop @ (Stop::Interrupt | Stop::Group(_)))) => {
+                self.threads.get_mut(&tid).expect("held").note_stop(tid, stop);
             }
+            Ok(Some(Stop::Ended(_))) | Err(_) => drop(self.threads.remove(&tid)),
+            Ok(Some(Stop::Signal(signal))) => drop(ptrace::resume(tid, signal)),
+            Ok(Some(_)) => drop(ptrace::resume(tid, 0)),
         }
         Ok(())
     }

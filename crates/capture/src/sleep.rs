@@ -81,6 +81,12 @@ const EINTR_WITHOUT_EFFECT: [i64; 15] = [
     libc::SYS_sendmsg,
 ];
 
+/// Whether a running thread is in a call that a stop would end with EINTR.
+pub(crate) fn would_notice_stop(tid: Tid) -> bool {
+    let call = proc::current_call(Pid(tid.0));
+    matches!(call, Ok(CurrentCall::Inside { number, .. }) if EINTR_WITHOUT_EFFECT.contains(&number))
+}
+
 /// The call that our stop alone has ended with EINTR.
 fn ended_by_stop(tid: Tid, registers: &UserRegisters) -> Option<u64> {
     let Interrupted::Eintr { number } = registers.interrupted() else { return None };

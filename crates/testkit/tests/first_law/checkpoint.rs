@@ -98,6 +98,8 @@ impl Operation for Stop {
                 || self.sandbox.path("f.result").exists()
         });
         expect_whole_images(&self.sandbox, "images", &["x"]);
+        let result = self.sandbox.text("f.result");
+        assert!(result.is_empty(), "{result}");
         if self.witness.has_ended() && self.sandbox.leftovers().is_empty() {
             self.bring_back();
         }

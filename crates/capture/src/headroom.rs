@@ -109,7 +109,11 @@ impl Headroom {
         }
         let (left, place) = self.bytes()?;
         // With the page tables of the copies.
-        let needed = bytes + bytes / 256 + 2 * RESERVE_BYTES;
+        let mut needed = bytes + bytes / 256 + 2 * RESERVE_BYTES;
+        if self.groups.iter().any(Group::ends_as_one) {
+            // There the program would end with its copy, should the guard ever come too late.
+            needed += bytes + 8 * RESERVE_BYTES;
+        }
         let mib = |bytes: u64| bytes >> 20;
         (left < needed).then(|| {
             format!("{} MiB of memory are left {place}, and a copy may need {} MiB", mib(left), mib(needed))
@@ -134,6 +138,11 @@ impl Group {
             Version::One => self.number("memory.limit_in_bytes").filter(|bytes| *bytes < NONE),
             Version::Two => ["memory.max", "memory.high"].iter().filter_map(|file| self.number(file)).min(),
         }
+    }
+
+    /// Whether all of it is killed where one of it would be.
+    fn ends_as_one(&self) -> bool {
+        self.number("memory.oom.group") == Some(1)
     }
 
     /// What is charged to it, without the pages of files that the kernel gives back by itself.

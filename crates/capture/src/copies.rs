@@ -67,8 +67,10 @@ impl Copies {
 
     /// Lets the copy of process number `index` go, once all of it was read. An error where it did not stand until now:
     /// what was read is worth nothing then.
-    pub(crate) fn finish(&mut self, index: usize, pid: Pid) -> Result<(), Error> {
-        let stood = self.copies[index].take().is_none_or(|copy| copy.stands());
+    pub(crate) fn finish(&self, index: usize, pid: Pid) -> Result<(), Error> {
+        let Some(copy) = self.of(index) else { return Ok(()) };
+        let stood = copy.stands();
+        copy.end_soon();
         if stood { Ok(()) } else { Err(self.lost(pid)) }
     }
 

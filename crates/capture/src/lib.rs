@@ -133,7 +133,7 @@ pub fn checkpoint<W: Write>(
     let Still { frozen, members, mut tables, checkpoint, started } = hold_still(roots, facts, options)?;
     fault::reach("capture.described");
     let mut writer = Writer::create(sink, &checkpoint, options.codec)?;
-    let mut copies = match options.copy && !options.stop {
+    let copies = match options.copy && !options.stop {
         true => Copies::make(&frozen, &checkpoint)?,
         false => Copies::default(),
     };
@@ -149,7 +149,7 @@ pub fn checkpoint<W: Write>(
         None
     };
     let pause = started.elapsed();
-    write_copied(&members, &checkpoint, &mut copies, &mut writer)?;
+    write_copied(&members, &checkpoint, &copies, &mut writer)?;
     tables.write_carried(Carried::Copy, &mut writer)?;
     fault::reach("capture.written");
     let copied_standing = copies.standing;
@@ -263,7 +263,7 @@ fn write_standing<W: Write>(
 fn write_copied<W: Write>(
     members: &[Member],
     checkpoint: &Checkpoint,
-    copies: &mut Copies,
+    copies: &Copies,
     writer: &mut Writer<W>,
 ) -> Result<(), Error> {
     for (index, (member, process)) in members.iter().zip(&checkpoint.processes).enumerate() {

@@ -28,6 +28,9 @@ const NEEDED: &[(&str, &str)] = &[
     ("prlimit", "util-linux"),
     ("useradd", "passwd"),
     ("script", "bsdutils"),
+    ("unshare", "util-linux"),
+    ("nsenter", "util-linux"),
+    ("debootstrap", "debootstrap"),
 ];
 
 /// What is not on the search path.

@@ -8,11 +8,13 @@
 
 mod ability;
 mod check;
+mod other_root;
 mod program;
 mod sandbox;
 
 pub use ability::{Who, have_command, is_full, is_root, skip};
 pub use check::{Action, Mode, Verdict, check, refused};
+pub use other_root::OtherRoot;
 pub use program::{
     Program, brant_binary, faulty_brant_binary, fixture_binary, repository, static_brant_binary,
 };

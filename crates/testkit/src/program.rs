@@ -134,7 +134,7 @@ pub fn static_brant_binary() -> PathBuf {
 }
 
 /// `target`, as seen from a test binary in `target/PROFILE/deps`.
-fn target_folder() -> PathBuf {
+pub(crate) fn target_folder() -> PathBuf {
     let here = std::env::current_exe().expect("a test binary knows its path");
     here.ancestors().nth(3).expect("a test binary lies in target/PROFILE/deps").to_owned()
 }

@@ -104,12 +104,18 @@ impl Sandbox {
 
     /// A command that runs here as the sandbox's user, with a clean environment and stdin from /dev/null.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
-        let mut words: Vec<String> =
-            ["bash", "-c", ONLY_STANDARD_DESCRIPTORS, "bash"].map(String::from).into();
-        words.extend(self.who.prefix());
+        let mut words = self.who.prefix();
         words.push(program.as_ref().to_str().expect("test paths are UTF-8").to_owned());
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).env_clear().current_dir(&self.root).stdin(Stdio::null());
+        let mut command = self.bare_command(&words[0]);
+        command.args(&words[1..]);
+        command
+    }
+
+    /// As [`Sandbox::command`], as the test's own user.
+    pub(crate) fn bare_command(&self, program: &str) -> Command {
+        let mut command = Command::new("bash");
+        command.args(["-c", ONLY_STANDARD_DESCRIPTORS, "bash", program]);
+        command.env_clear().current_dir(&self.root).stdin(Stdio::null());
         command.env("PATH", SYSTEM_PATH);
         command.env("HOME", self.path("home")).env("LANG", "C.UTF-8").env("TERM", "xterm");
         command.env("XDG_STATE_HOME", self.path("state")).env("XDG_RUNTIME_DIR", self.path("run"));
@@ -183,10 +189,21 @@ impl Sandbox {
     }
 
     fn prepared_brant(&self, args: &[&str]) -> (Command, u32) {
-        let number = self.commands.get();
-        self.commands.set(number + 1);
         let mut command = self.command(self.path("brant"));
         command.args(args);
+        self.direct(command)
+    }
+
+    /// Runs a command that is brant in another place, to its end.
+    pub(crate) fn finish(&self, command: Command, args: &[&str]) -> Outcome {
+        let (mut command, number) = self.direct(command);
+        self.finish_brant(&mut command, number, args)
+    }
+
+    /// Output to numbered files.
+    fn direct(&self, mut command: Command) -> (Command, u32) {
+        let number = self.commands.get();
+        self.commands.set(number + 1);
         command
             .stdout(self.output(&format!("brant-{number}.out")))
             .stderr(self.output(&format!("brant-{number}.err")));
@@ -237,6 +254,13 @@ impl Sandbox {
             .expect("the sandbox is writable");
         self.own(&path, 0o644);
         file
+    }
+
+    /// The sandbox's user: uid and gid.
+    pub(crate) fn owner(&self) -> (u32, u32) {
+        use std::os::unix::fs::MetadataExt as _;
+        let metadata = std::fs::metadata(self.path("home")).expect("every sandbox has one");
+        (metadata.uid(), metadata.gid())
     }
 
     fn own(&self, path: &Path, mode: u32) {
@@ -345,7 +369,7 @@ fn is_marked(proc: &Path, mark: &str) -> bool {
 
 /// Puts an executable at `to`: a hard link, or a copy where that cannot be. Another process copies: a descriptor that
 /// writes to it, inherited by whatever another test forks at this moment, would keep it from being executed.
-fn place(from: &Path, to: &Path) {
+pub(crate) fn place(from: &Path, to: &Path) {
     if std::fs::hard_link(from, to).is_err() {
         let copied = Command::new("cp").arg(from).arg(to).status().expect("cp is there");
         assert!(copied.success(), "{} cannot be copied", from.display());

@@ -245,6 +245,8 @@ fn check_special(checkpoint: &Checkpoint, plan: &Plan, refusals: &mut Refusals) 
         let place = host_path(plan, path);
         let why = match fs::metadata(&place) {
             Ok(metadata) if is_right(&metadata) => return,
+            // The image carries it: it will be there.
+            Err(_) if plan.creations.values().any(|made| *made == place) => return,
             Ok(_) => "something else is there now".to_owned(),
             Err(error) => format!("it cannot be found: {error}"),
         };

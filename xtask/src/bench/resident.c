@@ -3,6 +3,7 @@
  *   resident run BYTES FOLDER     fills memory, then runs until it is killed
  *   resident save BYTES FOLDER    fills memory, then copies it to FOLDER/copy
  *   resident load BYTES FOLDER    copies FOLDER/copy to fresh memory
+ *   resident warm BYTES FOLDER    touches so much memory and ends
  *
  * The memory is private and anonymous. Of each page of 4096 bytes the first half is random, the second half
  * repeats 16 bytes that hold the page's number: all pages are touched, all differ, none is zero.
@@ -198,6 +199,14 @@ static void load(void)
 	say("walked", "%lld %s\n", (long long)walked, is_copy == sum() ? "ok" : "damaged");
 }
 
+static void warm(void)
+{
+	memory = map(bytes, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	madvise(memory, bytes, MADV_HUGEPAGE);
+	for (size_t at = 0; at < bytes; at += PAGE)
+		memory[at] = 1;
+}
+
 int main(int count, char **arguments)
 {
 	if (count != 4 || strlen(arguments[3]) >= sizeof folder - 16)
@@ -214,6 +223,8 @@ int main(int count, char **arguments)
 		save();
 	else if (strcmp(arguments[1], "load") == 0)
 		load();
+	else if (strcmp(arguments[1], "warm") == 0)
+		warm();
 	else
 		return 2;
 	return 0;

@@ -149,18 +149,27 @@ pub(crate) fn write_private<W: std::io::Write>(
         let keep_zeros = mappings.peek().is_some_and(|mapping| mapping.backing != Backing::Anonymous);
         runs.push(SourceRun { first_page: run.start().0 / PAGE_SIZE, pages: run.pages(), keep_zeros });
     }
-    writer.pages_from(PageOwner::Process(member.pid), &runs, &Target(memory)).map_err(|error| match error {
-        ImageError::Source { error, .. } => Error::Memory { pid: member.host, error },
-        other => other.into(),
+    writer.pages_from(PageOwner::Process(member.pid), &runs, &Target { memory, part }).map_err(|error| {
+        match error {
+            ImageError::Source { error, .. } => Error::Memory { pid: member.host, error },
+            other => other.into(),
+        }
     })
 }
 
 /// The memory of a process by pages.
-struct Target<'a>(&'a Memory);
+struct Target<'a> {
+    memory: &'a Memory,
+    part: Part,
+}
 
 impl PageSource for Target<'_> {
     fn read(&self, first_page: u64, into: &mut [u8]) -> io::Result<()> {
-        self.0.read(Addr(first_page * PAGE_SIZE), into)
+        let at = Addr(first_page * PAGE_SIZE);
+        match self.part {
+            Part::Forked => self.memory.read_in_common(at, into),
+            Part::All | Part::NotForked => self.memory.read(at, into),
+        }
     }
 }
 

@@ -41,6 +41,12 @@ impl Memory {
         Ok(())
     }
 
+    /// As [`Memory::read`], and leaves pages shared that the process has in common with another since a fork. To
+    /// process_vm_readv such a page is one to be pinned, of which the kernel makes a copy for the process first (Linux 5.19).
+    pub fn read_in_common(&self, addr: Addr, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, addr.0)
+    }
+
     fn vm_read(&self, addr: Addr, buffer: &mut [u8]) -> io::Result<usize> {
         let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
         let remote = libc::iovec { iov_base: addr.0 as *mut _, iov_len: buffer.len() };

@@ -135,7 +135,7 @@ impl PageSource for Striped {
             if page == self.hole {
                 return Err(std::io::Error::from_raw_os_error(14));
             }
-            bytes.fill(if page % 5 == 0 { 0 } else { page as u8 | 1 });
+            bytes.fill(if page.is_multiple_of(5) { 0 } else { page as u8 | 1 });
         }
         Ok(())
     }
@@ -173,9 +173,11 @@ fn pages_come_from_a_source() {
             Ok::<(), ImageError>(())
         };
         image.visit_pages(owner, visit).unwrap();
-        let content = |page: u64| if page % 5 == 0 { 0 } else { page as u8 | 1 };
-        let mut expected: std::collections::BTreeMap<u64, u8> =
-            (0x10..0x10 + 700).filter(|page| page % 5 != 0).map(|page| (page, content(page))).collect();
+        let content = |page: u64| if page.is_multiple_of(5) { 0 } else { page as u8 | 1 };
+        let mut expected: std::collections::BTreeMap<u64, u8> = (0x10..0x10 + 700)
+            .filter(|page| !u64::is_multiple_of(*page, 5))
+            .map(|page| (page, content(page)))
+            .collect();
         expected.extend((0x10 + 701..0x10 + 1001).map(|page| (page, content(page))));
         expected.extend((0x10 + 1002..0x10 + 1005).map(|page| (page, content(page))));
         expected.insert(0x10 + 1010, 7);

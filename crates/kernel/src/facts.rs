@@ -47,6 +47,31 @@ impl Ability {
     }
 }
 
+/// Which anonymous memory gets transparent huge pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HugePages {
+    Always,
+    /// What asks by madvise(2).
+    Advised,
+    Never,
+}
+
+/// How this host is set; `None` where it does not say.
+pub fn huge_pages() -> Option<HugePages> {
+    let text = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").ok()?;
+    parse_huge_pages(&text)
+}
+
+fn parse_huge_pages(text: &str) -> Option<HugePages> {
+    let (_, rest) = text.split_once('[')?;
+    match rest.split_once(']')?.0 {
+        "always" => Some(HugePages::Always),
+        "madvise" => Some(HugePages::Advised),
+        "never" => Some(HugePages::Never),
+        _ => None,
+    }
+}
+
 /// The facts of this host. The default is a host that can do everything and has no CPU features: for tests.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HostFacts {
@@ -194,6 +219,15 @@ fn has_timer_restore_ids() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_of_huge_pages() {
+        assert_eq!(parse_huge_pages("always [madvise] never\n"), Some(HugePages::Advised));
+        assert_eq!(parse_huge_pages("[always] madvise never\n"), Some(HugePages::Always));
+        assert_eq!(parse_huge_pages("always madvise [never]\n"), Some(HugePages::Never));
+        assert_eq!(parse_huge_pages("always [some] never\n"), None);
+        assert_eq!(parse_huge_pages(""), None);
+    }
 
     #[test]
     fn this_host_is_probed() {

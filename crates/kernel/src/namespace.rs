@@ -62,21 +62,18 @@ pub struct Entered {
     pub user: bool,
 }
 
-/// Makes pid, mount and time namespaces (and a user namespace, unless we are root and may do without); the pid
-/// and time namespaces begin with the next child. Mounts are made slaves, so that nothing of ours shows
-/// outside. The caller has one thread.
+/// Makes mount and time namespaces (and a user namespace, unless we are root and may do without); the time namespace
+/// begins with the next child, which [`fork`] gives a pid namespace. Mounts are made slaves, so that nothing of
+/// ours shows outside. The caller has one thread; later it may have more.
 pub fn enter(inside: InsideIdentity, clocks: ClockStart) -> Result<Entered, NamespaceError> {
-    let base =
-        CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::from_bits_retain(CLONE_NEWTIME);
+    let base = CloneFlags::CLONE_NEWNS | CloneFlags::from_bits_retain(CLONE_NEWTIME);
     let offsets = current_offsets()?;
     let uid = nix::unistd::geteuid().as_raw();
     let gid = nix::unistd::getegid().as_raw();
     let user = uid != 0 || unshare(base).is_err();
     if user {
-        unshare(base | CloneFlags::CLONE_NEWUSER).map_err(|error| NamespaceError::Unshare {
-            what: "user, pid, mount and time",
-            error: error.into(),
-        })?;
+        unshare(base | CloneFlags::CLONE_NEWUSER)
+            .map_err(|error| NamespaceError::Unshare { what: "user, mount and time", error: error.into() })?;
         write("/proc/self/setgroups", "deny")?;
         write("/proc/self/uid_map", &format!("{} {uid} 1", inside.uid))?;
         write("/proc/self/gid_map", &format!("{} {gid} 1", inside.gid))?;
@@ -185,15 +182,28 @@ pub enum Side {
     Child,
 }
 
-/// Forks the caller, which has one thread.
+/// Forks the caller, which has one thread; the child is process 1 of a new pid namespace. Other than after unshare(2), the
+/// caller's own children stay in its namespace, so that it may have threads (`clone(2)`, CLONE_THREAD).
 pub fn fork() -> Result<Side, NamespaceError> {
     let tasks = fs::read_dir("/proc/self/task").map(Iterator::count).map_err(NamespaceError::Fork)?;
     assert_eq!(tasks, 1, "only a process with one thread may be forked");
-    // SAFETY: there is no other thread that could hold a lock, so the child may do what the parent may.
-    match unsafe { libc::fork() } {
-        error if error < 0 => Err(NamespaceError::Fork(io::Error::last_os_error())),
+    let arguments = CloneArguments {
+        flags: libc::CLONE_NEWPID as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArguments::default()
+    };
+    let size = size_of::<CloneArguments>();
+    // SAFETY: the arguments are live and of that size; no memory is shared. There is no other thread that could hold a
+    // lock, so the child may do what the parent may.
+    match unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size) } {
+        error if error < 0 => Err(match io::Error::last_os_error() {
+            error if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSPC | libc::EUSERS)) => {
+                NamespaceError::Unshare { what: "pid", error }
+            }
+            error => NamespaceError::Fork(error),
+        }),
         0 => Ok(Side::Child),
-        pid => Ok(Side::Parent(Pid(pid))),
+        pid => Ok(Side::Parent(Pid(pid as i32))),
     }
 }
 

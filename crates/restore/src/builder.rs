@@ -26,7 +26,7 @@ use crate::build::shape::TreeShape;
 use crate::build::threads::{self, Setting};
 use crate::build::tree::Tasks;
 use crate::build::vdso::{self, Gap, OwnVdso};
-use crate::build::{carried, limits, memory, signals, timers};
+use crate::build::{carried, fill, limits, memory, signals, timers};
 use crate::resume::{self, Ready};
 use crate::{Error, FilesPolicy, Plan, namespace};
 
@@ -320,7 +320,7 @@ impl<'a> Builder<'a> {
             let puppet = tasks.get(process.pid);
             memory::map(puppet, process.pid, &body.memory, self.store, &mut self.warnings)?;
         }
-        memory::fill(self.image, &tasks.puppets)?;
+        fill::fill(self.image, &mut tasks.puppets)?;
         memory::seal(self.checkpoint, self.store, true)?;
         for (process, body) in self.bodies() {
             memory::compare(tasks.get(process.pid), process.pid, &body.memory, self.gap.range())?;

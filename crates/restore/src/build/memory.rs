@@ -3,7 +3,6 @@
 //! Anonymous memory comes back anonymous, file-private mappings are mapped from their file, shared memory is one
 //! memfd that all its mappings share. Afterwards the kernel's list is compared with the image's.
 
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 
@@ -12,9 +11,9 @@ use brant_image::model::{
     AddressSpace, Backing, Checkpoint, Mapping, PageOwner, ProcessBody, SharedMemoryId, SharedMemoryKind,
     Sharing,
 };
-use brant_image::{Image, Pack, PackRun, PageContent};
+use brant_image::{Image, PageContent};
 use brant_kernel::proc::{self, MapKind};
-use brant_kernel::remote::{Call, Memory, Puppet, RemoteError};
+use brant_kernel::remote::{Call, Puppet, RemoteError};
 
 use super::files::FdStore;
 use crate::Error;
@@ -205,81 +204,8 @@ fn name(puppet: &mut Puppet, mappings: &[&Mapping]) -> Result<(), RemoteError> {
     Ok(())
 }
 
-/// Where the pages of one process go.
-struct Target<'i> {
-    pid: Pid,
-    memory: Memory,
-    mappings: &'i [Mapping],
-}
-
-impl Target<'_> {
-    /// Writes one run of pages, mapping by mapping.
-    fn write(&self, run: &PackRun<'_>) -> Result<(), Error> {
-        let (start, end) = (run.first_page * PAGE_SIZE, (run.first_page + run.content.pages()) * PAGE_SIZE);
-        let first = self.mappings.partition_point(|mapping| mapping.range.end().0 <= start);
-        for mapping in self.mappings[first..].iter().take_while(|mapping| mapping.range.start().0 < end) {
-            let from = start.max(mapping.range.start().0);
-            let to = end.min(mapping.range.end().0);
-            if from >= to || mapping.sharing == Sharing::Shared || is_kernels(mapping) {
-                continue;
-            }
-            let written = match run.content {
-                PageContent::Bytes(bytes) => {
-                    let part = &bytes[(from - start) as usize..(to - start) as usize];
-                    self.write_part(mapping, from, part)
-                }
-                // Fresh anonymous memory is zero by itself.
-                PageContent::Zero { .. } if mapping.backing == Backing::Anonymous => Ok(()),
-                PageContent::Zero { .. } => self.write_zeros(mapping, from, to),
-            };
-            written.map_err(|error| Error::Contents { pid: self.pid, at: Addr(from), error })?;
-        }
-        Ok(())
-    }
-
-    fn write_part(&self, mapping: &Mapping, at: u64, bytes: &[u8]) -> std::io::Result<()> {
-        if mapping.protection.write {
-            self.memory.write(Addr(at), bytes)
-        } else {
-            self.memory.write_by_force(Addr(at), bytes)
-        }
-    }
-
-    fn write_zeros(&self, mapping: &Mapping, mut from: u64, to: u64) -> std::io::Result<()> {
-        static ZEROS: [u8; 65536] = [0; 65536];
-        while from < to {
-            let length = ZEROS.len().min((to - from) as usize);
-            self.write_part(mapping, from, &ZEROS[..length])?;
-            from += length as u64;
-        }
-        Ok(())
-    }
-}
-
-fn is_kernels(mapping: &Mapping) -> bool {
+pub(super) fn is_kernels(mapping: &Mapping) -> bool {
     matches!(mapping.backing, Backing::Vdso | Backing::Vvar)
-}
-
-/// Fills the private memory of all processes.
-pub(crate) fn fill(image: &Image, puppets: &BTreeMap<Pid, Puppet>) -> Result<(), Error> {
-    let mut targets = BTreeMap::new();
-    for process in &image.checkpoint().processes {
-        let (Some(body), Some(puppet)) = (&process.body, puppets.get(&process.pid)) else { continue };
-        let memory = puppet.open_memory().map_err(Error::builder("opening a process's memory"))?;
-        targets.insert(process.pid, Target { pid: process.pid, memory, mappings: &body.memory.mappings });
-    }
-    let mut pack = Pack::default();
-    for index in 0..image.pack_count() {
-        image.read_pack(index, &mut pack)?;
-        for run in pack.runs() {
-            if let PageOwner::Process(pid) = run.owner
-                && let Some(target) = targets.get(&pid)
-            {
-                target.write(&run)?;
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Fills all shared memory, before anybody maps it.

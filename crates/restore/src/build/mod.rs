@@ -4,6 +4,7 @@ pub(crate) mod carried;
 pub(crate) mod credentials;
 pub(crate) mod disk;
 pub(crate) mod files;
+pub(crate) mod fill;
 mod late;
 pub(crate) mod limits;
 pub(crate) mod memory;

@@ -14,6 +14,10 @@ pub(crate) mod exit {
     pub(crate) const INCOMPATIBLE: u8 = 5;
     pub(crate) const CORRUPT: u8 = 6;
     pub(crate) const STORE: u8 = 7;
+    /// `migrate` gave up after it had reached the destination.
+    pub(crate) const GAVE_UP: u8 = 8;
+    /// The program that `run`, `attach` or `restore` had in the foreground was moved to another host.
+    pub(crate) const MOVED: u8 = 76;
     /// `run`'s and `restore`'s own failures, so that the program's codes stay its own.
     pub(crate) const OWN: u8 = 125;
     pub(crate) const CANNOT_EXECUTE: u8 = 126;
@@ -144,12 +148,12 @@ pub(crate) fn exit_of(code: &str) -> u8 {
         Some(b"03") => exit::UNSUPPORTED,
         Some(b"04") => exit::INCOMPATIBLE,
         Some(b"05") => exit::CORRUPT,
-        Some(b"06") => exit::STORE,
+        Some(b"06" | b"09") => exit::STORE,
         _ => exit::FAILED,
     }
 }
 
 /// A code that came as text.
-fn known_code(code: &str) -> &'static str {
+pub(crate) fn known_code(code: &str) -> &'static str {
     crate::explain::find(code).map_or("B-0801", |entry| entry.code)
 }

@@ -9,6 +9,7 @@ mod cli;
 mod client;
 mod explain;
 mod failure;
+mod handover;
 mod job;
 mod keeper;
 mod protocol;

@@ -157,6 +157,14 @@ pub fn checkpoint<W: Write>(
     Ok(Captured { sink, summary, pause, processes: members.len(), threads, copied_standing, frozen })
 }
 
+/// What a checkpoint would describe, without any contents: the tree stands still for a moment and runs on.
+pub fn describe_only(roots: &[Pid], facts: &HostFacts, options: &Options) -> Result<Checkpoint, Error> {
+    check(roots, facts)?.into_result(()).map_err(Error::Refused)?;
+    let Still { frozen, checkpoint, .. } = hold_still(roots, facts, options)?;
+    frozen.thaw();
+    Ok(checkpoint)
+}
+
 /// A frozen tree, described.
 struct Still {
     frozen: Frozen,

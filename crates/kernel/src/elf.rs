@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 const NOTE_BYTES_MAX: u64 = 64 << 10;
 const PROGRAM_HEADERS_MAX: u64 = 512;
 const BUILD_ID_BYTES_MAX: usize = 64;
+const PT_INTERP: u32 = 3;
 const PT_NOTE: u32 = 4;
 const NT_GNU_BUILD_ID: u32 = 3;
 
@@ -31,6 +32,28 @@ pub fn build_id(file: &File) -> Option<Vec<u8>> {
         }
     }
     None
+}
+
+/// Whether an ELF file names no program interpreter: it runs wherever the kernel does, without any library.
+pub fn is_static(file: &File) -> bool {
+    let look = || -> Option<bool> {
+        let mut head = [0u8; 64];
+        file.read_exact_at(&mut head, 0).ok()?;
+        if head[..5] != *b"\x7fELF\x02" {
+            return None;
+        }
+        let (at, size, count) =
+            (u64_at(&head, 32)?, u64::from(u16_at(&head, 54)?), u64::from(u16_at(&head, 56)?));
+        for index in 0..count {
+            let mut kind = [0u8; 4];
+            file.read_exact_at(&mut kind, at.checked_add(index * size)?).ok()?;
+            if u32_at(&kind, 0)? == PT_INTERP {
+                return Some(false);
+            }
+        }
+        Some(true)
+    };
+    look().unwrap_or(false)
 }
 
 fn build_id_of_notes(mut notes: &[u8]) -> Option<Vec<u8>> {

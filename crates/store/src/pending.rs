@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use brant_base::fault;
-use brant_image::ImageError;
+use brant_image::{Head, ImageError};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, RenameFlags, renameat2};
 
@@ -159,6 +159,15 @@ impl Pending {
     /// What has been written so far, through a descriptor of its own.
     pub(crate) fn reopened(&self) -> Result<File, ImageError> {
         self.file.try_clone().map_err(ImageError::Read)
+    }
+
+    /// The image's head, once all of it has been written.
+    pub fn head(&self) -> Result<Option<Head>, StoreError> {
+        match Head::read(&self.file) {
+            Ok(head) => Ok(Some(head)),
+            Err(ImageError::Truncated { .. }) => Ok(None),
+            Err(source) => Err(self.fault(source)),
+        }
     }
 
     fn give_name(&mut self, path: &Path) -> io::Result<()> {

@@ -31,8 +31,7 @@ impl Store {
     pub fn receive(&self, stream: impl Read) -> Result<Received, StoreError> {
         let mut pending = self.begin(0)?;
         copy(stream, &mut pending)?;
-        let verified = pending.reopened().and_then(|file| Image::open(file).and_then(checked));
-        let (name, summary) = verified.map_err(|source| pending.fault(source))?;
+        let (name, summary) = pending.verified()?;
         let path = self.folder().join(&name);
         match pending.commit(&name) {
             Ok(path) => Ok(Received { path, summary, was_there: false }),
@@ -41,6 +40,14 @@ impl Store {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+impl Pending {
+    /// Reads and verifies all that has been written, as a whole image; gives the name that it has in a store.
+    pub fn verified(&self) -> Result<(String, Summary), StoreError> {
+        let verified = self.reopened().and_then(|file| Image::open(file).and_then(checked));
+        verified.map_err(|source| self.fault(source))
     }
 }
 

@@ -1,9 +1,11 @@
 //! `brant attach`.
 
+use std::time::{Duration, Instant};
+
 use super::Done;
 use crate::client::{Blocked, Foreground, Link, Outcome};
 use crate::failure::{Failure, exit};
-use crate::job::{Job, Meta, State, connect};
+use crate::job::{Job, Meta, Moved, Runtime, State, connect};
 use crate::report::{Report, wait_status};
 use crate::target::{Target, ended};
 
@@ -60,10 +62,42 @@ fn keeper_lost(meta: &Meta) -> Failure {
     }
 }
 
+/// How long a move may take from the program's end here until it is written down.
+const MOVED_TIMEOUT: Duration = Duration::from_secs(5);
+const MOVED_PAUSE: Duration = Duration::from_millis(10);
+
+/// The host that a job was given to, where that is why it ended here.
+fn moved_to(meta: &Meta, status: i32) -> Option<String> {
+    let folder = Runtime::open().ok()?.folder(&meta.name);
+    let until = Instant::now() + MOVED_TIMEOUT;
+    if status != libc::SIGKILL {
+        return None;
+    }
+    loop {
+        let moved = Moved::read(&folder)?;
+        if moved.given {
+            return Some(moved.host);
+        }
+        if Instant::now() >= until {
+            return None;
+        }
+        std::thread::sleep(MOVED_PAUSE);
+    }
+}
+
 /// Turns the end of a foreground into brant's own.
 pub(super) fn finish(report: &Report, meta: &Meta, outcome: Outcome) -> Done {
     match outcome {
-        Outcome::Exited { status } => Ok(wait_status(status)),
+        Outcome::Exited { status } => match moved_to(meta, status) {
+            Some(host) => {
+                report.note(&format!(
+                    "{} was moved to {host}, where it goes on: brant attach {} (there)",
+                    meta.name, meta.name
+                ));
+                Ok(exit::MOVED)
+            }
+            None => Ok(wait_status(status)),
+        },
         Outcome::Detached => {
             report
                 .note(&format!("\ndetached; {} goes on. Back to it: brant attach {}", meta.name, meta.name));

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ use crate::report::Report;
 use crate::target::Target;
 
 /// How long the threads of a target may take to come to a stop.
-const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a stopped job's keeper may take to see that it has ended.
 const KEEPER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -82,7 +82,7 @@ impl Checkpoint {
             stop: self.stop,
             copy: true,
             codec: self.compress,
-            carry: self.carry(),
+            carry: carry(self.portable, self.with_files),
             job: target.job().map(|job| job.name().to_string()),
             never_restored: brant_restore::never_restored,
         };
@@ -143,17 +143,6 @@ impl Checkpoint {
             ));
         }
         Ok(0)
-    }
-
-    /// What travels. Copies that a restore made of carried files do in any case: no other host has them.
-    fn carry(&self) -> Carry {
-        let folder = Store::default_copies_folder().ok().and_then(|folder| folder.canonicalize().ok());
-        let always_below = folder.map(|folder| folder.into_os_string().into_encoded_bytes());
-        Carry {
-            mapped: self.portable,
-            opened: self.with_files,
-            always_below: always_below.unwrap_or_default(),
-        }
     }
 
     fn is_streamed(&self) -> bool {
@@ -286,12 +275,12 @@ impl Checkpoint {
 
 /// Ctrl-C and its like while a program stands still. They are not acted upon but asked for, so that the program is let
 /// go in order; Ctrl-Z has no effect, as it would leave the program frozen. Lasts until brant ends, which is soon.
-struct Interruption {
+pub(super) struct Interruption {
     asked: SignalFd,
 }
 
 impl Interruption {
-    fn block() -> nix::Result<Interruption> {
+    pub(super) fn block() -> nix::Result<Interruption> {
         let ending = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
         let stopping = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
         let set = |signals: &[Signal]| signals.iter().copied().collect::<SigSet>();
@@ -301,8 +290,13 @@ impl Interruption {
         Ok(Interruption { asked })
     }
 
+    /// Becomes readable when somebody wants brant to end.
+    pub(super) fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.asked.as_fd().try_clone_to_owned()
+    }
+
     /// Whether somebody wants brant to end; the signal stays pending.
-    fn has_come(&self) -> bool {
+    pub(super) fn has_come(&self) -> bool {
         let mut fds = [PollFd::new(self.asked.as_fd(), PollFlags::POLLIN)];
         matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
     }
@@ -372,7 +366,14 @@ fn runs_on(mut failure: Failure) -> Failure {
     failure
 }
 
-fn parse_codec(text: &str) -> Result<Codec, String> {
+/// What travels. Copies that a restore made of carried files do in any case: no other host has them.
+pub(super) fn carry(portable: bool, with_files: bool) -> Carry {
+    let folder = Store::default_copies_folder().ok().and_then(|folder| folder.canonicalize().ok());
+    let always_below = folder.map(|folder| folder.into_os_string().into_encoded_bytes());
+    Carry { mapped: portable, opened: with_files, always_below: always_below.unwrap_or_default() }
+}
+
+pub(super) fn parse_codec(text: &str) -> Result<Codec, String> {
     match text.split_once(':') {
         None if text == "none" => Ok(Codec::Raw),
         None if text == "lz4" => Ok(Codec::Lz4),
@@ -388,7 +389,7 @@ fn parse_codec(text: &str) -> Result<Codec, String> {
 }
 
 /// Memory of the trees that is in RAM; shared pages count for each process.
-fn resident_bytes(roots: &[Pid]) -> u64 {
+pub(super) fn resident_bytes(roots: &[Pid]) -> u64 {
     let resident = |pid: Pid| -> Option<u64> {
         let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
         let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
@@ -399,14 +400,14 @@ fn resident_bytes(roots: &[Pid]) -> u64 {
 }
 
 /// The name of a process's program, for the image's name.
-fn program_name(pid: Pid) -> String {
+pub(super) fn program_name(pid: Pid) -> String {
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "image".to_string() } else { name.to_string() }
 }
 
 /// A job that was ended is not a running job any more when this returns: its name is free.
-fn wait_for_keeper(target: &Target) {
+pub(super) fn wait_for_keeper(target: &Target) {
     if let Some(job) = target.job()
         && let Ok(keeper) = task::pidfd_open(job.meta.keeper.pid())
     {

@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use brant_image::Summary;
 use brant_image::inspect::{Inspection, ProcessLine};
 use brant_image::inspect::{inspect, readable, size, utc};
+use brant_image::{Head, Summary};
 use brant_kernel::task;
 use brant_store::{Cleared, Pending, Place, Received, Store, StoreError, clear_copies};
 use clap::Subcommand;
@@ -16,6 +16,7 @@ use super::Done;
 use super::checkpoint::{open_image, open_store, store_failed};
 use super::stream::{self, Outgoing};
 use crate::failure::{Failure, exit, exit_of};
+use crate::handover::Handovers;
 use crate::report::{Report, command_line, table};
 
 /// List, show, verify, export, import and remove images
@@ -283,7 +284,20 @@ fn clear(report: &Report) -> Done {
 }
 
 fn remove(image: &OsString, report: &Report) -> Result<(), Failure> {
-    let path = open_store()?.remove(image).map_err(|error| store_failed(&error))?;
+    let store = open_store()?;
+    if let Some(record) = Handovers::open()?.outgoing().into_iter().find(|record| {
+        // Its copy of the image may not have come into being, or may be gone.
+        image.len() >= 8 && record.image.starts_with(&*image.to_string_lossy()) && !record.path.exists()
+    }) {
+        Handovers::open()?.forget(&record.image);
+        report.note(&format!("removed the record of the hand-over to {}", record.host));
+        return Ok(());
+    }
+    let head = store.find(image).ok().and_then(|path| Head::read(&File::open(path).ok()?).ok());
+    let path = store.remove(image).map_err(|error| store_failed(&error))?;
+    if let Some(head) = head {
+        Handovers::open()?.forget(&head.identity.id.to_string());
+    }
     report.note(&format!("removed {}", path.display()));
     Ok(())
 }

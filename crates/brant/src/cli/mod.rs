@@ -1,6 +1,7 @@
 //! The command line: one file for each verb. What does not exist yet is absent.
 
 mod attach;
+mod build;
 mod check;
 mod checkpoint;
 mod demo;
@@ -9,7 +10,9 @@ mod explain;
 mod image;
 mod kill;
 mod logs;
+mod migrate;
 mod ps;
+mod receive;
 mod restore;
 mod run;
 mod stop;
@@ -27,7 +30,8 @@ use crate::report::{Color, Report};
 #[command(name = "brant", version, max_term_width = 100, disable_help_subcommand = true)]
 #[command(
     after_help = "Exit codes: 0 done; 1 failed; 2 usage; 3 unsupported resource; 4 no such target or no \
-permission; 5 host or files incompatible; 6 image corrupt; 7 disk or store. run, attach and restore pass \
+permission; 5 host or files incompatible; 6 image corrupt; 7 disk, store or connection; 8 migrate gave up after it \
+had reached the other host. run, attach and restore pass \
 the program's own code (128 + signal where it was killed) and use 125 for their own failures, 126 and 127 \
 for a program that cannot be executed or found."
 )]
@@ -65,6 +69,9 @@ enum Verb {
     Kill(kill::Kill),
     Checkpoint(checkpoint::Checkpoint),
     Restore(restore::Restore),
+    Migrate(migrate::Migrate),
+    #[command(hide = true)]
+    Receive(receive::Receive),
     Check(check::Check),
     Image(image::Images),
     Doctor(doctor::Doctor),
@@ -95,6 +102,8 @@ pub(crate) fn main() -> ExitCode {
         Verb::Kill(verb) => verb.run(&report),
         Verb::Checkpoint(verb) => verb.run(&report),
         Verb::Restore(verb) => verb.run(&report),
+        Verb::Migrate(verb) => verb.run(&report),
+        Verb::Receive(verb) => verb.run(&report),
         Verb::Check(verb) => verb.run(&report),
         Verb::Image(verb) => verb.run(&report),
         Verb::Doctor(verb) => verb.run(&report),

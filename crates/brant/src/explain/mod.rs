@@ -2,6 +2,7 @@
 
 mod engine;
 mod jobs;
+mod migrate;
 
 use std::sync::LazyLock;
 
@@ -20,8 +21,13 @@ pub(crate) static TABLE: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         let title = text.split_once(". ").map_or(text, |(sentence, _)| sentence);
         Entry { code, title: title.trim_end_matches('.'), text }
     });
-    let mut table: Vec<Entry> =
-        jobs::ENTRIES.iter().chain(engine::ENTRIES).copied().chain(unsupported).collect();
+    let mut table: Vec<Entry> = jobs::ENTRIES
+        .iter()
+        .chain(engine::ENTRIES)
+        .chain(migrate::ENTRIES)
+        .copied()
+        .chain(unsupported)
+        .collect();
     table.sort_by_key(|entry| entry.code);
     table
 });

@@ -65,6 +65,31 @@ pub(crate) struct Ended {
     pub(crate) ended_unix_ms: u64,
 }
 
+/// `moved.json`: written by `brant migrate` before it ends the job, and again once it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Moved {
+    pub(crate) host: String,
+    /// The job was ended because it was given to that host.
+    pub(crate) given: bool,
+}
+
+impl Moved {
+    /// What the job's folder says, where it says something.
+    pub(crate) fn read(folder: &Path) -> Option<Moved> {
+        read_json(&folder.join("moved.json"))
+    }
+
+    /// Puts this into the job's folder.
+    pub(crate) fn write(&self, folder: &Path) -> std::io::Result<()> {
+        write_json(&folder.join("moved.json"), self)
+    }
+
+    /// The job stays.
+    pub(crate) fn remove(folder: &Path) {
+        let _ = std::fs::remove_file(folder.join("moved.json"));
+    }
+}
+
 /// What a job is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {

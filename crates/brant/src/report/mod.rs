@@ -31,6 +31,11 @@ impl Report {
         Report { json, quiet, verbose, color }
     }
 
+    /// The same, which says nothing but data and errors.
+    pub(crate) fn quietly(self) -> Report {
+        Report { quiet: true, ..self }
+    }
+
     /// Colours for stdout.
     pub(crate) fn out_style(&self) -> Style {
         Style::new(self.color, std::io::stdout().is_terminal())

@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::job::{Job, State, unix_ms};
+use crate::job::{Job, Moved, State, unix_ms};
 
 /// The exit code that a shell would give for a raw wait status: the program's own, or 128 + signal.
 pub(crate) fn wait_status(status: i32) -> u8 {
@@ -32,10 +32,18 @@ pub(crate) fn state(job: &Job) -> String {
         State::Running => "running".to_string(),
         State::Stopped => "stopped".to_string(),
         State::Orphans(ended) => format!("{}, others run", end(ended.wait_status)),
+        State::Exited(ended) if moved(job).is_some() => {
+            format!("moved to {} {} ago", harmless(&moved(job).unwrap_or_default()), ago(ended.ended_unix_ms))
+        }
         State::Exited(ended) => format!("{} {} ago", end(ended.wait_status), ago(ended.ended_unix_ms)),
         State::Unkept => "running, keeper lost".to_string(),
         State::Lost => "lost".to_string(),
     }
+}
+
+/// The host that a job was given to.
+fn moved(job: &Job) -> Option<String> {
+    Moved::read(&job.folder).filter(|moved| moved.given).map(|moved| moved.host)
 }
 
 /// How long ago a time was: "5 s", "12 min", "3 h", "2 d".

@@ -18,7 +18,7 @@ pub use header::{Identity, ImageId};
 pub use pack::{Pack, PackRun, PageContent, is_zero_page};
 pub use read::{Head, Image};
 pub use runs::Run;
-pub use section::SectionKind;
+pub use section::{SectionKind, section_memory_bytes};
 pub use source::{PageSource, SourceRun};
 pub use write::Writer;
 

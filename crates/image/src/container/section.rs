@@ -71,6 +71,13 @@ pub(crate) struct SectionHeader {
     pub(crate) digest: [u8; 32],
 }
 
+/// How much memory a page pack holds whose header this is, in bytes; `None` for anything else. For who watches an image
+/// being written: the writer writes each header by itself.
+pub fn section_memory_bytes(written: &[u8]) -> Option<u64> {
+    let header = SectionHeader::decode(written.try_into().ok()?)?;
+    (header.kind == SectionKind::PagePack).then_some(header.raw_bytes)
+}
+
 impl SectionHeader {
     pub(crate) fn encode(&self) -> [u8; SECTION_HEADER_BYTES] {
         let mut out = [0; SECTION_HEADER_BYTES];

@@ -38,7 +38,7 @@ impl Compressor {
         self.codec
     }
 
-    /// Compresses `raw` into `stored`, which is as long as that afterwards; gives the codec's number, or `None` where it is
+    /// Compresses `raw` into `stored`, whose contents are lost; gives the codec's number, or `None` where it is
     /// to be stored raw.
     pub(crate) fn compress(&mut self, raw: &[u8], stored: &mut Vec<u8>) -> Option<u32> {
         let (number, bytes) = match (self.codec, &mut self.zstd) {
@@ -47,8 +47,10 @@ impl Compressor {
                 (CODEC_LZ4, lz4_flex::block::compress_into(raw, stored).ok()?)
             }
             (Codec::Zstd(_), Some(zstd)) => {
-                stored.resize(zstd::zstd_safe::compress_bound(raw.len()), 0);
-                (CODEC_ZSTD, zstd.compress_to_buffer(raw, &mut stored[..]).ok()?)
+                // It writes to a vector's spare room, which need not be zeroed first.
+                stored.clear();
+                stored.reserve(zstd::zstd_safe::compress_bound(raw.len()));
+                (CODEC_ZSTD, zstd.compress_to_buffer(raw, stored).ok()?)
             }
             _ => return None,
         };

@@ -126,18 +126,20 @@ fn split(runs: &[SourceRun]) -> Vec<Job> {
 const _: () = assert!(PACK_PAGES_MAX <= PACK_RUNS_MAX as u64);
 
 impl OpenPack {
-    /// Reads the pages of a job and leaves out those that are zero.
+    /// Reads the pages of a job and leaves out those that are zero. What `bytes` holds before is only memory to be used.
     fn read(&mut self, owner: PageOwner, job: &Job, source: &impl PageSource) -> Result<(), ImageError> {
         const PAGE: usize = PAGE_SIZE as usize;
+        let bytes_max = job.iter().map(|run| run.pages as usize * PAGE).sum();
+        if self.bytes.len() < bytes_max {
+            self.bytes.resize(bytes_max, 0);
+        }
+        let mut kept = 0;
         for run in job {
-            let start = self.bytes.len();
-            self.bytes.resize(start + run.pages as usize * PAGE, 0);
-            source.read(run.first_page, &mut self.bytes[start..]).map_err(|error| ImageError::Source {
-                owner,
-                first_page: run.first_page,
-                error,
-            })?;
-            let mut kept = start;
+            let SourceRun { first_page, pages, .. } = *run;
+            let start = kept;
+            source
+                .read(first_page, &mut self.bytes[start..start + pages as usize * PAGE])
+                .map_err(|error| ImageError::Source { owner, first_page, error })?;
             for page in 0..run.pages {
                 let at = start + page as usize * PAGE;
                 let zero = is_zero_page(&self.bytes[at..at + PAGE]);
@@ -151,8 +153,8 @@ impl OpenPack {
                     kept += PAGE;
                 }
             }
-            self.bytes.truncate(kept);
         }
+        self.bytes.truncate(kept);
         Ok(())
     }
 }
@@ -174,7 +176,7 @@ impl Line<'_> {
             let mut pack = OpenPack { entries: Vec::new(), bytes: buffer };
             let read = pack.read(self.owner, &self.jobs[number], source);
             // Without an index there is nothing to write.
-            let sealed = read.map(|()| pack.seal(&mut compressor, shared.lock().spare.pop()));
+            let sealed = read.map(|()| pack.seal(&mut compressor, shared.lock().shortest()));
             shared.lock().done.insert(number, sealed);
             shared.changed.notify_all();
         }
@@ -202,6 +204,20 @@ struct State {
     is_over: bool,
 }
 
+impl State {
+    /// For what is read: growing memory means to zero it first.
+    fn longest(&mut self) -> Option<Vec<u8>> {
+        self.spare.sort_unstable_by_key(Vec::len);
+        self.spare.pop()
+    }
+
+    /// For what is compressed.
+    fn shortest(&mut self) -> Option<Vec<u8>> {
+        self.spare.sort_unstable_by_key(|buffer| std::cmp::Reverse(buffer.len()));
+        self.spare.pop()
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -225,9 +241,7 @@ impl Shared {
         }
         let number = state.next;
         state.next += 1;
-        let mut buffer = state.spare.pop().unwrap_or_default();
-        buffer.clear();
-        Some((number, buffer))
+        Some((number, state.longest().unwrap_or_default()))
     }
 
     /// For the caller: what became of this job; `None` where there is no thread that could do it.

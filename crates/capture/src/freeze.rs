@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use brant_base::{Addr, Pid, Refusals, Tid, fault};
+use brant_kernel::ending::{self, Mortal};
 use brant_kernel::proc;
 use brant_kernel::ptrace::{self, Options, Stop, UserRegisters, Waiter};
 use brant_kernel::remote::Memory;
-use brant_kernel::task;
 
 use crate::error::Error;
 use crate::preflight;
@@ -388,10 +388,11 @@ impl Frozen {
         let mut living = Vec::new();
         for process in self.processes.iter().filter(|process| !process.member.zombie) {
             let pid = process.member.host;
-            living.push(task::pidfd_open(pid).map_err(failed(pid))?);
+            let Some(thread) = process.threads.first() else { continue };
+            living.push(Mortal::new(pid, thread.host, thread.stopped_by.is_some()).map_err(failed(pid))?);
         }
         fault::reach("capture.before-end");
-        task::end_together(&living).map_err(failed(self.processes[0].member.host))?;
+        ending::end_together(&living).map_err(failed(self.processes[0].member.host))?;
         // From here on nothing is an error: the tree is gone.
         fault::reach("capture.ending");
         self.tracees.reap(END_TIMEOUT);

@@ -5,6 +5,7 @@
 
 pub mod descriptor;
 pub mod elf;
+pub mod ending;
 pub mod facts;
 pub mod make;
 pub mod namespace;

@@ -1,5 +1,5 @@
 //! Our own processes: fork, wait, pidfds, terminals. Everything here is about brant itself and the job
-//! processes that it starts; nothing touches a target, but for [`end_together`].
+//! processes that it starts; nothing touches a target.
 //!
 //! Facts relied on: fork(2) copies only the calling thread, so a child of a single-threaded process may go on
 //! with everything; PR_SET_CHILD_SUBREAPER is not inherited; pidfd_open(2) is Linux 5.3, TIOCGPTPEER 4.13.
@@ -10,7 +10,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use brant_base::Pid;
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 /// Which side of a fork one is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,45 +178,6 @@ pub fn pidfd_send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
         libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, std::ptr::null::<libc::siginfo_t>(), 0)
     };
     check(result as i32)
-}
-
-/// Ends all processes that the pidfds name, or none: once it has begun, it ends all although we are killed. A child in a
-/// session of its own does it, which depends on nobody. Processes that have ended are no error; after an error none was
-/// ended.
-pub fn end_together(pidfds: &[OwnedFd]) -> io::Result<()> {
-    for pidfd in pidfds {
-        match pidfd_send_signal(pidfd, 0) {
-            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => return Err(error),
-            _ => {}
-        }
-    }
-    let mut mask = SigSet::empty();
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut mask))?;
-    // SAFETY: the child makes system calls with numbers and reads `pidfds` only, then ends: so it does not matter what
-    // other threads of ours held at this moment.
-    let child = match unsafe { libc::fork() } {
-        0 => {
-            // SAFETY: plain numbers; it is no group's leader, so this cannot fail.
-            unsafe { libc::setsid() };
-            kill_all(pidfds);
-            exit_now(0)
-        }
-        -1 => Err(io::Error::last_os_error()),
-        child => Ok(Pid(child)),
-    };
-    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
-    // Where somebody has ended the child and not us, or its end cannot be seen, what it has begun is finished here.
-    if wait_for(child?).ok() != Some(0) {
-        kill_all(pidfds);
-    }
-    Ok(())
-}
-
-/// Permission was asked for before; one that has ended since needs no end.
-fn kill_all(pidfds: &[OwnedFd]) {
-    for pidfd in pidfds {
-        let _ = pidfd_send_signal(pidfd, libc::SIGKILL);
-    }
 }
 
 /// Closes every descriptor from 3 up that this program inherited from who started it.

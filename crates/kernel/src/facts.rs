@@ -89,6 +89,8 @@ pub struct HostFacts {
     pub cpu_flags: Vec<String>,
     /// XCR0: the state components that CPU and kernel have enabled. 0 without XSAVE.
     pub xstate_features: u64,
+    /// Where each of them lies in a state in the standard XSAVE layout, by number: it differs between CPU vendors.
+    pub xstate_layout: Vec<XstateComponent>,
     /// Effective ids of this process.
     pub uid: u32,
     pub gid: u32,
@@ -113,6 +115,16 @@ pub struct HostFacts {
     pub unix_diag: Ability,
 }
 
+/// A state component beyond x87 and SSE, whose places are fixed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct XstateComponent {
+    /// The bit in XCR0.
+    pub number: u32,
+    /// Both in bytes.
+    pub offset: u32,
+    pub bytes: u32,
+}
+
 impl HostFacts {
     /// Finds them out. Takes some milliseconds: one child process is made and waited for.
     pub fn probe() -> io::Result<HostFacts> {
@@ -135,6 +147,7 @@ impl HostFacts {
             cpus: configured(libc::_SC_NPROCESSORS_ONLN) as u32,
             cpu_flags: parse_cpu_flags(&std::fs::read("/proc/cpuinfo")?),
             xstate_features: xstate_features(),
+            xstate_layout: xstate_layout(),
             uid: nix::unistd::geteuid().as_raw(),
             gid: nix::unistd::getegid().as_raw(),
             capabilities: status.capabilities[2],
@@ -201,6 +214,26 @@ fn xstate_features() -> u64 {
     0
 }
 
+/// The layout of the components that are enabled, from CPUID leaf 13.
+#[cfg(target_arch = "x86_64")]
+pub fn xstate_layout() -> Vec<XstateComponent> {
+    const FIRST: u32 = 2;
+    const LEAF: u32 = 0xd;
+    let features = xstate_features();
+    let enabled = (FIRST..63).filter(|number| features & 1 << number != 0);
+    enabled
+        .map(|number| {
+            let found = std::arch::x86_64::__cpuid_count(LEAF, number);
+            XstateComponent { number, offset: found.ebx, bytes: found.eax }
+        })
+        .collect()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub fn xstate_layout() -> Vec<XstateComponent> {
+    Vec::new()
+}
+
 fn probe_pidfd_getfd(own: Pid) -> Ability {
     let duplicate = || {
         let (reader, _writer) = io::pipe()?;
@@ -237,6 +270,8 @@ mod tests {
         assert!(facts.cpu_flags.windows(2).all(|pair| pair[0] < pair[1]));
         if facts.cpu_flags.iter().any(|flag| flag == "avx") {
             assert_eq!(facts.xstate_features & 0b111, 0b111);
+            // The upper halves of YMM have the same place on every CPU.
+            assert_eq!(facts.xstate_layout[0], XstateComponent { number: 2, offset: 576, bytes: 256 });
         }
         eprintln!("{:?}", facts.isolation);
     }

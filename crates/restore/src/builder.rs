@@ -262,7 +262,7 @@ impl<'a> Builder<'a> {
         let mut ready = self.restore_threads(&mut tasks, &call_sites)?;
         fault::reach("restore.threads-made");
         for process in &mut ready {
-            process.finish(self.gap, &mut self.warnings)?;
+            process.finish(self.gap, &self.checkpoint.host.xstate_layout, &mut self.warnings)?;
         }
         let root = ready.iter().find(|process| process.pid == self.checkpoint.root);
         let root_host = root.map_or(Pid(0), |process| Pid(process.threads[0].0.tid().0));

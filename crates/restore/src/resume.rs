@@ -9,7 +9,8 @@ use std::fs::File;
 use std::io::Write;
 
 use brant_base::{Addr, Pid, fault};
-use brant_image::model::{ProcessBody, QueuedSignal, Thread};
+use brant_image::model::{ProcessBody, QueuedSignal, Thread, XstateComponent};
+use brant_kernel::facts;
 use brant_kernel::ptrace::UserRegisters;
 use brant_kernel::remote::Puppet;
 
@@ -31,7 +32,12 @@ const MASK_BYTES: u64 = 8;
 
 impl Ready<'_> {
     /// Unmaps the stub and sets the true state of every thread.
-    pub(crate) fn finish(&mut self, gap: &Gap, warnings: &mut Vec<String>) -> Result<(), Error> {
+    pub(crate) fn finish(
+        &mut self,
+        gap: &Gap,
+        layout: &[XstateComponent],
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Error> {
         let pid = self.pid;
         let call_at = self.call_at.or_else(|| find_call(&self.threads[0].0, self.body));
         match call_at {
@@ -42,10 +48,13 @@ impl Ready<'_> {
             )),
         }
         let failed = || Error::remote(pid, "setting its final state");
+        let own_layout = facts::xstate_layout();
         for (puppet, thread, registers) in &mut self.threads {
             if !thread.xstate.0.is_empty() {
                 let host = puppet.xstate().map_err(failed())?;
-                puppet.set_xstate(&adapt_xstate(&thread.xstate.0, &host)).map_err(failed())?;
+                puppet
+                    .set_xstate(&adapt_xstate((&thread.xstate.0, layout), (&host, &own_layout)))
+                    .map_err(failed())?;
             }
             puppet.set_final_registers(registers).map_err(failed())?;
             puppet.set_mask(thread.signal_mask).map_err(failed())?;

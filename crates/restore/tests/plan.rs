@@ -148,3 +148,169 @@ fn a_socket_name_in_use_is_refused_and_a_stale_one_is_not() {
     File::create(&path).unwrap();
     assert_eq!(strict(&checkpoint), ["B-0418"]);
 }
+
+/// What is refused of a checkpoint that a host with `change`d facts looks at.
+fn on(checkpoint: &Checkpoint, change: impl FnOnce(&mut HostFacts)) -> Vec<(&'static str, String)> {
+    let mut facts = facts();
+    change(&mut facts);
+    let refusals = plan_of(checkpoint, &facts, FilesPolicy::Strict, &[]).err().unwrap_or_default();
+    refusals.0.into_iter().map(|refusal| (refusal.code, refusal.resource)).collect()
+}
+
+fn only(code: &str, word: &str, found: &[(&'static str, String)]) {
+    assert!(matches!(found, [(own, resource)] if *own == code && resource.contains(word)), "{found:?}");
+}
+
+#[test]
+fn a_cpu_without_the_features_is_named() {
+    let mut checkpoint = checkpoint(Path::new("/"));
+    checkpoint.host.cpu_flags =
+        ["aes", "avx2", "avx512f", "constant_tsc", "sha_ni"].map(String::from).to_vec();
+    let has = |flags: &[&str]| {
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        on(&checkpoint, |facts| facts.cpu_flags = flags)
+    };
+    assert_eq!(has(&["aes", "avx2", "avx512f", "sha_ni"]), []);
+    let found = has(&["aes", "avx2"]);
+    only("B-0404", "avx512f, sha_ni", &found);
+    // What says nothing of instructions is not asked for.
+    assert!(!found[0].1.contains("constant_tsc"));
+}
+
+/// A state with these components in use.
+fn state(in_use: u64) -> brant_base::Redacted<Vec<u8>> {
+    let mut bytes = vec![0; 2696];
+    bytes[512..520].copy_from_slice(&in_use.to_le_bytes());
+    brant_base::Redacted(bytes)
+}
+
+#[test]
+fn cpu_state_without_a_place_is_named() {
+    use brant_kernel::facts::XstateComponent as Own;
+    let mut checkpoint = checkpoint(Path::new("/"));
+    let layout = [(2, 576, 256), (5, 1088, 64), (9, 2688, 8)];
+    checkpoint.host.xstate_layout =
+        layout.map(|(number, offset, bytes)| XstateComponent { number, offset, bytes }).to_vec();
+    let narrow = |facts: &mut HostFacts| {
+        facts.xstate_features = 0b111;
+        facts.xstate_layout = vec![Own { number: 2, offset: 576, bytes: 256 }];
+    };
+    let threads = |checkpoint: &mut Checkpoint, in_use| {
+        checkpoint.processes[0].body.as_mut().unwrap().threads[0].xstate = state(in_use);
+    };
+    // Protection keys count as in use on every CPU that has them, and nobody uses them.
+    threads(&mut checkpoint, 0b111 | 1 << 9);
+    assert_eq!(on(&checkpoint, narrow), []);
+    threads(&mut checkpoint, 0b111 | 1 << 5);
+    only("B-0409", "components 5", &on(&checkpoint, narrow));
+    let wide = |bytes| {
+        move |facts: &mut HostFacts| {
+            facts.xstate_features = 0b100111;
+            facts.xstate_layout =
+                vec![Own { number: 2, offset: 576, bytes: 256 }, Own { number: 5, offset: 832, bytes }];
+        }
+    };
+    // Another place will do, another size will not.
+    assert_eq!(on(&checkpoint, wide(64)), []);
+    only("B-0409", "components 5", &on(&checkpoint, wide(128)));
+}
+
+#[test]
+fn each_ability_that_the_kernel_refuses_is_named() {
+    use brant_kernel::facts::Ability;
+    let mut checkpoint = checkpoint(Path::new("/"));
+    checkpoint.terminals = vec![Terminal::default()];
+    let no = Ability::No { errno: libc::EPERM };
+    type Change = fn(&mut HostFacts, Ability);
+    let plain: [(Change, &str); 8] = [
+        (|facts, no| facts.isolation.user_namespace = no, "user namespace"),
+        (|facts, no| facts.isolation.id_map = no, "a user of one's own"),
+        (|facts, no| facts.isolation.mount_namespace = no, "mount namespace"),
+        (|facts, no| facts.isolation.pid_namespace = no, "pid namespace"),
+        (|facts, no| facts.isolation.time_namespace = no, "time namespace"),
+        (|facts, no| facts.isolation.mount_proc = no, "/proc"),
+        (|facts, no| facts.isolation.chosen_pids = no, "clone3 with set_tid"),
+        (|facts, no| facts.isolation.mount_devpts = no, "devpts"),
+    ];
+    let user = |facts: &mut HostFacts| facts.uid = 1000;
+    assert_eq!(on(&checkpoint, user), []);
+    for (change, word) in plain {
+        let found = on(&checkpoint, |facts| {
+            user(facts);
+            change(facts, no);
+        });
+        only("B-0405", word, &found);
+    }
+    // Root needs no user namespace; who has no terminal needs no devpts.
+    let root = |facts: &mut HostFacts| {
+        (facts.uid, facts.capabilities) = (0, u64::MAX);
+        (facts.isolation.user_namespace, facts.isolation.id_map) = (no, no);
+    };
+    assert_eq!(on(&checkpoint, root), []);
+    checkpoint.terminals.clear();
+    assert_eq!(on(&checkpoint, |facts| facts.isolation.mount_devpts = no), []);
+}
+
+#[test]
+fn numbers_and_kernels_that_are_too_small_are_named() {
+    let mut checkpoint = checkpoint(Path::new("/"));
+    let body = checkpoint.processes[0].body.as_mut().unwrap();
+    body.threads[0].tid = Tid(40_000);
+    let limit = |version, pid_max| {
+        move |facts: &mut HostFacts| {
+            (facts.kernel_version, facts.pid_max) = (version, pid_max);
+        }
+    };
+    assert_eq!(on(&checkpoint, limit((6, 10), 40_001)), []);
+    only("B-0406", "40000", &on(&checkpoint, limit((6, 10), 40_000)));
+    // Each pid namespace has a limit of its own since 6.14.
+    assert_eq!(on(&checkpoint, limit((6, 14), 40_000)), []);
+    let body = checkpoint.processes[0].body.as_mut().unwrap();
+    body.memory.mappings = vec![Mapping {
+        range: brant_base::PageRange::new(0x1000, 0x2000).unwrap(),
+        protection: Protection::default(),
+        sharing: Sharing::Private,
+        backing: Backing::Anonymous,
+        flags: MappingFlags { droppable: true, ..MappingFlags::default() },
+        name: None,
+    }];
+    assert_eq!(on(&checkpoint, limit((6, 11), 50_000)), []);
+    only(
+        "B-0421",
+        "droppable",
+        &on(&checkpoint, limit((6, 10), 50_000))
+            .iter()
+            .map(|(code, text)| (*code, text.replace("may be dropped", "droppable")))
+            .collect::<Vec<_>>(),
+    );
+}
+
+#[test]
+fn carried_files_are_copied_made_or_refused() {
+    let folder = Folder::new("carried");
+    let path = folder.0.join("lib.so");
+    fs::write(&path, "contents").unwrap();
+    let digest = blake3::hash(b"contents").as_bytes().to_vec();
+    let mut checkpoint = checkpoint(&folder.0);
+    let file = DiskFile { stored: true, digest, ..record(&path, false) };
+    let mut plan = |carried, path: &Path| {
+        let path = path.as_os_str().as_bytes().to_vec();
+        checkpoint.disk_files = vec![DiskFile { carried, path, ..file.clone() }];
+        plan_of(&checkpoint, &facts(), FilesPolicy::Strict, &[]).map(|plan| plan.to_string())
+    };
+    let lines = |text: Result<String, Refusals>| text.unwrap().lines().count();
+    // The same file: nothing to do but to build.
+    assert_eq!((lines(plan(Carried::Copy, &path)), lines(plan(Carried::File, &path))), (1, 1));
+    fs::write(&path, "CONTENTS and more").unwrap();
+    assert!(plan(Carried::Copy, &path).unwrap().contains("copy: it is another one here"));
+    assert_eq!(plan(Carried::File, &path).unwrap_err().0[0].code, "B-0412");
+    fs::remove_file(&path).unwrap();
+    assert!(plan(Carried::Copy, &path).unwrap().contains("copy: it is not there"));
+    assert!(plan(Carried::File, &path).unwrap().contains("make the"));
+    let nowhere = folder.0.join("no/folder/lib.so");
+    assert!(plan(Carried::Copy, &nowhere).unwrap().contains("copy: it is not there"));
+    let refused = plan(Carried::File, &nowhere).unwrap_err();
+    assert_eq!(refused.0[0].code, "B-0411");
+    assert!(refused.0[0].hint.contains("mkdir -p"));
+    assert!(!path.exists() && !nowhere.exists(), "a plan changes nothing");
+}

@@ -76,6 +76,13 @@ A plain user can map one user and one group into a namespace. The image holds pr
 restore it.",
     },
     Entry {
+        code: "B-0409",
+        title: "CPU state that this CPU has no place for",
+        text: "\
+When the checkpoint was taken, threads had something in registers (AVX, AVX-512, AMX) that this CPU or its kernel does not have, or
+has in another size. Dropping it would be silently wrong. Restore the image on a CPU like the one that it was taken on.",
+    },
+    Entry {
         code: "B-0410",
         title: "a tree of a shape that cannot be grown",
         text: "\
@@ -220,6 +227,12 @@ version.",
         text: "\
 The image carries executable and libraries (--portable), and this host has others or none. They are mapped from copies in
 $XDG_STATE_HOME/brant/files, which lies on a file system that is mounted noexec. Set XDG_STATE_HOME to another folder.",
+    },
+    Entry {
+        code: "B-0421",
+        title: "a kernel that is too old",
+        text: "\
+The program uses something that only newer kernels have, such as memory that the kernel may drop (MAP_DROPPABLE, Linux 6.11).",
     },
     Entry {
         code: "B-0601",

@@ -1,6 +1,6 @@
 //! The host that the checkpoint is taken on.
 
-use brant_image::model::Host;
+use brant_image::model::{Host, XstateComponent};
 use brant_kernel::facts::HostFacts;
 use brant_kernel::proc::{self, MapKind};
 use brant_kernel::remote::Memory;
@@ -25,6 +25,15 @@ pub(crate) fn collect(facts: &HostFacts, root: &Member) -> Result<Host, Error> {
         kernel_release: name.release().to_string_lossy().into_owned(),
         machine: name.machine().to_string_lossy().into_owned(),
         xstate_features: facts.xstate_features,
+        xstate_layout: facts
+            .xstate_layout
+            .iter()
+            .map(|&brant_kernel::facts::XstateComponent { number, offset, bytes }| XstateComponent {
+                number,
+                offset,
+                bytes,
+            })
+            .collect(),
         cpu_flags: facts.cpu_flags.clone(),
         vdso,
     })

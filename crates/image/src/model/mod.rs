@@ -76,10 +76,22 @@ pub struct Host {
     pub machine: String,
     /// XCR0: the state components that the CPU and kernel had enabled.
     pub xstate_features: u64,
+    /// Where they lie in [`Thread::xstate`]; empty in an image whose CPU had the usual places of this host.
+    pub xstate_layout: Vec<XstateComponent>,
     /// CPU flags of /proc/cpuinfo, sorted.
     pub cpu_flags: Vec<String>,
     /// The vdso's bytes (page multiple), as mapped in the root process.
     pub vdso: Vec<u8>,
+}
+
+/// A component of the CPU's extended state beyond x87 and SSE, whose places are fixed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct XstateComponent {
+    /// The bit in XCR0; 2 to 62.
+    pub number: u32,
+    /// Both in bytes.
+    pub offset: u32,
+    pub bytes: u32,
 }
 
 /// Clock readings in nanoseconds, as the program saw them (its time namespace).

@@ -92,6 +92,8 @@ struct Host {
     cpu_flags: Vec<String>,
     #[prost(bytes = "vec", tag = "6")]
     vdso: Vec<u8>,
+    #[prost(message, repeated, tag = "7")]
+    xstate_layout: Vec<XstateComponent>,
 }
 
 impl From<&model::Host> for Host {
@@ -103,14 +105,40 @@ impl From<&model::Host> for Host {
             xstate_features: from.xstate_features,
             cpu_flags: from.cpu_flags.clone(),
             vdso: from.vdso.clone(),
+            xstate_layout: list(&from.xstate_layout),
         }
     }
 }
 
 impl From<Host> for model::Host {
     fn from(from: Host) -> model::Host {
-        let Host { name, kernel_release, machine, xstate_features, cpu_flags, vdso } = from;
-        model::Host { name, kernel_release, machine, xstate_features, cpu_flags, vdso }
+        let Host { name, kernel_release, machine, xstate_features, cpu_flags, vdso, xstate_layout } = from;
+        let xstate_layout = xstate_layout.into_iter().map(Into::into).collect();
+        model::Host { name, kernel_release, machine, xstate_features, xstate_layout, cpu_flags, vdso }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct XstateComponent {
+    #[prost(uint32, tag = "1")]
+    number: u32,
+    #[prost(uint32, tag = "2")]
+    offset: u32,
+    #[prost(uint32, tag = "3")]
+    bytes: u32,
+}
+
+impl From<&model::XstateComponent> for XstateComponent {
+    fn from(from: &model::XstateComponent) -> XstateComponent {
+        let &model::XstateComponent { number, offset, bytes } = from;
+        XstateComponent { number, offset, bytes }
+    }
+}
+
+impl From<XstateComponent> for model::XstateComponent {
+    fn from(from: XstateComponent) -> model::XstateComponent {
+        let XstateComponent { number, offset, bytes } = from;
+        model::XstateComponent { number, offset, bytes }
     }
 }
 

@@ -12,6 +12,7 @@ pub(crate) fn checkpoint() -> Checkpoint {
             kernel_release: "6.18.0".into(),
             machine: "x86_64".into(),
             xstate_features: 0x2e7,
+            xstate_layout: Vec::new(),
             cpu_flags: vec!["avx".into(), "sse2".into()],
             vdso: vec![0x7f; 4096],
         },

@@ -152,6 +152,9 @@ impl Generator {
             kernel_release: self.text(),
             machine: "x86_64".to_owned(),
             xstate_features: self.u64(),
+            xstate_layout: (2..2 + self.below(4) as u32)
+                .map(|number| XstateComponent { number, offset: 576 + 256 * number, bytes: 8 * number })
+                .collect(),
             cpu_flags: self.many(3, |g, _| g.text()),
             vdso: vec![self.next() as u8; 4096 * self.below(2) as usize],
         }

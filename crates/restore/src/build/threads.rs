@@ -1,7 +1,10 @@
 //! Threads: their numbers, what each has registered with the kernel, their registers.
 
 use brant_base::{Addr, PAGE_SIZE, Pid};
-use brant_image::model::{Backing, Credentials, Mapping, ProcessBody, Protection, Sharing, Thread};
+use brant_image::model::{
+    Backing, Credentials, Mapping, ProcessBody, Protection, Sharing, Thread, XstateComponent,
+};
+use brant_kernel::facts::XstateComponent as HostComponent;
 use brant_kernel::ptrace::UserRegisters;
 use brant_kernel::remote::{Call, Fork, Puppet, TRAMPOLINE_BYTES, timeout_form, trampoline};
 
@@ -248,24 +251,50 @@ fn place_trampolines(puppet: &mut Puppet, pid: Pid, gap: &Gap, code: &[u8]) -> R
     })
 }
 
-/// The extended state for this host: `image`'s bytes in the size and with the features of `host`, a state that the
-/// kernel here gave. Both are in the standard XSAVE layout, whose offsets the CPU vendor fixes.
-pub(crate) fn adapt_xstate(image: &[u8], host: &[u8]) -> Vec<u8> {
+/// Where the components in use stand in an extended state.
+const XSTATE_FEATURES_AT: usize = 512;
+
+/// The components of an extended state that are in use, as bits of XCR0.
+pub(crate) fn xstate_in_use(state: &[u8]) -> u64 {
+    let bytes = state.get(XSTATE_FEATURES_AT..XSTATE_FEATURES_AT + 8);
+    bytes.map_or(0, |bytes| u64::from_le_bytes(bytes.try_into().expect("8 bytes")))
+}
+
+/// The extended state for this host: `image`'s components at their places in `host`, a state that the kernel here gave.
+/// Both are in the standard XSAVE layout, in which CPU vendors have given components different places. The plan has
+/// seen that all that is in use exists here.
+pub(crate) fn adapt_xstate(
+    (image, image_layout): (&[u8], &[XstateComponent]),
+    (host, host_layout): (&[u8], &[HostComponent]),
+) -> Vec<u8> {
+    /// x87 and SSE, and what software may use.
+    const LEGACY_BYTES: usize = 512;
     const SOFTWARE: std::ops::Range<usize> = 464..512;
-    const FEATURES_AT: usize = 512;
-    const COMPONENTS: std::ops::Range<usize> = 520..576;
+    const HEADER_END: usize = 576;
     let mut bytes = vec![0; host.len()];
-    let length = image.len().min(host.len());
-    bytes[..length].copy_from_slice(&image[..length]);
-    if host.len() < COMPONENTS.end || image.len() < COMPONENTS.end {
+    let legacy = LEGACY_BYTES.min(image.len()).min(host.len());
+    bytes[..legacy].copy_from_slice(&image[..legacy]);
+    if host.len() < HEADER_END || image.len() < HEADER_END {
         return bytes;
     }
-    let word = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
-    let enabled = word(host, SOFTWARE.start);
-    let features = word(image, FEATURES_AT) & enabled;
     bytes[SOFTWARE].copy_from_slice(&host[SOFTWARE]);
-    bytes[FEATURES_AT..FEATURES_AT + 8].copy_from_slice(&features.to_le_bytes());
-    bytes[COMPONENTS].fill(0);
+    let enabled = u64::from_le_bytes(host[SOFTWARE.start..][..8].try_into().expect("8 bytes"));
+    let mut features = xstate_in_use(image) & enabled & 0b11;
+    for place in host_layout {
+        let bit = 1 << place.number;
+        let source = match image_layout.iter().find(|other| other.number == place.number) {
+            Some(other) => (other.bytes == place.bytes).then_some(other.offset),
+            // An image that does not say comes from a CPU like this one.
+            None => image_layout.is_empty().then_some(place.offset),
+        };
+        let (Some(source), true) = (source, xstate_in_use(image) & enabled & bit != 0) else { continue };
+        let (from, to, count) = (source as usize, place.offset as usize, place.bytes as usize);
+        if let (Some(part), Some(into)) = (image.get(from..from + count), bytes.get_mut(to..to + count)) {
+            into.copy_from_slice(part);
+            features |= bit;
+        }
+    }
+    bytes[XSTATE_FEATURES_AT..][..8].copy_from_slice(&features.to_le_bytes());
     bytes
 }
 
@@ -291,15 +320,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn xstate_takes_the_size_and_features_of_the_host() {
-        let mut image = vec![1u8; 2696];
-        image[512..520].copy_from_slice(&0x2e7u64.to_le_bytes());
-        let mut host = vec![0u8; 832];
-        host[464..472].copy_from_slice(&0x7u64.to_le_bytes());
-        let adapted = adapt_xstate(&image, &host);
-        assert_eq!(adapted.len(), 832);
-        assert_eq!(adapted[512..520], 0x7u64.to_le_bytes());
-        assert_eq!((adapted[0], adapted[575], adapted[576]), (1, 0, 1));
-        assert_eq!(adapt_xstate(&host, &image).len(), 2696);
+    fn xstate_takes_the_size_features_and_places_of_the_host() {
+        // AVX-512 as two vendors place it; the second has no component 5.
+        let places = [(2, 576, 256), (5, 1088, 64), (9, 2688, 8)];
+        let image_layout = places.map(|(number, offset, bytes)| XstateComponent { number, offset, bytes });
+        let host_layout = [(2, 576, 256), (9, 2432, 8)].map(|(number, offset, bytes)| HostComponent {
+            number,
+            offset,
+            bytes,
+        });
+        let mut image = vec![0u8; 2696];
+        image[0] = 7;
+        image[512..520].copy_from_slice(&0x227u64.to_le_bytes());
+        image[576..832].fill(2);
+        image[1088..1152].fill(5);
+        image[2688..2696].fill(9);
+        let mut host = vec![0u8; 2440];
+        host[464..472].copy_from_slice(&0x207u64.to_le_bytes());
+        let adapted = adapt_xstate((&image, &image_layout), (&host, &host_layout));
+        assert_eq!(adapted.len(), 2440);
+        assert_eq!(xstate_in_use(&adapted), 0x207);
+        assert_eq!((adapted[0], adapted[575], adapted[576], adapted[831]), (7, 0, 2, 2));
+        assert!(adapted[832..2432].iter().all(|byte| *byte == 0));
+        assert_eq!(adapted[2432..], [9; 8]);
+        // The same layout where the image does not say.
+        let same = adapt_xstate((&image[..2440], &[]), (&host, &host_layout));
+        assert_eq!((same[576], same[2432]), (2, 0));
     }
 }

@@ -6,9 +6,12 @@ use brant_kernel::facts::{Ability, HostFacts};
 use brant_kernel::proc;
 
 use super::refusal;
+use crate::build::threads::xstate_in_use;
 
 pub(super) fn check(checkpoint: &Checkpoint, facts: &HostFacts, refusals: &mut Refusals) {
     check_machine(checkpoint, facts, refusals);
+    check_xstate(checkpoint, facts, refusals);
+    check_kernel(checkpoint, facts, refusals);
     check_isolation(checkpoint, facts, refusals);
     check_numbers(checkpoint, facts, refusals);
     check_descriptors(checkpoint, refusals);
@@ -39,6 +42,51 @@ fn check_machine(checkpoint: &Checkpoint, facts: &HostFacts, refusals: &mut Refu
             format!("the CPU features {}", missing.join(", ")),
             "this CPU lacks them, and the program may use them as it started on a CPU that has them",
             "restore it on such a CPU, or start the program anew with GLIBC_TUNABLES=glibc.cpu.hwcaps=-FEATURE",
+        ));
+    }
+}
+
+/// The state that threads have in the CPU's registers must have a place here.
+fn check_xstate(checkpoint: &Checkpoint, facts: &HostFacts, refusals: &mut Refusals) {
+    /// Memory protection keys: programs that use them are not checkpointed, and their register always counts as in use.
+    const PKRU: u64 = 1 << 9;
+    /// x87 and SSE: every CPU has them, where they are.
+    const LEGACY: u64 = 0b11;
+    let threads = checkpoint.processes.iter().flat_map(|p| &p.body).flat_map(|body| &body.threads);
+    let in_use = threads.fold(0, |all, thread| all | xstate_in_use(&thread.xstate.0));
+    let layout = &checkpoint.host.xstate_layout;
+    let is_lost = |number: &u32| {
+        if in_use & !PKRU & !LEGACY & 1u64 << number == 0 {
+            return false;
+        }
+        let own = facts.xstate_layout.iter().find(|own| own.number == *number);
+        let other = layout.iter().find(|other| other.number == *number);
+        let fits =
+            own.is_some_and(|own| layout.is_empty() || other.is_some_and(|other| other.bytes == own.bytes));
+        facts.xstate_features & 1u64 << number == 0 || !fits
+    };
+    let lost: Vec<String> = (0..63).filter(is_lost).map(|number| number.to_string()).collect();
+    if !lost.is_empty() {
+        refusals.push(refusal(
+            "B-0409",
+            format!("the CPU state components {}", lost.join(", ")),
+            "threads have something in registers that this CPU, or its kernel, does not have",
+            "restore it on a CPU like the one that it was taken on",
+        ));
+    }
+}
+
+/// What only a newer kernel has.
+fn check_kernel(checkpoint: &Checkpoint, facts: &HostFacts, refusals: &mut Refusals) {
+    const DROPPABLE_SINCE: (u32, u32) = (6, 11);
+    let mappings = checkpoint.processes.iter().flat_map(|p| &p.body).flat_map(|body| &body.memory.mappings);
+    let droppable = mappings.filter(|mapping| mapping.flags.droppable).count();
+    if droppable > 0 && facts.kernel_version < DROPPABLE_SINCE {
+        refusals.push(refusal(
+            "B-0421",
+            format!("{droppable} mappings of memory that may be dropped (MAP_DROPPABLE)"),
+            format!("this kernel is {}, and has no such memory", facts.kernel_release),
+            "use Linux 6.11 or newer",
         ));
     }
 }

@@ -215,3 +215,53 @@ fn the_same_contents_are_carried_once() {
     assert!(wait_until(20, || sandbox.path("f.result").exists()), "they differ: {}", sandbox.text("err"));
     sandbox.expect_no_leftovers();
 }
+
+/// Writes the image anew, with another host in its manifest.
+fn forge(from: &str, to: &std::path::Path, change: impl FnOnce(&mut brant_image::model::Host)) {
+    let image =
+        brant_image::Image::open(std::fs::File::open(from).expect("it is there")).expect("it is whole");
+    let mut checkpoint = image.checkpoint().clone();
+    change(&mut checkpoint.host);
+    let file = std::fs::File::create(to).expect("the sandbox is writable");
+    let mut writer =
+        brant_image::Writer::create(file, &checkpoint, brant_image::Codec::Raw).expect("it is valid");
+    for pack in 0..image.pack_count() {
+        for run in image.pack(pack).expect("it is whole").runs() {
+            match run.content {
+                brant_image::PageContent::Bytes(bytes) => writer.pages(run.owner, run.first_page, bytes),
+                brant_image::PageContent::Zero { pages } => {
+                    writer.zero_pages(run.owner, run.first_page, pages)
+                }
+            }
+            .expect("the disk has room");
+        }
+    }
+    writer.finish().expect("the disk has room");
+}
+
+#[test]
+fn a_host_that_cannot_run_it_is_told_before_anything_starts() {
+    type Change = fn(&mut brant_image::model::Host);
+    let sandbox = Sandbox::new(Who::Plain);
+    let mut program = started(&sandbox, "threads");
+    let image = stop(&sandbox, &mut program, &[]);
+    let changes: [(Change, &str, &str); 2] = [
+        (|host| host.cpu_flags.push("avx9000".into()), "B-0404", "avx9000"),
+        (|host| host.machine = "riscv64".into(), "B-0403", "riscv64"),
+    ];
+    for (change, code, word) in changes {
+        let forged = sandbox.path("forged.img");
+        forge(&image, &forged, change);
+        let (uid, gid) = (
+            std::fs::metadata(&image).expect("there").uid(),
+            std::fs::metadata(&image).expect("there").gid(),
+        );
+        std::os::unix::fs::chown(&forged, Some(uid), Some(gid)).expect("root may, and its owner may keep it");
+        let refused = sandbox.brant(&["restore", forged.to_str().expect("UTF-8"), "-d"]);
+        expect(&refused, 5);
+        assert!(refused.stderr.contains(code) && refused.stderr.contains(word), "{}", refused.stderr);
+        assert!(sandbox.leftovers().is_empty(), "{:?}", sandbox.leftovers());
+    }
+    expect(&sandbox.brant(&["restore", &image, "-d"]), 0);
+    finishes(&sandbox);
+}

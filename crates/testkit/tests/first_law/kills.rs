@@ -59,9 +59,14 @@ pub(crate) struct Kill {
 
 /// Kills `operation` as often as is asked for, and judges each time.
 pub(crate) fn at_random_instants<O: Operation>(operation: &mut O) {
+    at_fewer_instants(operation, 1);
+}
+
+/// Kills `operation` a part as often as is asked for.
+pub(crate) fn at_fewer_instants<O: Operation>(operation: &mut O, part: u64) {
     let (seed, only) = (seed(), from_environment("BRANT_KILL"));
-    let wanted =
-        if only.is_some() { 1 } else { from_environment("BRANT_KILLS").unwrap_or(KILLS_SHORT.into()) };
+    let asked = from_environment("BRANT_KILLS").unwrap_or(KILLS_SHORT.into());
+    let wanted = if only.is_some() { 1 } else { asked.div_ceil(part) };
     let (mut killed, mut late, mut span) = (0, 0, Duration::ZERO);
     let begun = Instant::now();
     for number in 0.. {

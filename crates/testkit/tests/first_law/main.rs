@@ -9,13 +9,14 @@
 
 mod checkpoint;
 mod clients;
+mod hard;
 mod kills;
 mod restore;
 mod witness;
 
 use brant_testkit::{Sandbox, Who, is_root, skip, wait_until};
 
-use kills::at_random_instants;
+use kills::{at_fewer_instants, at_random_instants};
 use witness::Witness;
 
 #[test]
@@ -53,6 +54,16 @@ fn killed_in_an_attach() {
     for how in [["-t"].as_slice(), &[]] {
         let mut operation = clients::Attach::new(how);
         at_random_instants(&mut operation);
+        operation.witness.finish(&operation.sandbox);
+    }
+}
+
+#[test]
+fn killed_beside_hard_programs() {
+    for fixture in hard::PROGRAMS {
+        eprintln!("beside {fixture}:");
+        let mut operation = hard::Hard::new(fixture);
+        at_fewer_instants(&mut operation, 10);
         operation.witness.finish(&operation.sandbox);
     }
 }

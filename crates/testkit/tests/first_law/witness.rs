@@ -34,6 +34,14 @@ impl Witness {
         witness
     }
 
+    /// Another fixture than `busy`, which has no beat; see [`Witness::expect_in_order`].
+    pub(crate) fn start_other(sandbox: &Sandbox, program: &Program) -> Witness {
+        let child = sandbox.start(program);
+        let is_ready = wait_until(60, || sandbox.path("f.ready").exists());
+        assert!(is_ready, "{} did not start: {}", program.fixture, sandbox.text("f.result"));
+        Witness { pid: child.pid(), top: child.pid(), child: Some(child) }
+    }
+
     /// The job of this name, if there is one that runs.
     pub(crate) fn job(sandbox: &Sandbox, name: &str) -> Option<Witness> {
         let listed = sandbox.brant(&["ps", "--json"]);
@@ -83,11 +91,18 @@ impl Witness {
                 sandbox.text("err"),
             );
         }
+        self.expect_in_order(sandbox);
+    }
+
+    /// It lives, and nothing of brant is left about it.
+    pub(crate) fn expect_in_order(&mut self, sandbox: &Sandbox) {
         let mut wrong = Vec::new();
         wait_until(SETTLE_TIMEOUT_S, || {
             wrong = self.wrong(sandbox);
             wrong.is_empty()
         });
+        let result = sandbox.text("f.result");
+        assert!(result.is_empty() && !self.has_ended(), "it ended: {result}{}", sandbox.text("err"));
         assert!(wrong.is_empty(), "{wrong:?}\n{}", states(sandbox));
     }
 

@@ -23,12 +23,14 @@ const CAPTURE: [&str; 4] = ["hand.", "copy.", "capture.", "store."];
 /// Reached only where the program is to end.
 const STOP: [&str; 3] = ["capture.before-end", "capture.ending", "capture.ended"];
 const RESTORE: [&str; 2] = ["restore.", "keeper.adopting"];
+/// The two ends of a move: walked by the tests of those.
+const MOVE: [&str; 2] = ["migrate.", "receive."];
 const RUN: [&str; 4] = ["keeper.forked", "keeper.published", "keeper.program-forked", "keeper.ready"];
 
 #[test]
 fn every_point_is_walked() {
     let walked: BTreeSet<&str> =
-        [&CAPTURE[..], &RESTORE, &RUN].iter().flat_map(|part| points(part)).collect();
+        [&CAPTURE[..], &RESTORE, &RUN, &MOVE].iter().flat_map(|part| points(part)).collect();
     let all: BTreeSet<&str> = POINTS.iter().copied().collect();
     assert_eq!(walked, all);
 }

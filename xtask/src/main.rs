@@ -105,7 +105,7 @@ fn e2e(is_full: bool) -> Vec<Step> {
         .env("BRANT_BIN", &brant.to_string_lossy())
         .env("BRANT_DIST", &dist_binary().to_string_lossy())
         .env("BRANT_SKIPS", &skips.to_string_lossy())
-        .env("BRANT_KILLS", if is_full { "1000" } else { "300" })
+        .env("BRANT_KILLS", if is_full { "300" } else { "12" })
         .env("BRANT_FULL", if is_full { "1" } else { "0" });
     let judged = vec![Step::ForgetSkips(skips.clone()), tests, Step::JudgeSkips(skips)];
     [vec![Step::Packages, build], dist(), judged].concat()

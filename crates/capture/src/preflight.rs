@@ -325,7 +325,7 @@ fn ended(pid: Pid) -> bool {
 /// Same, for one that cannot be looked at: what is on its way out has neither memory nor namespaces any more, but does not
 /// show as a zombie yet.
 fn ends_soon(pid: Pid) -> bool {
-    const END_TRIES: u32 = 50;
+    const END_TRIES: u32 = 500;
     const END_PAUSE: Duration = Duration::from_millis(2);
     (0..END_TRIES).any(|_| {
         ended(pid) || {

@@ -90,6 +90,13 @@ impl Failure {
         Failure { refusals: refusals.0, ..Failure::new(code, exit_of(code), what) }
     }
 
+    /// Something does not fit to this host: says how many things.
+    pub(crate) fn does_not_fit(what: impl std::fmt::Display, refusals: Refusals) -> Failure {
+        let count = refusals.0.len();
+        let things = if count == 1 { "one thing does".to_string() } else { format!("{count} things do") };
+        Failure::refused(format!("{what}: {things} not fit"), refusals)
+    }
+
     /// For another process of brant.
     pub(crate) fn to_json(&self) -> Value {
         json!({

@@ -12,13 +12,7 @@ const NT_GNU_BUILD_ID: u32 = 3;
 
 /// The build id of a 64-bit ELF file: a note of type 3 by "GNU". `None` for every other file.
 pub fn build_id(file: &File) -> Option<Vec<u8>> {
-    let mut head = [0u8; 64];
-    file.read_exact_at(&mut head, 0).ok()?;
-    if head[..5] != *b"\x7fELF\x02" {
-        return None;
-    }
-    let (at, size, count) =
-        (u64_at(&head, 32)?, u64::from(u16_at(&head, 54)?), u64::from(u16_at(&head, 56)?));
+    let (at, size, count) = program_headers(file)?;
     for index in 0..count.min(PROGRAM_HEADERS_MAX) {
         let mut header = [0u8; 56];
         file.read_exact_at(&mut header, at.checked_add(index * size)?).ok()?;
@@ -37,13 +31,7 @@ pub fn build_id(file: &File) -> Option<Vec<u8>> {
 /// Whether an ELF file names no program interpreter: it runs wherever the kernel does, without any library.
 pub fn is_static(file: &File) -> bool {
     let look = || -> Option<bool> {
-        let mut head = [0u8; 64];
-        file.read_exact_at(&mut head, 0).ok()?;
-        if head[..5] != *b"\x7fELF\x02" {
-            return None;
-        }
-        let (at, size, count) =
-            (u64_at(&head, 32)?, u64::from(u16_at(&head, 54)?), u64::from(u16_at(&head, 56)?));
+        let (at, size, count) = program_headers(file)?;
         for index in 0..count {
             let mut kind = [0u8; 4];
             file.read_exact_at(&mut kind, at.checked_add(index * size)?).ok()?;
@@ -54,6 +42,16 @@ pub fn is_static(file: &File) -> bool {
         Some(true)
     };
     look().unwrap_or(false)
+}
+
+/// Where the program headers of a 64-bit ELF file begin, the bytes of each, and their number.
+fn program_headers(file: &File) -> Option<(u64, u64, u64)> {
+    let mut head = [0u8; 64];
+    file.read_exact_at(&mut head, 0).ok()?;
+    if head[..5] != *b"\x7fELF\x02" {
+        return None;
+    }
+    Some((u64_at(&head, 32)?, u64::from(u16_at(&head, 54)?), u64::from(u16_at(&head, 56)?)))
 }
 
 fn build_id_of_notes(mut notes: &[u8]) -> Option<Vec<u8>> {

@@ -65,7 +65,7 @@ fn is_untraced(status: &[u8]) -> bool {
 }
 
 /// Ends all processes of a tree that the calling thread holds, or none: once it has begun, it ends all although we are
-/// killed, and none of them runs meanwhile. Processes that have ended are no error.
+/// killed, and none of them runs meanwhile. Processes that have ended are no error; after an error none was ended.
 pub fn end_together(processes: &[Mortal]) -> io::Result<()> {
     for process in processes {
         match task::pidfd_send_signal(&process.pidfd, 0) {
@@ -86,9 +86,9 @@ pub fn end_together(processes: &[Mortal]) -> io::Result<()> {
         -1 => Err(io::Error::last_os_error()),
         child => Ok(Pid(child)),
     };
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
-    if task::wait_for(child?)? != 0 {
-        // Somebody has ended the child, and not us: we hold the tree.
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
+    if task::wait_for(child?).ok() != Some(0) {
+        // Somebody has ended the child and not us, or its end cannot be seen: we hold the tree.
         processes.iter().for_each(|process| process.signal(libc::SIGKILL));
     }
     Ok(())

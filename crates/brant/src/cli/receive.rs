@@ -156,11 +156,7 @@ impl Receiver<'_> {
     fn look(&mut self, head: Head) -> Result<(), Failure> {
         let checkpoint = &head.checkpoint;
         let plan = brant_restore::plan_of(checkpoint, &self.facts, self.policy(), &self.map_paths());
-        let plan = plan.map_err(|refusals| {
-            let count = refusals.0.len();
-            let things = if count == 1 { "one thing does".to_string() } else { format!("{count} things do") };
-            Failure::refused(format!("the program cannot run here: {things} not fit"), refusals)
-        })?;
+        let plan = plan.map_err(|refusals| Failure::does_not_fit("the program cannot run here", refusals))?;
         self.steps = plan.to_string().lines().map(String::from).collect();
         if !self.asked.dry_run {
             let command: Vec<String> = checkpoint.command.iter().map(|word| readable(word)).collect();

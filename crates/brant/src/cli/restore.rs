@@ -147,12 +147,7 @@ impl Restore {
         };
         let facts = HostFacts::probe().map_err(|error| not_built("looking at this host", &error))?;
         let plan = brant_restore::plan(&image, &facts, &options).map_err(|refusals| {
-            let count = refusals.0.len();
-            let things = if count == 1 { "one thing does".to_string() } else { format!("{count} things do") };
-            Failure::refused(
-                format!("{} cannot be restored here: {things} not fit", path.display()),
-                refusals,
-            )
+            Failure::does_not_fit(format!("{} cannot be restored here", path.display()), refusals)
         })?;
         Ok(Prepared { image, path: path.to_path_buf(), plan, options, relays_terminal, output })
     }

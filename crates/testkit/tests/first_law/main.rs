@@ -36,12 +36,12 @@ fn killed_in_a_checkpoint_that_stops() {
 
 #[test]
 fn killed_in_a_restore() {
-    at_random_instants(&mut restore::Detached::new());
+    at_random_instants(&mut restore::Restore::<true>::new());
 }
 
 #[test]
 fn killed_in_a_foreground_restore() {
-    at_random_instants(&mut restore::Foreground::new());
+    at_random_instants(&mut restore::Restore::<false>::new());
 }
 
 #[test]

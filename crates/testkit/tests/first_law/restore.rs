@@ -12,31 +12,39 @@ const SETTLE_TIMEOUT_S: u64 = 90;
 const NAME: &str = "law";
 
 /// `brant restore` in the foreground or with -d, of a program that goes on or ends by itself soon.
-pub(crate) struct Restore {
-    pub(crate) sandbox: Sandbox,
-    detached: bool,
+pub(crate) struct Restore<const DETACHED: bool> {
+    sandbox: Sandbox,
 }
 
-impl Restore {
-    fn new(detached: bool) -> Restore {
+impl<const DETACHED: bool> Restore<DETACHED> {
+    pub(crate) fn new() -> Self {
         let sandbox = Sandbox::new(Who::Plain);
         sandbox.make_folder("images");
         let mut witness = Witness::start(&sandbox);
         let stopped = sandbox.brant(&["checkpoint", &witness.target(), "--stop", "-o", &image(&sandbox)]);
         assert_eq!(stopped.code, 0, "{}", stopped.stderr);
         assert!(wait_until(20, || witness.has_ended()), "--stop left the program running");
-        Restore { sandbox, detached }
+        Restore { sandbox }
+    }
+}
+
+impl<const DETACHED: bool> Operation for Restore<DETACHED> {
+    const NAME: &'static str =
+        if DETACHED { "killed in a restore" } else { "killed in a foreground restore" };
+
+    fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
     }
 
-    fn start(&self, kill: &Kill) -> (Child, u32) {
+    fn start(&mut self, kill: &Kill) -> (Child, u32) {
         forget(&self.sandbox);
         self.sandbox.write("f.beat", "0\n");
-        if ends_by_itself(kill) || !self.detached {
+        if ends_by_itself(kill) || !DETACHED {
             self.sandbox.write("f.go", "go");
         }
         let image = image(&self.sandbox);
         let usual = ["restore", "-n", NAME, "--files", "keep", &image];
-        self.sandbox.spawn_brant(&usual.into_iter().chain(self.detached.then_some("-d")).collect::<Vec<_>>())
+        self.sandbox.spawn_brant(&usual.into_iter().chain(DETACHED.then_some("-d")).collect::<Vec<_>>())
     }
 
     fn victims(&self, brant: i32, kill: &Kill) -> Vec<i32> {
@@ -49,63 +57,10 @@ impl Restore {
             _ => vec![brant],
         }
     }
-}
-
-pub(crate) struct Detached(Restore);
-
-impl Detached {
-    pub(crate) fn new() -> Detached {
-        Detached(Restore::new(true))
-    }
-}
-
-impl Operation for Detached {
-    const NAME: &'static str = "killed in a restore";
-
-    fn sandbox(&self) -> &Sandbox {
-        &self.0.sandbox
-    }
-
-    fn start(&mut self, kill: &Kill) -> (Child, u32) {
-        self.0.start(kill)
-    }
-
-    fn victims(&self, brant: i32, kill: &Kill) -> Vec<i32> {
-        self.0.victims(brant, kill)
-    }
 
     fn judge(&mut self, _kill: &Kill, _outcome: &Outcome) {
-        expect_nothing_or_whole(&self.0.sandbox);
-        expect_whole_images(&self.0.sandbox, "images", &["x"]);
-    }
-}
-
-pub(crate) struct Foreground(Restore);
-
-impl Foreground {
-    pub(crate) fn new() -> Foreground {
-        Foreground(Restore::new(false))
-    }
-}
-
-impl Operation for Foreground {
-    const NAME: &'static str = "killed in a foreground restore";
-
-    fn sandbox(&self) -> &Sandbox {
-        &self.0.sandbox
-    }
-
-    fn start(&mut self, kill: &Kill) -> (Child, u32) {
-        self.0.start(kill)
-    }
-
-    fn victims(&self, brant: i32, kill: &Kill) -> Vec<i32> {
-        self.0.victims(brant, kill)
-    }
-
-    fn judge(&mut self, _kill: &Kill, _outcome: &Outcome) {
-        expect_nothing_or_whole(&self.0.sandbox);
-        expect_whole_images(&self.0.sandbox, "images", &["x"]);
+        expect_nothing_or_whole(&self.sandbox);
+        expect_whole_images(&self.sandbox, "images", &["x"]);
     }
 }
 

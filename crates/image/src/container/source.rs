@@ -1,7 +1,8 @@
 //! Writing much memory at once: packs are read, compressed and hashed by several threads, and written in order.
 //!
-//! Every thread reads pages straight into the pack that it seals; only the caller's own thread writes. The threads end with the
-//! call: when it returns, nothing reads from the source any more.
+//! Every thread reads pages straight into the pack that it seals. Only the caller's own thread writes; it seals packs as the others do
+//! while the next one to write is not there yet, so that there are no more threads than processors. The threads end with
+//! the call: when it returns, nothing reads from the source any more.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -33,8 +34,9 @@ pub struct SourceRun {
 }
 
 const PACK_PAGES_MAX: u64 = PACK_BYTES_MAX / PAGE_SIZE;
-const THREADS_MAX: usize = 8;
-/// Packs that are sealed and not yet written, for each thread.
+/// Threads that seal packs, the caller's own among them.
+const WORKERS_MAX: usize = 8;
+/// Packs that are sealed and not yet written, for each of them.
 const PACKS_AHEAD_MAX: usize = 3;
 
 /// The pages of one pack.
@@ -58,32 +60,41 @@ impl<W: io::Write> Writer<W> {
             return jobs.iter().try_for_each(|job| self.read_into_open(owner, job, source));
         }
         self.seal_open()?;
-        let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(THREADS_MAX));
-        let line = Line { owner, jobs: &jobs, codec: self.codec(), ahead_max: threads * PACKS_AHEAD_MAX };
+        let workers = std::thread::available_parallelism().map_or(1, |count| count.get().min(WORKERS_MAX));
+        let line = Line { owner, jobs: &jobs, codec: self.codec(), ahead_max: workers * PACKS_AHEAD_MAX };
         let shared = Shared::default();
         std::thread::scope(|scope| {
             // However this ends: no thread waits on for room.
             let _over = Over(&shared);
-            for _ in 0..threads {
-                shared.lock().threads += 1;
+            for _ in 1..workers {
                 let work = || line.work(source, &shared);
-                if std::thread::Builder::new().name("brant-pack".into()).spawn_scoped(scope, work).is_err() {
-                    shared.lock().threads -= 1;
-                    break;
-                }
+                // Without them the caller's own thread does it all.
+                let _ = std::thread::Builder::new().name("brant-pack".into()).spawn_scoped(scope, work);
             }
-            for (number, job) in jobs.iter().enumerate() {
-                match shared.take(number) {
-                    Some(sealed) => {
-                        let buffers = self.write_sealed(sealed?)?;
-                        shared.lock().spare.extend(buffers);
-                    }
-                    // There are no threads: none could be had.
-                    None => self.read_into_open(owner, job, source)?,
-                }
-            }
-            Ok(())
+            self.write_in_order(&line, source, &shared)
         })
+    }
+
+    /// Writes one pack after the other, and seals packs itself while the next one is not there yet.
+    fn write_in_order(
+        &mut self,
+        line: &Line<'_>,
+        source: &impl PageSource,
+        shared: &Shared,
+    ) -> Result<(), ImageError> {
+        let mut compressor = Compressor::new(line.codec);
+        let mut wanted = 0;
+        while wanted < line.jobs.len() {
+            match shared.turn(wanted, line) {
+                Turn::Write(sealed) => {
+                    let buffers = self.write_sealed(sealed?)?;
+                    shared.lock().spare.extend(buffers);
+                    wanted += 1;
+                }
+                Turn::Seal(number, buffer) => line.seal(number, buffer, &mut compressor, source, shared),
+            }
+        }
+        Ok(())
     }
 
     fn read_into_open(
@@ -172,13 +183,28 @@ impl Line<'_> {
     fn work(&self, source: &impl PageSource, shared: &Shared) {
         let _leaving = Leaving(shared);
         let mut compressor = Compressor::new(self.codec);
-        while let Some((number, buffer)) = shared.next(self.jobs.len(), self.ahead_max) {
-            let mut pack = OpenPack { entries: Vec::new(), bytes: buffer };
-            let read = pack.read(self.owner, &self.jobs[number], source);
-            // Without an index there is nothing to write.
-            let sealed = read.map(|()| pack.seal(&mut compressor, shared.lock().shortest()));
-            shared.lock().done.insert(number, sealed);
-            shared.changed.notify_all();
+        while let Some((number, buffer)) = shared.next(self) {
+            self.seal(number, buffer, &mut compressor, source, shared);
+        }
+    }
+
+    /// Reads and seals pack `number`, and hands it to the caller. `buffer` is memory for what is read.
+    fn seal(
+        &self,
+        number: usize,
+        buffer: Vec<u8>,
+        compressor: &mut Compressor,
+        source: &impl PageSource,
+        shared: &Shared,
+    ) {
+        let mut pack = OpenPack { entries: Vec::new(), bytes: buffer };
+        let read = pack.read(self.owner, &self.jobs[number], source);
+        // Without an index there is nothing to write.
+        let sealed = read.map(|()| pack.seal(compressor, shared.lock().shortest()));
+        let mut state = shared.lock();
+        state.done.insert(number, sealed);
+        if number == state.wanted {
+            shared.ready.notify_one();
         }
     }
 }
@@ -187,13 +213,14 @@ impl Line<'_> {
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    changed: Condvar,
+    /// For threads: there may be room for a further pack.
+    room: Condvar,
+    /// For the caller: the pack that it waits for may be there.
+    ready: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    /// How many threads there are.
-    threads: usize,
     /// The job that the next thread takes.
     next: usize,
     /// The job whose pack is written next.
@@ -202,9 +229,20 @@ struct State {
     /// Memory to be used again.
     spare: Vec<Vec<u8>>,
     is_over: bool,
+    /// A thread panicked; its pack will never be there.
+    is_lost: bool,
 }
 
 impl State {
+    /// The next job and memory for it, where it is not too far ahead.
+    fn take(&mut self, line: &Line<'_>) -> Option<(usize, Vec<u8>)> {
+        let is_free = self.next < line.jobs.len() && self.next < self.wanted + line.ahead_max;
+        is_free.then(|| {
+            self.next += 1;
+            (self.next - 1, self.longest().unwrap_or_default())
+        })
+    }
+
     /// For what is read: growing memory means to zero it first.
     fn longest(&mut self) -> Option<Vec<u8>> {
         self.spare.sort_unstable_by_key(Vec::len);
@@ -218,45 +256,49 @@ impl State {
     }
 }
 
+/// What the caller does next.
+enum Turn {
+    Write(Result<SealedPack, ImageError>),
+    /// Seal the pack of this number, with this memory.
+    Seal(usize, Vec<u8>),
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// For a thread: a job and memory for it, as soon as it is not too far ahead.
-    fn next(&self, jobs: usize, ahead_max: usize) -> Option<(usize, Vec<u8>)> {
+    /// For a thread: a job, as soon as it is not too far ahead.
+    fn next(&self, line: &Line<'_>) -> Option<(usize, Vec<u8>)> {
         let mut state = self.lock();
-        loop {
-            if state.is_over || state.next == jobs {
-                return None;
+        while !state.is_over && state.next < line.jobs.len() {
+            if let Some(job) = state.take(line) {
+                return Some(job);
             }
-            if state.next < state.wanted + ahead_max {
-                break;
-            }
-            state = self.wait(state);
+            state = self.room.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
         }
-        let number = state.next;
-        state.next += 1;
-        Some((number, state.longest().unwrap_or_default()))
+        None
     }
 
-    /// For the caller: what became of this job; `None` where there is no thread that could do it.
-    fn take(&self, number: usize) -> Option<Result<SealedPack, ImageError>> {
+    /// For the caller: pack `wanted`, or a job to do until it is there.
+    ///
+    /// # Panics
+    /// Where a thread did.
+    fn turn(&self, wanted: usize, line: &Line<'_>) -> Turn {
         let mut state = self.lock();
-        state.wanted = number;
-        self.changed.notify_all();
+        if state.wanted != wanted {
+            state.wanted = wanted;
+            self.room.notify_one();
+        }
         loop {
-            if let Some(sealed) = state.done.remove(&number) {
-                return Some(sealed);
+            if let Some(sealed) = state.done.remove(&wanted) {
+                return Turn::Write(sealed);
             }
-            if state.threads == 0 {
-                return None;
+            if let Some((number, buffer)) = state.take(line) {
+                return Turn::Seal(number, buffer);
             }
-            state = self.wait(state);
+            assert!(!state.is_lost, "a thread that seals packs panicked");
+            state = self.ready.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
         }
     }
 }
@@ -267,16 +309,18 @@ struct Over<'a>(&'a Shared);
 impl Drop for Over<'_> {
     fn drop(&mut self) {
         self.0.lock().is_over = true;
-        self.0.changed.notify_all();
+        self.0.room.notify_all();
     }
 }
 
-/// Tells the caller, when it is dropped, that there is a thread less.
+/// Tells the caller, when it is dropped in a panic, that a pack will be missing.
 struct Leaving<'a>(&'a Shared);
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
-        self.0.lock().threads -= 1;
-        self.0.changed.notify_all();
+        if std::thread::panicking() {
+            self.0.lock().is_lost = true;
+            self.0.ready.notify_one();
+        }
     }
 }

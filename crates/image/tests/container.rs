@@ -65,7 +65,7 @@ fn tempfile() -> std::fs::File {
 #[test]
 fn pages_come_back() {
     let owner = PageOwner::Process(Pid(5));
-    for codec in [Codec::Raw, Codec::Lz4, Codec::Zstd(3)] {
+    for codec in [Codec::Raw, Codec::Auto, Codec::Lz4, Codec::Zstd(3)] {
         let image = Image::open(write(codec)).unwrap();
         assert_eq!(image.checkpoint(), &tiny());
         assert_eq!(image.pack_count(), 3);
@@ -150,7 +150,7 @@ const RUNS: [SourceRun; 2] = [
 #[test]
 fn pages_come_from_a_source() {
     let owner = PageOwner::Process(Pid(5));
-    for codec in [Codec::Raw, Codec::Lz4, Codec::Zstd(-7)] {
+    for codec in [Codec::Raw, Codec::Auto, Codec::Lz4, Codec::Zstd(-7)] {
         let file = tempfile();
         let mut writer = Writer::create(&file, &tiny(), codec).unwrap();
         writer.pages(owner, 0x10 + 1010, &[7; 4096]).unwrap();

@@ -20,7 +20,7 @@ fn forged_images_never_panic() {
         let mut generator = Generator(SEED + number);
         if number % 8 == 0 {
             let checkpoint = generator.checkpoint();
-            let codec = generator.one_of(&[Codec::Raw, Codec::Lz4, Codec::Zstd(1)]);
+            let codec = generator.one_of(&[Codec::Raw, Codec::Auto, Codec::Lz4, Codec::Zstd(1)]);
             bytes = image_of(&checkpoint, &generator.pages(&checkpoint), codec).unwrap();
         }
         let mut forged = bytes.clone();

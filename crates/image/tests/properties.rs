@@ -10,7 +10,7 @@ use support::generate::Generator;
 use support::{Pages, file_of, forge, image_of};
 
 fn codec() -> impl Strategy<Value = Codec> {
-    prop_oneof![Just(Codec::Raw), Just(Codec::Lz4), Just(Codec::Zstd(1))]
+    prop_oneof![Just(Codec::Raw), Just(Codec::Auto), Just(Codec::Lz4), Just(Codec::Zstd(1))]
 }
 
 fn verified(image: &std::fs::File) -> Result<Summary, ImageError> {

@@ -49,8 +49,9 @@ pub(super) struct Checkpoint {
     /// Leave the program running (the default)
     #[arg(long)]
     leave_running: bool,
-    /// none, lz4, or zstd with an optional level from 1 to 22, or from -1 down to -50: the lower, the faster
-    #[arg(long, value_name = "none|lz4|zstd[:LEVEL]", default_value = "zstd:-7", value_parser = parse_codec)]
+    /// auto (by what the memory is like), none, lz4, or zstd with an optional level from 1 to 22, or from -1 down to -50: the
+    /// lower, the faster
+    #[arg(long, value_name = "auto|none|lz4|zstd[:LEVEL]", default_value = "auto", value_parser = parse_codec)]
     compress: Codec,
     /// Let the image carry executable and libraries, so that a host with others can run it
     #[arg(long)]
@@ -375,6 +376,7 @@ pub(super) fn carry(portable: bool, with_files: bool) -> Carry {
 
 pub(super) fn parse_codec(text: &str) -> Result<Codec, String> {
     match text.split_once(':') {
+        None if text == "auto" => Ok(Codec::Auto),
         None if text == "none" => Ok(Codec::Raw),
         None if text == "lz4" => Ok(Codec::Lz4),
         None if text == "zstd" => Ok(Codec::Zstd(1)),
@@ -384,7 +386,7 @@ pub(super) fn parse_codec(text: &str) -> Result<Codec, String> {
             }
             _ => Err("zstd has levels from 1 to 22 and from -1 to -50".to_string()),
         },
-        _ => Err("it is none, lz4, zstd, or zstd:LEVEL".to_string()),
+        _ => Err("it is auto, none, lz4, zstd, or zstd:LEVEL".to_string()),
     }
 }
 

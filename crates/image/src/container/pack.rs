@@ -193,22 +193,23 @@ impl OpenPack {
         let index = self.index();
         let raw_bytes = self.bytes.len() as u64;
         let mut stored = buffer.unwrap_or_default();
-        let (number, body, spare) = match compressor.compress(&self.bytes, &mut stored) {
-            Some(number) => (number, stored, self.bytes),
-            None => (CODEC_RAW, self.bytes, stored),
+        let compressed = compressor.compress(&self.bytes, &mut stored);
+        let (number, body, body_bytes, spare) = match compressed {
+            Some((number, bytes)) => (number, stored, bytes, self.bytes),
+            None => (CODEC_RAW, self.bytes, raw_bytes as usize, stored),
         };
-        let digest = *blake3::Hasher::new().update(&index).update(&body).finalize().as_bytes();
+        let digest = *blake3::Hasher::new().update(&index).update(&body[..body_bytes]).finalize().as_bytes();
         let header = SectionHeader {
             kind: SectionKind::PagePack,
             version: SECTION_VERSION,
             flags: FLAG_CRITICAL,
             codec: number,
             sequence: 0,
-            stored_bytes: (index.len() + body.len()) as u64,
+            stored_bytes: (index.len() + body_bytes) as u64,
             raw_bytes,
             digest,
         };
-        SealedPack { header, entries: self.entries, index, body, spare }
+        SealedPack { header, entries: self.entries, index, body, body_bytes, spare }
     }
 }
 
@@ -218,7 +219,9 @@ pub(crate) struct SealedPack {
     pub(crate) header: SectionHeader,
     pub(crate) entries: Vec<IndexEntry>,
     pub(crate) index: Vec<u8>,
+    /// Holds the stored page bytes in its first `body_bytes`; what follows is room to be used again.
     pub(crate) body: Vec<u8>,
+    pub(crate) body_bytes: usize,
     /// Memory that is not needed any more.
     pub(crate) spare: Vec<u8>,
 }

@@ -202,7 +202,7 @@ impl<W: Write> Writer<W> {
         }
         self.section(sealed.header)?;
         self.put(&sealed.index)?;
-        self.put(&sealed.body)?;
+        self.put(&sealed.body[..sealed.body_bytes])?;
         let mut offset = 0;
         for entry in sealed.entries {
             self.table.insert(entry, self.packs, offset);

@@ -67,8 +67,9 @@ pub(super) struct Migrate {
     /// Look there for paths that begin with A at B instead
     #[arg(long, value_name = "A=B", value_parser = parse_map)]
     map_path: Vec<(PathBuf, PathBuf)>,
-    /// none, lz4, or zstd with an optional level from 1 to 22, or from -1 down to -50: the lower, the faster
-    #[arg(long, value_name = "none|lz4|zstd[:LEVEL]", default_value = "zstd:-7", value_parser = parse_codec)]
+    /// auto (by what the memory is like), none, lz4, or zstd with an optional level from 1 to 22, or from -1 down to -50: the
+    /// lower, the faster
+    #[arg(long, value_name = "auto|none|lz4|zstd[:LEVEL]", default_value = "auto", value_parser = parse_codec)]
     compress: Codec,
     /// Carry executable and libraries along, for a host with others
     #[arg(long)]

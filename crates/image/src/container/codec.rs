@@ -28,7 +28,7 @@ const SAMPLES: usize = 2;
 const SAMPLE_BYTES: usize = 16 << 10;
 const AUTO_ZSTD_LEVEL: i32 = -1;
 /// How fast lz4 passes over what does not shrink at once; 1 is its default.
-const AUTO_LZ4_ACCELERATION: i32 = 32;
+const AUTO_LZ4_ACCELERATION: i32 = 64;
 
 /// A codec with the tables that it works with, for one pack after the other.
 pub(crate) struct Compressor {
@@ -110,10 +110,8 @@ pub(crate) fn decompress(codec: u32, stored: &[u8], raw: &mut [u8]) -> Result<()
             raw.len()
         }
         CODEC_RAW => return Err("its stored and its raw length differ"),
-        CODEC_LZ4 => {
-            lz4::block::decompress_to_buffer(stored, Some(raw.len() as i32), raw)
-                .map_err(|_| "it is not valid lz4")?
-        }
+        CODEC_LZ4 => lz4::block::decompress_to_buffer(stored, Some(raw.len() as i32), raw)
+            .map_err(|_| "it is not valid lz4")?,
         CODEC_ZSTD => zstd::bulk::decompress_to_buffer(stored, raw).map_err(|_| "it is not valid zstd")?,
         _ => return Err("its codec is not known"),
     };

@@ -11,6 +11,7 @@
 //! are killed, or, where we did not come to say so, run straight to their ends: no path of theirs leads into the program.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use brant_base::{PAGE_SIZE, PageRange, Pid, Tid, fault};
@@ -45,6 +46,7 @@ const OOM_SCORE_ADJ_MAX: &str = "1000";
 pub struct Copied {
     tid: Tid,
     memory: Memory,
+    is_ending: AtomicBool,
 }
 
 impl Copied {
@@ -68,12 +70,19 @@ impl Copied {
     pub fn end_soon(&self) {
         // One that has ended already was not waited for, so its number is still its own.
         let _ = thread::kill(self.pid());
+        self.is_ending.store(true, Ordering::Relaxed);
     }
 }
 
 impl Drop for Copied {
     fn drop(&mut self) {
-        end(self.tid);
+        if self.is_ending.load(Ordering::Relaxed) {
+            // Nobody needs to wait while the kernel takes its memory back; whoever has adopted it takes note of its end
+            // if we do not.
+            ptrace::reap_ended(self.tid);
+        } else {
+            end(self.tid);
+        }
     }
 }
 
@@ -200,7 +209,7 @@ fn drive_helper(waiter: &Waiter, helper: Tid) -> Result<Copied, RemoteError> {
         end(copy);
         ptrace_error(copy, "opening its memory", e)
     })?;
-    Ok(Copied { tid: copy, memory })
+    Ok(Copied { tid: copy, memory, is_ending: AtomicBool::new(false) })
 }
 
 fn orphan(waiter: &Waiter, helper: Tid) -> Result<(), RemoteError> {

@@ -39,6 +39,7 @@ pub const POINTS: &[&str] = &[
     "restore.keeper-forked",
     "restore.keeper-mounted",
     "restore.hosted",
+    "restore.in-call",
     "restore.grown",
     "restore.memory-filled",
     "restore.files-placed",

@@ -158,12 +158,23 @@ impl Sandbox {
     /// Runs brant to its end with one fault (`NAME=ACTION`, see `brant_base::fault`). Also tells whether the fault was
     /// made.
     pub fn brant_with_fault(&self, fault: &str, args: &[&str]) -> (Outcome, bool) {
+        let (mut command, number) = self.faulty_brant(fault, args);
+        let outcome = self.finish_brant(&mut command, number, args);
+        (outcome, !self.text("faults").is_empty())
+    }
+
+    /// As [`Sandbox::spawn_brant`] with one fault; the file `faults` has its name once it is made.
+    pub fn spawn_brant_with_fault(&self, fault: &str, args: &[&str]) -> (Child, u32) {
+        let (mut command, number) = self.faulty_brant(fault, args);
+        (command.spawn().expect("brant starts"), number)
+    }
+
+    fn faulty_brant(&self, fault: &str, args: &[&str]) -> (Command, u32) {
         let log = self.path("faults");
         let _ = std::fs::remove_file(&log);
         let (mut command, number) = self.prepared_brant(args);
         command.env("BRANT_FAULT", fault).env("BRANT_FAULT_LOG", &log);
-        let outcome = self.finish_brant(&mut command, number, args);
-        (outcome, !self.text("faults").is_empty())
+        (command, number)
     }
 
     /// Runs brant to its end.

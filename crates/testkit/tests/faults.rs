@@ -3,10 +3,13 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
+use std::process::Child;
 
 use brant_base::fault::POINTS;
 use brant_testkit::{Outcome, Program, Sandbox, Started, Who, wait_until};
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// What the death of the process that meets the fault looks like: SIGABRT.
 const ABORTED: i32 = 128 + 6;
@@ -180,6 +183,49 @@ fn a_restore_that_ends_at_any_point() {
         }
         std::fs::remove_file(sandbox.path("f.img")).expect("the test may remove its images");
     }
+}
+
+/// The kernel ends all tasks with the keeper, but the keeper is not gone before who traces them has seen their ends: the
+/// builder must not wait for a main thread that the kernel reports after all others.
+#[test]
+fn a_keeper_that_is_killed_in_the_middle_of_any_call() {
+    const PAUSE_MS: u32 = 400;
+    /// Less than the limit of a remote call.
+    const PROMPT_S: u64 = 15;
+    let sandbox = Sandbox::with_faults(Who::Plain);
+    let mut program = begin(&sandbox, "busy");
+    let path = image(&sandbox);
+    let stopped = sandbox.brant(&["checkpoint", &program.pid().to_string(), "--stop", "-o", &path]);
+    assert_eq!(stopped.code, 0, "{}", stopped.stderr);
+    assert!(program.wait(LIFE_TIMEOUT_S).is_some(), "--stop left the program running");
+    let mut broken_off = 0;
+    for occasion in (1..).step_by(23) {
+        let fault = format!("restore.in-call#{occasion}=pause:{PAUSE_MS}");
+        let (mut brant, number) = sandbox.spawn_brant_with_fault(&fault, &["restore", "-d", &path]);
+        let is_at_pause =
+            wait_until(LIFE_TIMEOUT_S, || !sandbox.text("faults").is_empty() || has_ended(&mut brant));
+        assert!(is_at_pause, "{fault}: neither reached nor at an end");
+        if sandbox.text("faults").is_empty() {
+            assert!(brant.wait().is_ok_and(|status| status.success()), "{fault} was not met, and it failed");
+            expect_nothing_or_all(&sandbox, &fault);
+            break;
+        }
+        let keepers = sandbox.leftovers().into_iter().filter(|(_, name)| name.starts_with("brant:"));
+        for (keeper, _) in keepers {
+            let _ = kill(Pid::from_raw(keeper), Signal::SIGKILL);
+        }
+        assert!(wait_until(PROMPT_S, || has_ended(&mut brant)), "{fault}: the builder waits for the dead");
+        let status = brant.wait().expect("our own child can be waited for");
+        let outcome = sandbox.outcome(number, status);
+        assert_eq!(outcome.code, 1, "{fault}: {}", outcome.stderr);
+        sandbox.expect_no_leftovers();
+        broken_off += 1;
+    }
+    assert!(broken_off >= 4, "only {broken_off} calls were met");
+}
+
+fn has_ended(brant: &mut Child) -> bool {
+    brant.try_wait().expect("our own child can be waited for").is_some()
 }
 
 /// Either nothing of a restored job is left, or all of it runs and finds itself whole.

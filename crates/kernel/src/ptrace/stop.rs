@@ -57,9 +57,11 @@ pub enum WaitError {
 /// Waits for tracees of the calling thread.
 ///
 /// A blocking wait is the fastest way to meet a tracee, but it has no limit of its own. So a timer of the
-/// calling thread ticks while a `Waiter` lives, and each tick ends the wait for a look at the clock.
+/// calling thread ticks while a `Waiter` lives, and each tick ends the wait for a look at the clock. Its signal is
+/// open meanwhile, whatever the thread blocks otherwise: a tick that is blocked would end no wait.
 pub struct Waiter {
     timer: libc::timer_t,
+    was_blocked: bool,
 }
 
 const TICK_MS: i64 = 20;
@@ -76,6 +78,20 @@ fn tick_signal() -> i32 {
 }
 
 extern "C" fn ignore_tick(_: i32) {}
+
+/// Opens the tick's signal for the calling thread, or blocks it; whether it was blocked before.
+fn block_tick(how: i32) -> io::Result<bool> {
+    // SAFETY: an all-zero set is valid; the calls fill sets that outlive them.
+    unsafe {
+        let (mut tick, mut before): (libc::sigset_t, libc::sigset_t) = std::mem::zeroed();
+        libc::sigemptyset(&mut tick);
+        libc::sigaddset(&mut tick, tick_signal());
+        match libc::pthread_sigmask(how, &tick, &mut before) {
+            0 => Ok(libc::sigismember(&before, tick_signal()) == 1),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+}
 
 impl Waiter {
     /// Starts the tick for the calling thread.
@@ -100,7 +116,7 @@ impl Waiter {
             }
             timer
         };
-        let waiter = Waiter { timer };
+        let waiter = Waiter { timer, was_blocked: block_tick(libc::SIG_UNBLOCK)? };
         let tick = libc::timespec { tv_sec: 0, tv_nsec: TICK_MS * 1_000_000 };
         let setting = libc::itimerspec { it_interval: tick, it_value: tick };
         // SAFETY: the timer was just made and `setting` is valid.
@@ -175,5 +191,31 @@ impl Drop for Waiter {
     fn drop(&mut self) {
         // SAFETY: the timer was made by `new` and is deleted once.
         unsafe { libc::timer_delete(self.timer) };
+        if self.was_blocked {
+            let _ = block_tick(libc::SIG_BLOCK);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ptrace::{self, Options};
+
+    /// A client of a job in the foreground blocks all signals, and the builder of a restore is its child.
+    #[test]
+    fn a_wait_ends_in_time_although_signals_are_blocked() {
+        block_tick(libc::SIG_BLOCK).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("10").spawn().unwrap();
+        let tid = Tid(child.id() as i32);
+        ptrace::seize(tid, Options::default()).unwrap();
+        let waiter = Waiter::new().unwrap();
+        let (begun, timeout) = (Instant::now(), Duration::from_millis(100));
+        assert!(matches!(waiter.wait(tid, timeout), Err(WaitError::TimedOut(..))));
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        drop(waiter);
+        assert!(block_tick(libc::SIG_UNBLOCK).unwrap(), "it is as it was before");
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use brant_base::{Addr, PAGE_SIZE, PageRange, Pid, Tid};
+use brant_base::{Addr, PAGE_SIZE, PageRange, Pid, Tid, fault};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::stub::{StubEntry, own_stub, stub_code};
@@ -265,6 +265,7 @@ impl Puppet {
         let tid = self.tid;
         loop {
             ptrace::resume(tid, 0).map_err(self.failed("resuming"))?;
+            fault::reach("restore.in-call");
             match self.waiter.wait(tid, CALL_TIMEOUT)? {
                 Stop::Ended(status) => return Err(RemoteError::Ended { tid, status }),
                 Stop::Interrupt | Stop::Group(_) => {}

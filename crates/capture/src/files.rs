@@ -215,7 +215,7 @@ impl Survey {
         let holder = tree::living_task(member);
         let numbers = match proc::open_descriptors(holder) {
             Ok(numbers) => numbers,
-            Err(error) if error.is_gone() => return,
+            Err(error) if error.is_gone() || tree::ends(member.host) => return,
             Err(error) => {
                 refusals.push(unseen(holder, "its descriptors", &error));
                 return;
@@ -237,6 +237,7 @@ impl Survey {
                     });
                 }
                 Ok(None) => {}
+                Err(_) if tree::ends(member.host) => return,
                 Err(error) => refusals.push(unseen(holder, &format!("descriptor {number}"), &error)),
             }
         }
@@ -318,7 +319,6 @@ impl Survey {
     }
 }
 
-/// `None` where it was closed meanwhile.
 /// Whether an exec closes the descriptor.
 ///
 /// /proc ors this into the flags of the description, and the slave of a pseudo-terminal keeps an O_CLOEXEC that
@@ -333,6 +333,7 @@ fn closes_on_exec(place: Place, described: &Described, info: &FdInfo) -> bool {
     own.is_ok_and(|flags| flags & libc::O_CLOEXEC as u32 == 0)
 }
 
+/// `None` where it was closed meanwhile.
 fn look_at(place: Place) -> Result<Option<(Described, FdInfo)>, proc::ProcError> {
     let looked = descriptor::describe(place.holder, place.number)
         .and_then(|described| Ok((described, proc::fdinfo(place.holder, place.number)?)));

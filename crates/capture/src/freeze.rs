@@ -68,8 +68,8 @@ const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Stops every thread of every process that descends from `roots` (host numbers).
 pub(crate) fn freeze(roots: &[Pid], freeze_timeout: Duration) -> Result<Frozen, Error> {
     let waiter = Waiter::new().map_err(Error::Waiter)?;
-    let mut tracees = Tracees { waiter, threads: BTreeMap::new(), sentinel: Sentinel::start() };
     let deadline = Instant::now() + freeze_timeout;
+    let mut tracees = Tracees { waiter, deadline, threads: BTreeMap::new(), sentinel: Sentinel::start() };
     let give_up = |stuck| Error::DoesNotStop { tid: stuck, timeout: freeze_timeout, place: wchan(stuck) };
     loop {
         let mut members = tree::discover(roots);
@@ -113,6 +113,8 @@ struct Tracee {
 /// Every thread that we hold. Dropping lets all of them go.
 struct Tracees {
     waiter: Waiter,
+    /// When all must stand still.
+    deadline: Instant,
     threads: BTreeMap<Tid, Tracee>,
     sentinel: Sentinel,
 }
@@ -164,6 +166,11 @@ impl Tracees {
                 Err(_) if tree::thread_ended(process, tid) => return Ok(false),
                 Err(error) => error,
             };
+            // One that is on its way out need not be held, but it has descriptors yet: it is waited for.
+            if tree::thread_ends(process, tid) && Instant::now() < self.deadline {
+                std::thread::sleep(SEIZE_PAUSE);
+                continue;
+            }
             if tries_left == 0 {
                 return Err(Error::Seize { tid, error });
             }
@@ -363,6 +370,10 @@ impl Frozen {
                 }
             }
             let zombie = threads.is_empty();
+            // Reaped since it was listed: its parent wants to know nothing of its children.
+            if zombie && tree::member(member.host).is_none() {
+                continue;
+            }
             let leader_exited = !zombie && threads.iter().all(|thread| thread.host != member.host.into());
             abort_sequences(&member, &mut threads)?;
             threads.sort_by_key(|thread| (thread.host != member.host.into(), thread.host));

@@ -25,21 +25,7 @@ pub(crate) fn look(
 ) -> Result<(Survey, Refusals), Error> {
     let mut refusals = Refusals::default();
     for member in members.iter().filter(|member| !member.zombie) {
-        let mut look = || {
-            may_trace(member)
-                .and_then(|()| process(member, &mut refusals))
-                .and_then(|()| mappings(member, tables, &mut refusals))
-                .and_then(|()| namespaces(member, &members[0], &mut refusals))
-        };
-        // One that ends meanwhile stands in nobody's way; what is gone at the freeze is no member. One that executes
-        // another program, or whose main thread ends, is half there for a moment.
-        if look().is_err()
-            && !ends_soon(member.host)
-            && let Err(error) = look()
-            && !ended(member.host)
-        {
-            return Err(error);
-        }
+        look_at(member, &members[0], tables)?.0.into_iter().for_each(|refusal| refusals.push(refusal));
     }
     shared_tables(members, &mut refusals);
     let (survey, found) = files::survey(members, tables, facts);
@@ -47,14 +33,33 @@ pub(crate) fn look(
     Ok((survey, refusals))
 }
 
+/// Looks at one process. One that is on its way out stands in nobody's way: what is gone at the freeze is no member, and
+/// the freeze waits for what is not gone yet. One that executes another program, or whose main thread ends, is half there
+/// for a moment.
+fn look_at(member: &Member, root: &Member, tables: &mut Tables) -> Result<Refusals, Error> {
+    const TRIES_MAX: u32 = 50;
+    const PAUSE: Duration = Duration::from_millis(2);
+    let mut tries = 0;
+    loop {
+        let mut refusals = Refusals::default();
+        let looked = may_trace(member)
+            .and_then(|()| process(member, &mut refusals))
+            .and_then(|()| mappings(member, tables, &mut refusals))
+            .and_then(|()| namespaces(member, root, &mut refusals));
+        tries += 1;
+        match looked {
+            Ok(()) => return Ok(refusals),
+            Err(_) if tree::ends(member.host) => return Ok(Refusals::default()),
+            Err(error) if tries == TRIES_MAX => return Err(error),
+            Err(_) => std::thread::sleep(PAUSE),
+        }
+    }
+}
+
 /// The kernel's own answer to whether we may trace it: the same check guards this file.
 fn may_trace(member: &Member) -> Result<(), Error> {
-    let pid = member.host;
-    match std::fs::File::open(format!("/proc/{}/mem", tree::living_task(member))) {
-        Ok(_) => Ok(()),
-        Err(_) if ended(pid) => Err(Error::Ended { pid }),
-        Err(error) => Err(Error::Permission { pid, error }),
-    }
+    let opened = std::fs::File::open(format!("/proc/{}/mem", tree::living_task(member)));
+    opened.map(drop).map_err(|error| Error::Permission { pid: member.host, error })
 }
 
 fn process(member: &Member, refusals: &mut Refusals) -> Result<(), Error> {
@@ -317,24 +322,6 @@ fn blocker(entry: &MapEntry) -> Option<Blocker> {
     None
 }
 
-/// Whether a process has ended since it was found.
-fn ended(pid: Pid) -> bool {
-    tree::member(pid).is_none_or(|member| member.zombie)
-}
-
-/// Same, for one that cannot be looked at: what is on its way out has neither memory nor namespaces any more, but does not
-/// show as a zombie yet.
-fn ends_soon(pid: Pid) -> bool {
-    const END_TRIES: u32 = 500;
-    const END_PAUSE: Duration = Duration::from_millis(2);
-    (0..END_TRIES).any(|_| {
-        ended(pid) || {
-            std::thread::sleep(END_PAUSE);
-            false
-        }
-    })
-}
-
 /// All members must live in the same namespaces, and in ours but for those that a restored job has of its own.
 fn namespaces(member: &Member, root: &Member, refusals: &mut Refusals) -> Result<(), Error> {
     let mut refuse = |code, resource: String, why: &str, hint: &str| {
@@ -423,6 +410,9 @@ fn shared_tables(members: &[Member], refusals: &mut Refusals) {
         let mut known: Vec<Pid> = Vec::with_capacity(living.len());
         for pid in &living {
             match known.binary_search_by(|other| descriptor::resource_order(*other, *pid, kind)) {
+                // To the kernel, two that have nothing left have the same.
+                Ok(_) if tree::ends(*pid) => {}
+                Ok(at) if tree::ends(known[at]) => known[at] = *pid,
                 Ok(at) => refuse(*pid, format!("process {}", known[at]), what),
                 Err(at) => known.insert(at, *pid),
             }
@@ -431,8 +421,9 @@ fn shared_tables(members: &[Member], refusals: &mut Refusals) {
     for a in &living {
         for tid in proc::tasks(*a).unwrap_or_default().into_iter().filter(|tid| tid.0 != a.0) {
             for (what, kind) in &SHAREABLE[1..] {
-                // A main thread that has ended shares nothing any more.
-                if !descriptor::same_resource(*a, Pid(tid.0), *kind) && !tree::thread_ended(*a, (*a).into()) {
+                // A thread that has ended, or is about to, shares nothing any more.
+                let ends = || tree::thread_ends(*a, (*a).into()) || tree::thread_ends(*a, tid);
+                if !descriptor::same_resource(*a, Pid(tid.0), *kind) && !ends() {
                     refuse(*a, format!("not with its thread {tid}"), what);
                 }
             }

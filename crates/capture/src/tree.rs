@@ -97,9 +97,20 @@ pub(crate) fn executable_ranges(entries: &[MapEntry]) -> Vec<PageRange> {
     ranges.into_iter().map(|entry| entry.range).collect()
 }
 
-/// Whether a thread has ended (or is about to), although its process may go on.
+/// Whether a thread has ended, although its process may go on.
 pub(crate) fn thread_ended(process: Pid, tid: Tid) -> bool {
     proc::stat((process, tid)).map_or(true, |stat| matches!(stat.state, b'Z' | b'X'))
+}
+
+/// Whether a process will run no further instruction of its program: each of its threads has ended or is on its way out.
+/// It stands in nobody's way, whatever a look at it says.
+pub(crate) fn ends(process: Pid) -> bool {
+    proc::tasks(process).unwrap_or_default().into_iter().all(|tid| thread_ends(process, tid))
+}
+
+/// Same, of one thread.
+pub(crate) fn thread_ends(process: Pid, tid: Tid) -> bool {
+    proc::stat((process, tid)).map_or(true, |stat| stat.is_ending())
 }
 
 /// A user or group number as it is inside a user namespace; the overflow number where it is not mapped.

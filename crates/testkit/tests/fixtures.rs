@@ -64,6 +64,7 @@ carried! {
     ids_own_session: fixture("ids").in_own_session();
     tree: fixture("tree");
     zombies: fixture("zombies");
+    slow_end: fixture("slow_end");
     child_signal: fixture("child_signal");
     stopped: fixture("stopped");
     prctls: fixture("prctls");

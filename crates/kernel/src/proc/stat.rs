@@ -57,7 +57,17 @@ pub struct Stat {
     pub exit_code: i32,
 }
 
+/// PF_EXITING of the kernel (include/linux/sched.h), which nothing takes back.
+const EXITING: u64 = 0x4;
+
 impl Stat {
+    /// Whether it has ended or is on its way out: it executes no instruction of its program any more, and gives up its
+    /// memory, its descriptors and at last its number, which can take long. Without its memory its files in /proc are
+    /// root's (`task_dump_owner` in fs/proc/base.c), so that looks at it fail with EACCES.
+    pub fn is_ending(&self) -> bool {
+        matches!(self.state, b'Z' | b'X') || self.flags & EXITING != 0
+    }
+
     /// The controlling terminal as major and minor, or `None`.
     pub fn terminal(&self) -> Option<super::Device> {
         let number = self.tty_nr as u32;

@@ -11,6 +11,8 @@ use brant_testkit::{Outcome, Sandbox, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::witness::{has_ended, states};
+
 /// Of each operation where nothing else is asked for; `BRANT_KILLS` says how many CI wants.
 const KILLS_SHORT: u32 = 12;
 /// Some kills come when the operation is over: they do not count, and there must not be too many of them.
@@ -127,20 +129,21 @@ fn once<O: Operation>(operation: &mut O, drawn: &Kill, span: Duration) -> Option
     let (mut brant, number) = operation.start(drawn);
     expect_begun(operation.sandbox(), &mut brant, number);
     let (begun, instant) = (Instant::now(), span.mul_f64(drawn.part));
-    let has_ended = |brant: &mut Child| brant.try_wait().expect("our own child can be waited for").is_some();
-    while begun.elapsed() < instant && !has_ended(&mut brant) {
+    let is_done = |brant: &mut Child| brant.try_wait().expect("our own child can be waited for").is_some();
+    while begun.elapsed() < instant && !is_done(&mut brant) {
         std::thread::sleep((instant.saturating_sub(begun.elapsed())).min(SLICE));
     }
-    let duration = has_ended(&mut brant).then(|| begun.elapsed());
-    for victim in operation.victims(brant.id() as i32, drawn) {
-        let _ = kill(Pid::from_raw(victim), Signal::SIGKILL);
+    let duration = is_done(&mut brant).then(|| begun.elapsed());
+    let victims = operation.victims(brant.id() as i32, drawn);
+    for victim in &victims {
+        let _ = kill(Pid::from_raw(*victim), Signal::SIGKILL);
     }
     let mut status = None;
-    let is_gone = wait_until(END_TIMEOUT_S, || {
-        status = brant.try_wait().expect("our own child can be waited for");
-        status.is_some()
+    let are_gone = wait_until(END_TIMEOUT_S, || {
+        status = status.or_else(|| brant.try_wait().expect("our own child can be waited for"));
+        status.is_some() && victims.iter().all(|victim| has_ended(*victim))
     });
-    assert!(is_gone, "a killed brant is still there");
+    assert!(are_gone, "a killed brant is still there\n{}", states(operation.sandbox()));
     let outcome = operation.sandbox().outcome(number, status.expect("it was waited for"));
     operation.judge(drawn, &outcome);
     // It may have ended between the last look and the kill.

@@ -29,16 +29,14 @@ impl Witness {
         forget(sandbox);
         let child = sandbox.start(&Program::fixture("busy").with_args(ARGUMENTS));
         let witness = Witness { pid: child.pid(), top: child.pid(), child: Some(child) };
-        let is_ready = wait_until(60, || sandbox.path("f.ready").exists());
-        assert!(is_ready, "busy did not start: {}", sandbox.text("f.result"));
+        expect_ready(sandbox, "busy");
         witness
     }
 
     /// Another fixture than `busy`, which has no beat; see [`Witness::expect_in_order`].
     pub(crate) fn start_other(sandbox: &Sandbox, program: &Program) -> Witness {
         let child = sandbox.start(program);
-        let is_ready = wait_until(60, || sandbox.path("f.ready").exists());
-        assert!(is_ready, "{} did not start: {}", program.fixture, sandbox.text("f.result"));
+        expect_ready(sandbox, program.fixture);
         Witness { pid: child.pid(), top: child.pid(), child: Some(child) }
     }
 
@@ -68,7 +66,7 @@ impl Witness {
     pub(crate) fn has_ended(&mut self) -> bool {
         match &mut self.child {
             Some(child) => child.ended().is_some(),
-            None => state(self.pid).is_none_or(|state| "ZX".contains(state)),
+            None => has_ended(self.pid),
         }
     }
 
@@ -139,6 +137,13 @@ impl Witness {
     }
 }
 
+fn expect_ready(sandbox: &Sandbox, fixture: &str) {
+    if !wait_until(BEAT_TIMEOUT_S, || sandbox.path("f.ready").exists()) {
+        let (result, err) = (sandbox.text("f.result"), sandbox.text("err"));
+        panic!("{fixture} did not start: {result}{err}\n{}", states(sandbox));
+    }
+}
+
 /// Takes away what an earlier run of the program wrote for the test.
 pub(crate) fn forget(sandbox: &Sandbox) {
     for name in ["f.ready", "f.result", "f.go", "f.eintr"] {
@@ -204,6 +209,11 @@ fn descendants(top: i32) -> BTreeSet<i32> {
 fn stat(pid: i32) -> Option<Vec<String>> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     Some(text.rsplit_once(')')?.1.split_whitespace().map(String::from).collect())
+}
+
+/// Whether a process has ended, reaped or not.
+pub(crate) fn has_ended(pid: i32) -> bool {
+    state(pid).is_none_or(|state| "ZX".contains(state))
 }
 
 fn state(pid: i32) -> Option<char> {

@@ -34,6 +34,7 @@ pub const POINTS: &[&str] = &[
     "store.write",
     "store.before-sync",
     "store.synced",
+    "store.linked",
     "store.named",
     "restore.entered",
     "restore.keeper-forked",

@@ -1,8 +1,9 @@
 //! An image on its way to its name.
 //!
-//! Killed at any instant, brant leaves nothing under the final name: with O_TMPFILE nothing at all, else a
-//! hidden file that carries an flock(2) lock for as long as its writer lives. [`sweep`] removes those that
-//! nobody holds; the lock works across pid namespaces, where a recorded pid would not.
+//! Killed at any instant, brant leaves nothing under the final name: with O_TMPFILE nothing at all, else, and between the
+//! two steps of replacing an earlier image, a hidden file that carries an flock(2) lock for as long as its writer lives.
+//! The next image in the same folder sweeps away those that nobody holds; the lock works across pid namespaces, where a
+//! recorded pid would not.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -81,11 +82,11 @@ impl Pending {
             return Err(StoreError::Exists { path: path.clone() });
         }
         let folder = place.folder();
+        sweep(&folder);
         let fault = |source| StoreError::Folder { folder: folder.clone(), source };
         let (file, temporary) = match nameless(&folder) {
             Ok(file) => (file, None),
             Err(error) if lacks_nameless(&error) => {
-                sweep(&folder);
                 let (file, path, lock) = named(&folder).map_err(fault)?;
                 (file, Some((path, lock)))
             }
@@ -172,11 +173,16 @@ impl Pending {
 
     fn give_name(&mut self, path: &Path) -> io::Result<()> {
         let Some((temporary, _)) = &self.temporary else {
-            if !self.force {
-                return link(&self.file, path);
+            match link(&self.file, path) {
+                Err(error) if self.force && error.kind() == io::ErrorKind::AlreadyExists => {}
+                other => return other,
             }
-            // A link cannot replace: it gets a hidden name first, which is then renamed.
+            // A link cannot replace: it gets a hidden name first, which is then renamed. Its lock keeps others from
+            // sweeping it away, and goes with us.
+            let _lock =
+                Flock::lock(self.file.try_clone()?, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
             let (hidden, ()) = with_hidden_name(&folder_of(path), |hidden| link(&self.file, hidden))?;
+            fault::reach("store.linked");
             return fs::rename(&hidden, path).inspect_err(|_| drop(fs::remove_file(&hidden)));
         };
         if self.force {
@@ -375,6 +381,23 @@ mod tests {
         assert_eq!(names(&folder).len(), 3);
         assert!(!dead.exists());
         drop(living);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    /// Whoever is killed between link and rename leaves the whole image under a hidden name, for the next one to remove.
+    #[test]
+    fn what_a_killed_writer_left_goes_with_the_next_image() {
+        let folder = folder("left");
+        let old = FileTimes::new().set_modified(SystemTime::now() - SWEEP_AGE_MIN * 2);
+        let left = Pending::begin(Place::Folder(folder.clone()), false, 0).unwrap();
+        let (hidden, ()) = with_hidden_name(&folder, |hidden| link(&left.file, hidden)).unwrap();
+        left.file.set_times(old).unwrap();
+        drop(left);
+        assert!(hidden.exists());
+        let next = Pending::begin(Place::File(folder.join("a")), true, 0).unwrap();
+        assert!(!hidden.exists());
+        next.commit("x").unwrap();
+        assert_eq!(names(&folder), ["a"]);
         fs::remove_dir_all(folder).unwrap();
     }
 

@@ -25,6 +25,8 @@ fn points(prefixes: &[&str]) -> Vec<&'static str> {
 const CAPTURE: [&str; 4] = ["hand.", "copy.", "capture.", "store."];
 /// Reached only where the program is to end.
 const STOP: [&str; 3] = ["capture.before-end", "capture.ending", "capture.ended"];
+/// Reached only where an earlier image is replaced.
+const REPLACE: &str = "store.linked";
 const RESTORE: [&str; 2] = ["restore.", "keeper.adopting"];
 /// The two ends of a move: walked by the tests of those.
 const MOVE: [&str; 2] = ["migrate.", "receive."];
@@ -93,7 +95,8 @@ fn a_checkpoint_that_ends_at_any_point() {
     let mut program = begin(&sandbox, "busy");
     let target = program.pid().to_string();
     let path = image(&sandbox);
-    for point in points(&CAPTURE).into_iter().filter(|point| !STOP.contains(point)) {
+    let apart = |point: &&str| STOP.contains(point) || *point == REPLACE;
+    for point in points(&CAPTURE).into_iter().filter(|point| !apart(point)) {
         // The hand's points are met by every call: some of the first ones, of other threads, too.
         let occasions: &[u32] = if point.starts_with("hand.") { &[1, 2, 3, 5, 8] } else { &[1] };
         for occasion in occasions {
@@ -107,6 +110,37 @@ fn a_checkpoint_that_ends_at_any_point() {
             expect_whole_or_none(&sandbox, &fault);
         }
     }
+    expect_good_end(&sandbox, &mut program);
+}
+
+/// Both images are whole then, and the next one in the folder takes away what is left under a hidden name.
+#[test]
+fn a_checkpoint_that_ends_while_it_replaces_an_image() {
+    let sandbox = Sandbox::with_faults(Who::Plain);
+    sandbox.make_folder("images");
+    let mut program = begin(&sandbox, "busy");
+    let target = program.pid().to_string();
+    let path = sandbox.path("images/x").to_str().expect("test paths are UTF-8").to_owned();
+    let args = ["checkpoint", &target, "--force", "-o", &path];
+    assert_eq!(sandbox.brant(&args).code, 0);
+    let fault = format!("{REPLACE}=kill");
+    assert_eq!(expect_made(sandbox.brant_with_fault(&fault, &args), &fault).code, ABORTED);
+    let names = || {
+        let entries = std::fs::read_dir(sandbox.path("images")).expect("the folder is there").flatten();
+        entries.map(|entry| entry.file_name().into_string().expect("a name of ours")).collect::<Vec<_>>()
+    };
+    assert_eq!(names().len(), 2, "{:?}", names());
+    for name in names() {
+        let path = sandbox.path("images").join(name);
+        let verified = sandbox.brant(&["image", "verify", path.to_str().expect("test paths are UTF-8")]);
+        assert_eq!(verified.code, 0, "{}", verified.stderr);
+        // Left some time ago.
+        let dated = sandbox.command("touch").args(["-d", "1 hour ago"]).arg(&path).status();
+        assert!(dated.is_ok_and(|status| status.success()));
+    }
+    expect_beats(&sandbox, &mut program, &fault);
+    assert_eq!(sandbox.brant(&args).code, 0);
+    assert_eq!(names(), ["x"]);
     expect_good_end(&sandbox, &mut program);
 }
 

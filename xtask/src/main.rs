@@ -79,8 +79,11 @@ fn golden() -> Vec<Step> {
 
 fn fuzz(is_full: bool) -> Vec<Step> {
     let count = if is_full { "1000000" } else { "20000" };
-    let run = Step::cargo(&["test", "--package", "brant-image", "--release", "--quiet", "--test", "fuzz"]);
-    vec![run.env("BRANT_FUZZ_COUNT", count)]
+    let run = |package| {
+        Step::cargo(&["test", "--package", package, "--release", "--quiet", "--test", "fuzz"])
+            .env("BRANT_FUZZ_COUNT", count)
+    };
+    vec![run("brant-image"), run("brant-migrate")]
 }
 
 /// Where `dist` puts the static brant.

@@ -89,7 +89,7 @@ fn phases<D: Destination>(
     take_image(link, destination)?;
     if is_dry {
         let planned = destination.plan()?;
-        link.send(Body::Planned(planned))?;
+        link.send(Body::Planned(planned.bounded()))?;
         return Ok(Taken::Planned);
     }
     let held = {
@@ -140,7 +140,7 @@ fn stand<D: Destination>(link: &Link, destination: &mut D) -> Step<D::Building, 
         }
     }
     let ready = destination.ready(&mut building)?;
-    link.send(Body::Ready(ready))?;
+    link.send(Body::Ready(ready.bounded()))?;
     destination.is_ready();
     Ok(building)
 }

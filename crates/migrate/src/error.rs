@@ -12,8 +12,8 @@ pub enum Error {
     #[error("the connection ended before brant answered there")]
     NoAnswer,
     /// Something else than brant talks at the other end.
-    #[error("no brant answered within {bytes} bytes of other output")]
-    Chatter { bytes: usize },
+    #[error("no brant answered within {bytes_max} bytes of other output")]
+    Chatter { bytes_max: usize },
     #[error("brant there speaks version {theirs} of the protocol, this one speaks {ours}")]
     Protocol { theirs: u32, ours: u32 },
     #[error("the connection was lost")]
@@ -23,7 +23,7 @@ pub enum Error {
     #[error("the other side has taken nothing for {} seconds", .0.as_secs())]
     Stalled(Duration),
     #[error("what came over the connection is not brant's protocol")]
-    Wire(#[from] WireError),
+    Wire(#[source] WireError),
     #[error("{got} came where {wanted} was due")]
     Unexpected { got: &'static str, wanted: &'static str },
     #[error("the connection cannot be used")]
@@ -46,6 +46,15 @@ impl Error {
             Error::Wire(_) | Error::Unexpected { .. } => "B-0905",
             Error::Interrupted => "B-0906",
             Error::Peer(_) => "B-0907",
+        }
+    }
+}
+
+impl From<WireError> for Error {
+    fn from(error: WireError) -> Error {
+        match error {
+            WireError::Chatter { bytes_max } => Error::Chatter { bytes_max },
+            error => Error::Wire(error),
         }
     }
 }

@@ -16,7 +16,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::Error;
-use crate::wire::{self, Body, CHATTER_BYTES_MAX, DATA_BYTES_MAX, DataKind, Decoder, Frame, Greeting};
+use crate::wire::{self, Body, DATA_BYTES_MAX, DataKind, Decoder, Frame, Greeting};
 
 /// How long a connection may do nothing.
 #[derive(Debug, Clone, Copy)]
@@ -107,9 +107,6 @@ impl Link {
                     return Ok(());
                 }
                 Some((theirs, _)) => return Err(Error::Protocol { theirs, ours: wire::PROTOCOL }),
-                None if greeting.chatter_bytes() > CHATTER_BYTES_MAX => {
-                    return Err(Error::Chatter { bytes: CHATTER_BYTES_MAX });
-                }
                 None => {}
             }
         }

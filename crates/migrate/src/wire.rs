@@ -2,12 +2,14 @@
 //!
 //! The destination speaks first, a line: `BRANT-MIGRATE 1` and the end of the line. What comes before it, from a login
 //! shell, is tolerated up to [`CHATTER_BYTES_MAX`]. From then on there are frames both ways: a length (u32, little-endian,
-//! of all that follows), a kind (one byte), a body. A length is checked before memory is taken for it; the decoder holds
-//! at most one frame and what was fed last.
+//! of all that follows), a kind (one byte), a body. A length is checked before memory is taken for it, and a message's
+//! fields are counted before it is decoded; the decoder holds at most one frame and what was fed last.
 
 mod message;
 
-pub use message::{Asked, Body, End, Failure, Go, Hello, MapPath, Planned, Ready, Refused, Running};
+pub use message::{
+    Asked, Body, End, FIELDS_MAX, Failure, Go, Hello, MapPath, Planned, Ready, Refused, Running,
+};
 
 use prost::Message;
 
@@ -64,10 +66,16 @@ pub enum WireError {
     Kind(u8),
     #[error("a message that cannot be decoded")]
     Message(#[source] prost::DecodeError),
+    #[error("a message whose parts do not fit into it")]
+    Malformed,
+    #[error("a message of more than {fields_max} fields")]
+    TooMany { fields_max: usize },
     #[error("a message with nothing in it that is known")]
     Unknown,
     #[error("a first line that is damaged")]
     Magic,
+    #[error("no first line of brant within {bytes_max} bytes of other output")]
+    Chatter { bytes_max: usize },
 }
 
 /// The destination's first line.
@@ -119,6 +127,8 @@ pub fn encode(frame: &Frame) -> Vec<u8> {
 #[derive(Debug, Default)]
 pub struct Greeting {
     pending: Vec<u8>,
+    /// The magic does not begin before it.
+    searched_bytes: usize,
 }
 
 impl Greeting {
@@ -126,20 +136,20 @@ impl Greeting {
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Option<(u32, Vec<u8>)>, WireError> {
         self.pending.extend_from_slice(bytes);
         let magic = MAGIC.as_bytes();
-        let Some(at) = find(&self.pending, magic) else { return Ok(None) };
+        let found = find(&self.pending[self.searched_bytes..], magic).map(|at| self.searched_bytes + at);
+        self.searched_bytes = found.unwrap_or((self.pending.len() + 1).saturating_sub(magic.len()));
+        if self.searched_bytes > CHATTER_BYTES_MAX {
+            return Err(WireError::Chatter { bytes_max: CHATTER_BYTES_MAX });
+        }
+        let Some(at) = found else { return Ok(None) };
         let line = &self.pending[at + magic.len()..];
-        let Some(end) = line.iter().position(|byte| *byte == b'\n') else {
-            return if line.len() > MAGIC_LINE_BYTES_MAX { Err(WireError::Magic) } else { Ok(None) };
+        let Some(end) = line.iter().take(MAGIC_LINE_BYTES_MAX).position(|byte| *byte == b'\n') else {
+            return if line.len() >= MAGIC_LINE_BYTES_MAX { Err(WireError::Magic) } else { Ok(None) };
         };
         let number = std::str::from_utf8(&line[..end]).map_err(|_| WireError::Magic)?;
         // A terminal in between ends lines with two characters.
         let version = number.trim_end_matches('\r').parse().map_err(|_| WireError::Magic)?;
         Ok(Some((version, line[end + 1..].to_vec())))
-    }
-
-    /// Bytes so far that were something else.
-    pub fn chatter_bytes(&self) -> usize {
-        self.pending.len()
     }
 }
 
@@ -189,12 +199,18 @@ impl Decoder {
             KIND_IMAGE => Frame::Image(body.to_vec()),
             KIND_RELAY => Frame::Relay(body.to_vec()),
             _ => {
+                message::check_fields(body)?;
                 let envelope = message::Envelope::decode(body).map_err(WireError::Message)?;
                 Frame::Message(envelope.body.ok_or(WireError::Unknown)?)
             }
         };
         self.start += 4 + length;
         Ok(Some(frame))
+    }
+
+    /// Bytes that came and were not given out yet.
+    pub fn held_bytes(&self) -> usize {
+        self.pending.len() - self.start
     }
 
     /// How many more bytes the frame that has begun wants, as far as is known: what a reader may ask for at once.

@@ -3,6 +3,11 @@
 use brant_base::{Pid, Refusal};
 use prost::{Message, Oneof};
 
+use super::WireError;
+
+/// As many fields has a message at most. One takes two bytes on the wire and becomes a value of a hundred in memory.
+pub const FIELDS_MAX: usize = 32 << 10;
+
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Envelope {
     #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
@@ -209,9 +214,86 @@ impl Refused {
     }
 }
 
-/// As many refusals travel at most, and as many bytes of each text.
+/// Counts the fields of a message before memory is taken for them. Those of the parts of its parts do not add up: each
+/// is one number or text.
+pub(super) fn check_fields(envelope: &[u8]) -> Result<(), WireError> {
+    let mut count = 0;
+    let mut rest = envelope;
+    while !rest.is_empty() {
+        let mut body = take_field(&mut rest)?;
+        count += 1;
+        while !body.is_empty() {
+            take_field(&mut body)?;
+            count += 1;
+            if count > FIELDS_MAX {
+                return Err(WireError::TooMany { fields_max: FIELDS_MAX });
+            }
+        }
+    }
+    if count > FIELDS_MAX { Err(WireError::TooMany { fields_max: FIELDS_MAX }) } else { Ok(()) }
+}
+
+/// Cuts the next field off; gives what is in it, where it has a length of its own.
+fn take_field<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], WireError> {
+    let key = take_number(bytes)?;
+    let (length, has_parts) = match key & 7 {
+        0 => {
+            take_number(bytes)?;
+            (0, false)
+        }
+        1 => (8, false),
+        2 => (take_number(bytes)?, true),
+        5 => (4, false),
+        // Groups: no version of the protocol has one.
+        _ => return Err(WireError::Malformed),
+    };
+    let length = usize::try_from(length).map_err(|_| WireError::Malformed)?;
+    let (field, rest) = bytes.split_at_checked(length).ok_or(WireError::Malformed)?;
+    *bytes = rest;
+    Ok(if has_parts { field } else { &[] })
+}
+
+fn take_number(bytes: &mut &[u8]) -> Result<u64, WireError> {
+    let mut number = 0;
+    for index in 0..10 {
+        let (&byte, rest) = bytes.split_first().ok_or(WireError::Malformed)?;
+        *bytes = rest;
+        number |= u64::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            return Ok(number);
+        }
+    }
+    Err(WireError::Malformed)
+}
+
+/// As many refusals travel at most, as many lines, and as many bytes of each text: together they fit into a message.
 const REFUSALS_MAX: usize = 500;
+const LINES_MAX: usize = 2000;
 const TEXT_BYTES_MAX: usize = 1500;
+
+impl Planned {
+    /// Cut to what fits into a message; says where something was left out.
+    pub fn bounded(self) -> Planned {
+        Planned { steps: bounded(self.steps) }
+    }
+}
+
+impl Ready {
+    /// Cut to what fits into a message; says where something was left out.
+    pub fn bounded(self) -> Ready {
+        Ready { warnings: bounded(self.warnings), ..self }
+    }
+}
+
+fn bounded(mut lines: Vec<String>) -> Vec<String> {
+    let left_out = lines.len().saturating_sub(LINES_MAX);
+    lines.truncate(LINES_MAX);
+    lines.iter_mut().for_each(cut);
+    if left_out > 0 {
+        lines.push(format!("{left_out} more are not shown"));
+    }
+    lines
+}
 
 impl Failure {
     /// Cut to what fits into a message; says where something was left out.

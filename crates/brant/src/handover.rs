@@ -129,20 +129,21 @@ impl Handovers {
         read(&self.folder.join(format!("in-{image}.json")))
     }
 
-    /// Durable when it returns.
-    pub(crate) fn write_outgoing(&self, record: &Outgoing) -> io::Result<()> {
-        self.write(&format!("out-{}.json", record.image), record)
+    /// Everything of the record is on the disk when it returns, but for its name.
+    pub(crate) fn prepare_outgoing(&self, record: &Outgoing) -> io::Result<NamelessRecord> {
+        self.prepare(&format!("out-{}.json", record.image), record)
     }
 
-    /// Durable when it returns.
-    pub(crate) fn write_incoming(&self, record: &Incoming) -> io::Result<()> {
-        self.write(&format!("in-{}.json", record.image), record)
+    /// Everything of the record is on the disk when it returns, but for its name.
+    pub(crate) fn prepare_incoming(&self, record: &Incoming) -> io::Result<NamelessRecord> {
+        self.prepare(&format!("in-{}.json", record.image), record)
     }
 
     /// Removes what was written of the image.
     pub(crate) fn forget(&self, image: &str) {
         for side in ["out", "in"] {
             let _ = fs::remove_file(self.folder.join(format!("{side}-{image}.json")));
+            let _ = fs::remove_file(self.hidden(&format!("{side}-{image}.json")));
         }
         let _ = File::open(&self.folder).and_then(|folder| folder.sync_all());
     }
@@ -165,15 +166,44 @@ impl Handovers {
         wanted.filter_map(|name| read(&self.folder.join(name))).collect()
     }
 
-    fn write<T: Serialize>(&self, name: &str, record: &T) -> io::Result<()> {
+    fn hidden(&self, name: &str) -> PathBuf {
+        self.folder.join(format!(".{name}.new"))
+    }
+
+    fn prepare<T: Serialize>(&self, name: &str, record: &T) -> io::Result<NamelessRecord> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-        let temporary = self.folder.join(format!(".{name}.new"));
-        let mut file =
-            File::options().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+        let hidden = self.hidden(name);
+        let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&hidden)?;
+        let prepared = NamelessRecord { hidden, path: self.folder.join(name) };
         file.write_all(&serde_json::to_vec_pretty(record)?)?;
         file.sync_all()?;
-        fs::rename(&temporary, self.folder.join(name))?;
-        File::open(&self.folder)?.sync_all()
+        Ok(prepared)
+    }
+}
+
+/// A record that wants nothing but its name: where a step must not fail for want of space, this comes before it.
+/// Dropped, it leaves nothing.
+#[derive(Debug)]
+pub(crate) struct NamelessRecord {
+    hidden: PathBuf,
+    path: PathBuf,
+}
+
+impl NamelessRecord {
+    /// Replaces the record that was there. Durable when it returns.
+    pub(crate) fn publish(self) -> io::Result<()> {
+        fs::rename(&self.hidden, &self.path)?;
+        match self.path.parent() {
+            Some(folder) => File::open(folder)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for NamelessRecord {
+    fn drop(&mut self) {
+        // After publish there is none.
+        let _ = fs::remove_file(&self.hidden);
     }
 }
 

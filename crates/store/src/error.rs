@@ -4,14 +4,15 @@ use std::io;
 use std::path::PathBuf;
 
 use brant_image::ImageError;
+use brant_image::inspect::size;
 
 /// Why an image was not stored or found. Codes are B-06xx, or the image's own.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error(
-        "the disk is full: {path} could not be written; {written_bytes} bytes fit, about {needed_bytes} are needed"
+        "the disk is full: {path} could not be written; {} fit, {}", size(*fit_bytes), needed(*fit_bytes, *needed_bytes)
     )]
-    Full { path: PathBuf, written_bytes: u64, needed_bytes: u64 },
+    Full { path: PathBuf, fit_bytes: u64, needed_bytes: u64 },
     #[error("{path} cannot be written")]
     Write { path: PathBuf, source: io::Error },
     #[error("{path} exists already and is not overwritten (--force does)")]
@@ -34,6 +35,14 @@ pub enum StoreError {
     IsFolder { path: PathBuf },
     #[error("{path}")]
     Image { path: PathBuf, source: ImageError },
+}
+
+/// How much would do, where that is known.
+fn needed(fit_bytes: u64, needed_bytes: u64) -> String {
+    match needed_bytes > fit_bytes {
+        true => format!("about {} are needed", size(needed_bytes)),
+        false => "and more is needed".to_string(),
+    }
 }
 
 impl StoreError {

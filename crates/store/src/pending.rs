@@ -101,7 +101,8 @@ impl Pending {
         let Ok(disk) = nix::sys::statvfs::fstatvfs(&self.file) else { return Ok(()) };
         let free_bytes = disk.blocks_available().saturating_mul(disk.fragment_size());
         if free_bytes < bytes && disk.blocks() > 0 {
-            return Err(self.write_fault(io::Error::from(io::ErrorKind::StorageFull)));
+            let path = self.place.shown();
+            return Err(StoreError::Full { path, fit_bytes: free_bytes, needed_bytes: bytes });
         }
         Ok(())
     }
@@ -120,7 +121,7 @@ impl Pending {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 let needed_bytes = self.expected_bytes.max(self.written_bytes);
-                StoreError::Full { path, written_bytes: self.written_bytes, needed_bytes }
+                StoreError::Full { path, fit_bytes: self.written_bytes, needed_bytes }
             }
             _ => StoreError::Write { path, source },
         }
@@ -406,6 +407,6 @@ mod tests {
         let mut pending = Pending::begin(Place::Folder(std::env::temp_dir()), false, 0).unwrap();
         let error = pending.check_space(u64::MAX).unwrap_err();
         assert_eq!(error.code(), "B-0603");
-        assert!(error.to_string().contains(&u64::MAX.to_string()), "{error}");
+        assert!(error.to_string().contains(&brant_image::inspect::size(u64::MAX)), "{error}");
     }
 }

@@ -3,7 +3,7 @@
 //! Standard input and output are the connection; nothing else may be written there.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -21,10 +21,10 @@ use brant_store::{Pending, Store};
 use super::Done;
 use super::build::{Building, Manner, Prepared, not_built, stdio};
 use super::check::known;
-use super::checkpoint::{open_image, open_store, store_failed};
+use super::checkpoint::{open_image, open_store};
 use super::migrate::{attached, own_hello};
 use crate::failure::{Failure, exit, exit_of};
-use crate::handover::{Got, Handovers, Incoming};
+use crate::handover::{Got, Handovers, Incoming, NamelessRecord};
 use crate::job::{Reservation, Runtime, unix_ms};
 use crate::report::Report;
 
@@ -54,6 +54,7 @@ impl Receive {
             steps: Vec::new(),
             reservation: None,
             held: None,
+            ours: None,
             client: None,
         };
         let from = |theirs: &wire::Hello| format!("{}@{}", theirs.user, theirs.host);
@@ -135,6 +136,8 @@ struct Receiver<'a> {
     reservation: Option<Reservation>,
     /// The record of the image that is held.
     held: Option<Incoming>,
+    /// The record that the program is ours, without its name.
+    ours: Option<NamelessRecord>,
     /// The program's terminal, as a client of its keeper has it.
     client: Option<UnixStream>,
 }
@@ -258,7 +261,15 @@ impl Destination for Receiver<'_> {
             state: Got::Held,
         };
         // The mark comes before the name: nobody ever finds the image without it.
-        self.handovers.write_incoming(&held).map_err(|error| unmarked(&error))?;
+        let write = || -> io::Result<NamelessRecord> {
+            self.handovers.prepare_incoming(&held)?.publish()?;
+            // Once GO has come there must be room for this one.
+            self.handovers.prepare_incoming(&Incoming { state: Got::Ours, ..held.clone() })
+        };
+        self.ours = Some(write().map_err(|error| {
+            self.handovers.forget(&held.image);
+            unmarked(&error)
+        })?);
         fault::reach("receive.noted");
         if let Err(error) = pending.commit(&file_name) {
             if error.code() != "B-0605" {
@@ -299,9 +310,8 @@ impl Destination for Receiver<'_> {
 
     fn run(&mut self, mut standing: Standing) -> Result<Running, Trouble> {
         fault::reach("receive.heard-go");
-        if let Some(held) = &mut self.held {
-            held.state = Got::Ours;
-            self.handovers.write_incoming(held).map_err(|error| unmarked(&error))?;
+        if let Some(ours) = self.ours.take() {
+            ours.publish().map_err(|error| unmarked(&error))?;
         }
         fault::reach("receive.ours");
         standing.building.go().map_err(|error| not_built("letting it go", &error))?;
@@ -337,8 +347,22 @@ fn damaged(error: &brant_store::StoreError) -> Failure {
     }
 }
 
-fn unmarked(error: &std::io::Error) -> Failure {
-    Failure::new("B-0604", exit::STORE, "the record of the hand-over could not be written")
-        .why(error)
-        .next("free some space there: brant image ls, brant image rm")
+/// What the source's user is to type on this host where its disk is full.
+const FREE_THERE: &str = "free some space there (brant image ls, brant image rm), or set XDG_STATE_HOME there to a folder on another disk";
+
+/// As the source's user reads it.
+fn store_failed(error: &brant_store::StoreError) -> Failure {
+    let failure = crate::cli::checkpoint::store_failed(error);
+    let next = if failure.code == "B-0603" { FREE_THERE.to_string() } else { failure.next };
+    Failure { next, ..failure }
+}
+
+fn unmarked(error: &io::Error) -> Failure {
+    let (code, what) = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ("B-0603", "the disk is full: the record of the move could not be written")
+        }
+        _ => ("B-0604", "the record of the move could not be written"),
+    };
+    Failure::new(code, exit::STORE, what).why(error).next(FREE_THERE)
 }

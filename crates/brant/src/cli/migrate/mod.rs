@@ -411,8 +411,11 @@ impl Migrate {
                 failure.what =
                     format!("{}. {target} runs on here as before", failure.what.trim_end_matches(". "));
                 if is_held_there {
+                    // A failure of this host has its own remedy.
+                    let first =
+                        if failure.exit == exit::GAVE_UP { "try again" } else { failure.next.as_str() };
                     failure.next = format!(
-                        "try again; {host} may hold an image of it, which is of no use: there, brant ps shows it and brant image rm removes it"
+                        "{first}\n{host} may hold an image of it, which is of no use: there, brant ps shows it and brant image rm removes it"
                     );
                 }
             }

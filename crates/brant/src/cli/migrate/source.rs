@@ -1,6 +1,6 @@
 //! The source's part of a hand-over, on its own host.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -18,7 +18,7 @@ use super::progress::Progress;
 use super::{Cause, memory_bytes};
 use crate::cli::checkpoint::{program_name, store_failed, wait_for_keeper};
 use crate::failure::{Failure, exit};
-use crate::handover::{Handovers, Outgoing, Sent};
+use crate::handover::{Handovers, NamelessRecord, Outgoing, Sent};
 use crate::job::{Moved, Process, boot_id, unix_ms};
 use crate::report::Report;
 use crate::target::Target;
@@ -37,6 +37,8 @@ pub(super) struct Mover<'a> {
     store: Store,
     /// What is written down, once something is.
     record: Option<Outgoing>,
+    /// The record that the program is gone here, without its name.
+    given: Option<NamelessRecord>,
     frozen_at: Option<Instant>,
     /// For how long the program ran nowhere.
     pub(super) pause: Duration,
@@ -48,7 +50,7 @@ pub(super) struct Tee {
     stream: ImageStream,
     progress: Rc<RefCell<Progress>>,
     /// What the own store met.
-    full: Rc<Cell<Option<io::ErrorKind>>>,
+    fault: Rc<RefCell<Option<StoreError>>>,
 }
 
 impl<'a> Mover<'a> {
@@ -60,7 +62,8 @@ impl<'a> Mover<'a> {
         options: Options,
         host: String,
     ) -> Result<Mover<'a>, Failure> {
-        let store = Store::default_folder().and_then(Store::open).map_err(|error| store_failed(&error))?;
+        let store =
+            Store::default_folder().and_then(Store::open).map_err(|error| own_store_failed(&error))?;
         Ok(Mover {
             report,
             target,
@@ -72,6 +75,7 @@ impl<'a> Mover<'a> {
             handovers: Handovers::open()?,
             store,
             record: None,
+            given: None,
             frozen_at: None,
             pause: Duration::ZERO,
         })
@@ -97,17 +101,9 @@ impl<'a> Mover<'a> {
         Ok(pending)
     }
 
-    fn capture_failed(&self, error: brant_capture::Error, full: Option<io::ErrorKind>) -> Failure {
-        if let Some(kind) = full {
-            let what = format!("{} could not be moved: this host's copy of its image", self.target);
-            let failure = Failure::new("B-0604", exit::STORE, format!("{what} could not be written"));
-            return match kind {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                    Failure::new("B-0603", exit::STORE, format!("{what} does not fit: the disk is full"))
-                        .next("free some space: brant image ls, brant image rm")
-                }
-                kind => failure.why(io::Error::from(kind)),
-            };
+    fn capture_failed(&self, error: brant_capture::Error, fault: Option<StoreError>) -> Failure {
+        if let Some(fault) = fault {
+            return own_store_failed(&fault);
         }
         let mut failure = crate::cli::check::failed(self.target, error);
         failure.what = failure.what.replace(" It runs on as before.", "");
@@ -147,13 +143,13 @@ impl Source for Mover<'_> {
     }
 
     fn capture(&mut self, stream: ImageStream) -> Result<(Self::Captured, u64), Cause> {
-        let pending = self.begin().map_err(|error| store_failed(&error))?;
-        let full = Rc::new(Cell::new(None));
+        let pending = self.begin().map_err(|error| own_store_failed(&error))?;
+        let fault = Rc::new(RefCell::new(None));
         let tee = Tee {
             pending: Some(pending),
             stream,
             progress: Rc::clone(&self.progress),
-            full: Rc::clone(&full),
+            fault: Rc::clone(&fault),
         };
         let progress = Rc::clone(&self.progress);
         let roots = &self.roots;
@@ -163,7 +159,7 @@ impl Source for Mover<'_> {
         };
         let begun = Instant::now();
         let captured = brant_capture::checkpoint(roots, self.facts, &self.options, sink);
-        let captured = captured.map_err(|error| self.capture_failed(error, full.get()))?;
+        let captured = captured.map_err(|error| self.capture_failed(error, fault.take()))?;
         self.frozen_at = Some(Instant::now().checked_sub(captured.pause).unwrap_or(begun));
         let bytes = captured.sink.stream.bytes();
         Ok((captured, bytes))
@@ -192,9 +188,14 @@ impl Source for Mover<'_> {
             state: Sent::Ending,
         };
         self.record = Some(record.clone());
-        self.handovers.write_outgoing(&record).map_err(|error| unwritten(&error))?;
+        let write = || -> io::Result<NamelessRecord> {
+            self.handovers.prepare_outgoing(&record)?.publish()?;
+            // The program must not be gone before there is certainly room for this one.
+            self.handovers.prepare_outgoing(&Outgoing { state: Sent::Given, ..record.clone() })
+        };
+        self.given = Some(write().map_err(|error| unwritten(&error))?);
         let pending = captured.sink.pending.take().expect("the capture gave its file back");
-        pending.commit(&file_name).map_err(|error| store_failed(&error))?;
+        pending.commit(&file_name).map_err(|error| own_store_failed(&error))?;
         self.tell_job(false);
         Ok(())
     }
@@ -208,9 +209,8 @@ impl Source for Mover<'_> {
     }
 
     fn given(&mut self) -> Result<(), Cause> {
-        if let Some(record) = &mut self.record {
-            record.state = Sent::Given;
-            self.handovers.write_outgoing(record).map_err(|error| unwritten(&error))?;
+        if let Some(given) = self.given.take() {
+            given.publish().map_err(|error| unwritten(&error))?;
         }
         self.tell_job(true);
         Ok(())
@@ -229,6 +229,7 @@ impl Source for Mover<'_> {
 
     fn forget(&mut self) {
         let _ = self.remove_image();
+        self.given = None;
         if let Some(record) = self.record.take() {
             self.handovers.forget(&record.image);
         }
@@ -251,12 +252,24 @@ impl Mover<'_> {
     }
 }
 
+/// What is to be typed where a disk of this host is full.
+const FREE_HERE: &str = "free some space here (brant image ls, brant image rm), or set XDG_STATE_HOME to a folder on another disk";
+
+/// The source keeps a copy of the image until the destination runs the program.
+fn own_store_failed(error: &StoreError) -> Failure {
+    let failure = store_failed(error);
+    let next = if failure.code == "B-0603" { FREE_HERE.to_string() } else { failure.next };
+    Failure { what: format!("on this host, {}", failure.what), next, ..failure }
+}
+
 fn unwritten(error: &io::Error) -> Cause {
-    let what = "the record of the hand-over could not be written";
-    Failure::new("B-0604", exit::STORE, what)
-        .why(error)
-        .next("free some space: brant image ls, brant image rm")
-        .into()
+    let (code, what) = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ("B-0603", "on this host, the disk is full: the record of the move could not be written")
+        }
+        _ => ("B-0604", "on this host, the record of the move could not be written"),
+    };
+    Failure::new(code, exit::STORE, what).why(error).next(FREE_HERE).into()
 }
 
 fn command_of(pid: Pid) -> Vec<String> {
@@ -267,11 +280,14 @@ fn command_of(pid: Pid) -> Vec<String> {
 impl Write for Tee {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let pending = self.pending.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        let note = |error: io::Error| {
-            self.full.set(Some(error.kind()));
-            error
+        let count = match pending.write(bytes) {
+            Ok(count) => count,
+            Err(error) => {
+                let kind = error.kind();
+                *self.fault.borrow_mut() = Some(pending.write_fault(error));
+                return Err(kind.into());
+            }
         };
-        let count = pending.write(bytes).map_err(note)?;
         self.stream.write_all(&bytes[..count])?;
         let memory = section_memory_bytes(&bytes[..count]).unwrap_or(0);
         self.progress.borrow_mut().sent(self.stream.bytes(), memory);

@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use crate::wire::{Asked, Body, Failure, Frame, Hello, Planned, Ready, Running};
+use crate::wire::{Asked, Body, Failure, Frame, Hello, Planned, Ready, Running, Still};
 use crate::{Error, Link, Waited};
 
 /// What a destination does on its own host.
@@ -131,7 +131,7 @@ fn take_image<D: Destination>(link: &Link, destination: &mut D) -> Step<(), D> {
 fn stand<D: Destination>(link: &Link, destination: &mut D) -> Step<D::Building, D> {
     let mut building = destination.build()?;
     match link.receive_or(Some(D::news(&building)))? {
-        Waited::Other => {}
+        Waited::Other | Waited::Nothing => {}
         Waited::Frame(Frame::Message(Body::Failure(failure))) => {
             return Err(Error::Peer(Box::new(failure)).into());
         }
@@ -145,17 +145,20 @@ fn stand<D: Destination>(link: &Link, destination: &mut D) -> Step<D::Building, 
     Ok(building)
 }
 
-/// Waits for GO. Without it the tree is dropped, stopped as it is, and the image stays held.
+/// Waits for GO, and answers meanwhile. Without it the tree is dropped, stopped as it is, and the image stays held.
 fn go<D: Destination>(link: &Link, destination: &mut D, building: D::Building) -> Step<Running, D> {
-    match link.receive()? {
-        Frame::Message(Body::Go(_)) => {}
-        Frame::Message(Body::Failure(failure)) => {
-            // The source says itself that the program runs on there.
-            drop(building);
-            destination.discard();
-            return Err(Error::Peer(Box::new(failure)).into());
+    loop {
+        match link.receive()? {
+            Frame::Message(Body::Go(_)) => break,
+            Frame::Message(Body::Still(_)) => link.send(Body::Still(Still {}))?,
+            Frame::Message(Body::Failure(failure)) => {
+                // The source says itself that the program runs on there.
+                drop(building);
+                destination.discard();
+                return Err(Error::Peer(Box::new(failure)).into());
+            }
+            other => return Err(Error::Unexpected { got: other.name(), wanted: "GO" }.into()),
         }
-        other => return Err(Error::Unexpected { got: other.name(), wanted: "GO" }.into()),
     }
     let running = destination.run(building)?;
     let said = link.send(Body::Running(running.clone()));

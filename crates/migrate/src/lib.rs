@@ -17,5 +17,5 @@ pub mod wire;
 
 pub use destination::{Destination, Taken, take_over};
 pub use error::Error;
-pub use link::{AliveGuard, ImageStream, Limits, Link, Waited};
+pub use link::{AliveGuard, ImageStream, Interruption, Limits, Link, Waited};
 pub use source::{GaveUp, Outcome, Phase, Source, Standing, compare, greet, hand_over};

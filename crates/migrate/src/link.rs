@@ -49,14 +49,26 @@ struct Receiver {
     decoder: Decoder,
     /// What a writer of the image met: more than an `io::Error` can say.
     failure: Option<Error>,
-    /// Becomes readable when somebody wants us to end.
-    interruption: Option<OwnedFd>,
+    interruption: Option<Interruption>,
 }
 
 struct Sender {
     output: File,
     stall_max: Duration,
     sent_at: Instant,
+    interruption: Option<Interruption>,
+    /// A frame was broken off, so that no other can follow.
+    is_broken: bool,
+}
+
+/// Becomes readable when somebody wants us to end.
+#[derive(Clone)]
+pub struct Interruption(Arc<OwnedFd>);
+
+impl From<OwnedFd> for Interruption {
+    fn from(descriptor: OwnedFd) -> Interruption {
+        Interruption(Arc::new(descriptor))
+    }
 }
 
 /// What came first.
@@ -65,6 +77,8 @@ pub enum Waited {
     Frame(Frame),
     /// The other descriptor has something.
     Other,
+    /// The time is over.
+    Nothing,
 }
 
 /// How long one poll lasts where something else has to be looked at too.
@@ -77,16 +91,23 @@ impl Link {
             let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
             fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         }
-        let sender = Sender { output: output.into(), stall_max: limits.stall_max, sent_at: Instant::now() };
+        let sender = Sender {
+            output: output.into(),
+            stall_max: limits.stall_max,
+            sent_at: Instant::now(),
+            interruption: None,
+            is_broken: false,
+        };
         let receiver =
             Receiver { input: input.into(), decoder: Decoder::default(), failure: None, interruption: None };
         let receiver = Arc::new(Mutex::new(receiver));
         Ok(Link { sender: Arc::new(Mutex::new(sender)), receiver, limits })
     }
 
-    /// From now on a wait ends with [`Error::Interrupted`] once this descriptor is readable; `None`: no more.
-    pub fn interrupt_by(&self, descriptor: Option<OwnedFd>) {
-        locked(&self.receiver).interruption = descriptor;
+    /// From now on a wait ends with [`Error::Interrupted`] once somebody wants that; `None`: no more. Gives what did so.
+    pub fn interrupt_by(&self, interruption: Option<Interruption>) -> Option<Interruption> {
+        locked(&self.sender).interruption = interruption.clone();
+        std::mem::replace(&mut locked(&self.receiver).interruption, interruption)
     }
 
     /// Says the magic line.
@@ -131,21 +152,33 @@ impl Link {
     pub fn receive(&self) -> Result<Frame, Error> {
         match self.receive_or(None)? {
             Waited::Frame(frame) => Ok(frame),
-            Waited::Other => unreachable!("there is no other descriptor"),
+            Waited::Other | Waited::Nothing => unreachable!("there is nothing else to wait for"),
         }
     }
 
     /// The next message; a failure of the other side is an error.
     pub fn receive_message(&self, wanted: &'static str) -> Result<Body, Error> {
-        match self.receive()? {
-            Frame::Message(Body::Failure(failure)) => Err(Error::Peer(Box::new(failure))),
-            Frame::Message(body) => Ok(body),
-            other => Err(Error::Unexpected { got: other.name(), wanted }),
+        message(self.receive()?, wanted)
+    }
+
+    /// As [`Link::receive_message`]; `None` where it has not come within this time.
+    pub fn receive_message_within(
+        &self,
+        patience: Duration,
+        wanted: &'static str,
+    ) -> Result<Option<Body>, Error> {
+        match self.wait(None, Some(Instant::now() + patience))? {
+            Waited::Frame(frame) => message(frame, wanted).map(Some),
+            Waited::Other | Waited::Nothing => Ok(None),
         }
     }
 
     /// The next frame, or that `other` is readable, whichever comes first. Says meanwhile that we live.
     pub fn receive_or(&self, other: Option<BorrowedFd<'_>>) -> Result<Waited, Error> {
+        self.wait(other, None)
+    }
+
+    fn wait(&self, other: Option<BorrowedFd<'_>>, until: Option<Instant>) -> Result<Waited, Error> {
         let mut silent_since = Instant::now();
         loop {
             let mut receiver = locked(&self.receiver);
@@ -157,7 +190,9 @@ impl Link {
                 Some(frame) => return Ok(Waited::Frame(frame)),
                 None => {}
             }
-            let (from_peer, from_other) = receiver.wait_readable(other, Some(SLICE_MS))?;
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let slice_ms = left.map_or(SLICE_MS, |left| SLICE_MS.min(left.as_millis() as u64));
+            let (from_peer, from_other) = receiver.wait_readable(other, Some(slice_ms))?;
             if from_peer {
                 let wanted = receiver.decoder.wanted_bytes();
                 match receiver.read(wanted)? {
@@ -167,6 +202,8 @@ impl Link {
                 silent_since = Instant::now();
             } else if from_other {
                 return Ok(Waited::Other);
+            } else if left.is_some_and(|left| left.as_millis() == 0) {
+                return Ok(Waited::Nothing);
             } else if silent_since.elapsed() >= self.limits.silence_max {
                 return Err(Error::Silent(self.limits.silence_max));
             }
@@ -241,6 +278,14 @@ impl Link {
     }
 }
 
+fn message(frame: Frame, wanted: &'static str) -> Result<Body, Error> {
+    match frame {
+        Frame::Message(Body::Failure(failure)) => Err(Error::Peer(Box::new(failure))),
+        Frame::Message(body) => Ok(body),
+        other => Err(Error::Unexpected { got: other.name(), wanted }),
+    }
+}
+
 fn locked<T>(half: &Mutex<T>) -> MutexGuard<'_, T> {
     half.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
@@ -253,7 +298,7 @@ impl Receiver {
         timeout_ms: Option<u64>,
     ) -> Result<(bool, bool), Error> {
         let mut fds = vec![PollFd::new(self.input.as_fd(), PollFlags::POLLIN)];
-        let interruption = self.interruption.as_ref().map(|fd| {
+        let interruption = self.interruption.as_ref().map(|Interruption(fd)| {
             fds.push(PollFd::new(fd.as_fd(), PollFlags::POLLIN));
             fds.len() - 1
         });
@@ -290,6 +335,9 @@ impl Receiver {
 
 impl Sender {
     fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+        if self.is_broken {
+            return Err(Error::Lost);
+        }
         let mut stalled_since = Instant::now();
         while !bytes.is_empty() {
             match self.output.write(bytes) {
@@ -302,13 +350,25 @@ impl Sender {
                     if stalled_since.elapsed() >= self.stall_max {
                         return Err(Error::Stalled(self.stall_max));
                     }
-                    let mut fds = [PollFd::new(self.output.as_fd(), PollFlags::POLLOUT)];
-                    let _ = poll(&mut fds, PollTimeout::from(SLICE_MS as u16));
+                    self.wait_writable()?;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
         self.sent_at = Instant::now();
+        Ok(())
+    }
+
+    fn wait_writable(&mut self) -> Result<(), Error> {
+        let mut fds = vec![PollFd::new(self.output.as_fd(), PollFlags::POLLOUT)];
+        if let Some(Interruption(fd)) = &self.interruption {
+            fds.push(PollFd::new(fd.as_fd(), PollFlags::POLLIN));
+        }
+        let _ = poll(&mut fds, PollTimeout::from(SLICE_MS as u16));
+        if fds.get(1).is_some_and(|fd| fd.any().unwrap_or(false)) {
+            self.is_broken = true;
+            return Err(Error::Interrupted);
+        }
         Ok(())
     }
 

@@ -1,7 +1,9 @@
 //! The source's side: the phases, in order.
 
-use crate::wire::{Asked, Body, End, Go, Hello, Planned, Ready, Running};
-use crate::{Error, ImageStream, Link};
+use std::time::{Duration, Instant};
+
+use crate::wire::{Asked, Body, End, Go, Hello, Planned, Ready, Running, Still};
+use crate::{Error, ImageStream, Interruption, Link};
 
 /// What a source does on its own host. Each step says in what state it leaves the program.
 pub trait Source {
@@ -106,35 +108,30 @@ pub fn hand_over<S: Source>(
     asked: Asked,
     source: &mut S,
 ) -> Result<Outcome<S::Failure>, GaveUp<S::Failure>> {
-    let gave_up =
-        |phase, is_held_there, cause| GaveUp { phase, standing: Standing::RunsHere { is_held_there }, cause };
-
     source.enters(Phase::Send);
     let (mut captured, bytes) =
-        send(link, asked, source).map_err(|cause| gave_up(Phase::Send, false, cause))?;
+        send(link, asked, source).map_err(|cause| runs_on(link, source, Phase::Send, cause, Held::No))?;
 
     source.enters(Phase::Build);
-    let ready = await_ready(link, bytes).map_err(|error| {
-        // Dropping the capture lets the program go on.
-        source.forget();
-        let is_held_there = !matches!(error, Error::Peer(_));
-        cancel(link, &error);
-        gave_up(Phase::Build, is_held_there, error.into())
-    })?;
+    let ready = match await_ready(link, bytes) {
+        Ok(ready) => ready,
+        Err(error) => {
+            drop(captured);
+            let held = if matches!(error, Error::Peer(_)) { Held::No } else { Held::UnlessItSaysNo };
+            return Err(runs_on(link, source, Phase::Build, error.into(), held));
+        }
+    };
 
     // What interrupts us from here on is not obeyed: the rest takes a moment.
-    link.interrupt_by(None);
+    let interruption = link.interrupt_by(None);
     source.enters(Phase::Record);
-    if let Err(cause) = source.record(&mut captured, &ready) {
-        source.forget();
-        cancel(link, &Error::Lost);
-        return Err(gave_up(Phase::Record, true, cause));
+    if let Err(cause) = record(link, source, &mut captured, &ready) {
+        drop(captured);
+        return Err(runs_on(link, source, Phase::Record, cause, Held::UnlessItSaysNo));
     }
     source.enters(Phase::End);
     if let Err(cause) = source.end(captured) {
-        source.forget();
-        cancel(link, &Error::Lost);
-        return Err(gave_up(Phase::End, true, cause));
+        return Err(runs_on(link, source, Phase::End, cause, Held::UnlessItSaysNo));
     }
     source.enters(Phase::Given);
     if let Err(cause) = source.given() {
@@ -142,7 +139,7 @@ pub fn hand_over<S: Source>(
     }
 
     source.enters(Phase::Go);
-    let running = go(link).map_err(|error| GaveUp {
+    let running = go(link, interruption).map_err(|error| GaveUp {
         phase: Phase::Go,
         standing: Standing::Given,
         cause: error.into(),
@@ -152,16 +149,73 @@ pub fn hand_over<S: Source>(
     Ok(Outcome { running, bytes, untidy })
 }
 
+/// How long a destination may take to answer where it has nothing else to do.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
 fn send<S: Source>(link: &Link, asked: Asked, source: &mut S) -> Result<(S::Captured, u64), S::Failure> {
     link.send(Body::Asked(asked)).map_err(|error| link.last_words(error))?;
-    let alive = link.alive();
-    let captured = source.capture(link.image_stream()).map_err(|failure| of_stream(link, failure));
-    drop(alive);
-    if captured.is_err() {
-        source.forget();
-        cancel(link, &Error::Lost);
+    let _alive = link.alive();
+    source.capture(link.image_stream()).map_err(|failure| of_stream(link, failure))
+}
+
+/// Writes down that the program is about to be ended, and makes sure that the destination still listens: one that was
+/// lost after READY is found out while the program can go on here.
+fn record<S: Source>(
+    link: &Link,
+    source: &mut S,
+    captured: &mut S::Captured,
+    ready: &Ready,
+) -> Result<(), S::Failure> {
+    link.send(Body::Still(Still {})).map_err(|error| link.last_words(error))?;
+    source.record(captured, ready)?;
+    match link.receive_message_within(ANSWER_TIMEOUT, "STILL")? {
+        Some(Body::Still(_)) => Ok(()),
+        Some(_) => Err(Error::Unexpected { got: "another message", wanted: "STILL" }.into()),
+        None => Err(Error::Silent(ANSWER_TIMEOUT).into()),
     }
-    captured
+}
+
+/// Whether the destination may keep an image.
+enum Held {
+    No,
+    UnlessItSaysNo,
+}
+
+/// The program goes on already. Removes what was written down, here and there.
+fn runs_on<S: Source>(
+    link: &Link,
+    source: &mut S,
+    phase: Phase,
+    cause: S::Failure,
+    held: Held,
+) -> GaveUp<S::Failure> {
+    source.forget();
+    link.interrupt_by(None);
+    let is_told = cancel(link).is_ok();
+    let is_held_there = match held {
+        Held::No => false,
+        Held::UnlessItSaysNo => !(is_told && has_thrown_away(link)),
+    };
+    GaveUp { phase, standing: Standing::RunsHere { is_held_there }, cause }
+}
+
+/// Tells the destination, where it still listens, that the program runs on here and the image is of no use.
+fn cancel(link: &Link) -> Result<(), Error> {
+    let failure = crate::wire::Failure { what: "the source gave up".to_string(), ..Default::default() };
+    link.send(Body::Failure(failure))
+}
+
+/// Whether the destination says so. What it said before it had heard comes first.
+fn has_thrown_away(link: &Link) -> bool {
+    let until = Instant::now() + ANSWER_TIMEOUT;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match link.receive_message_within(left, "FAILURE") {
+            Ok(Some(_)) => {}
+            Ok(None) => return false,
+            Err(error) => return matches!(error, Error::Peer(_)),
+        }
+    }
 }
 
 /// What the stream met is the cause of what a capture says.
@@ -177,19 +231,18 @@ fn await_ready(link: &Link, bytes: u64) -> Result<Ready, Error> {
     }
 }
 
-fn go(link: &Link) -> Result<Running, Error> {
+fn go(link: &Link, interruption: Option<Interruption>) -> Result<Running, Error> {
     link.send(Body::Go(Go {})).map_err(|error| link.last_words(error))?;
-    match link.receive_message("RUNNING")? {
+    let answer = match link.receive_message_within(ANSWER_TIMEOUT, "RUNNING")? {
+        Some(answer) => answer,
+        None => {
+            // It hangs: now who does not want to wait for it need not.
+            link.interrupt_by(interruption);
+            link.receive_message("RUNNING")?
+        }
+    };
+    match answer {
         Body::Running(running) => Ok(running),
         _ => Err(Error::Unexpected { got: "another message", wanted: "RUNNING" }),
     }
-}
-
-/// Tells the destination, where it still listens, that the program runs on here and the image is of no use.
-fn cancel(link: &Link, cause: &Error) {
-    if matches!(cause, Error::Peer(_)) {
-        return;
-    }
-    let failure = crate::wire::Failure { what: "the source gave up".to_string(), ..Default::default() };
-    let _ = link.send(Body::Failure(failure));
 }

@@ -8,7 +8,7 @@
 mod message;
 
 pub use message::{
-    Asked, Body, End, FIELDS_MAX, Failure, Go, Hello, MapPath, Planned, Ready, Refused, Running,
+    Asked, Body, End, FIELDS_MAX, Failure, Go, Hello, MapPath, Planned, Ready, Refused, Running, Still,
 };
 
 use prost::Message;

@@ -46,6 +46,8 @@ pub struct Plan {
     pub(crate) copies_folder: PathBuf,
     /// Carried files that are made anew, and where.
     pub(crate) creations: BTreeMap<DiskFileId, PathBuf>,
+    /// The program runs on meanwhile, and may write to its files.
+    runs_on: bool,
     /// What the restore does, for people.
     steps: Vec<String>,
 }
@@ -122,7 +124,27 @@ pub fn plan_of(
     policy: FilesPolicy,
     map_paths: &[(Vec<u8>, Vec<u8>)],
 ) -> Result<Plan, Refusals> {
-    let mut plan = Plan { map_paths: map_paths.to_vec(), ..Plan::default() };
+    let plan = Plan { map_paths: map_paths.to_vec(), ..Plan::default() };
+    finished(plan, checkpoint, facts, policy)
+}
+
+/// As [`plan_of`], of a program that runs on, here or elsewhere: files that it writes are not as they were.
+pub fn plan_of_running(
+    checkpoint: &Checkpoint,
+    facts: &HostFacts,
+    policy: FilesPolicy,
+    map_paths: &[(Vec<u8>, Vec<u8>)],
+) -> Result<Plan, Refusals> {
+    let plan = Plan { map_paths: map_paths.to_vec(), runs_on: true, ..Plan::default() };
+    finished(plan, checkpoint, facts, policy)
+}
+
+fn finished(
+    mut plan: Plan,
+    checkpoint: &Checkpoint,
+    facts: &HostFacts,
+    policy: FilesPolicy,
+) -> Result<Plan, Refusals> {
     let mut refusals = Refusals::default();
     plan.steps.push(outline(checkpoint));
     host::check(checkpoint, facts, &mut refusals);

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use brant_base::{Pid, Refusals, Tid};
 use brant_image::model::*;
 use brant_kernel::facts::HostFacts;
-use brant_restore::{FilesPolicy, Plan, plan_of};
+use brant_restore::{FilesPolicy, Plan, plan_of, plan_of_running};
 
 struct Folder(PathBuf);
 
@@ -77,6 +77,7 @@ fn a_file_that_grew_is_refused_kept_or_cut() {
     OpenOptions::new().append(true).open(&path).unwrap().write_all(b"after\n").unwrap();
     assert_eq!(strict(&checkpoint), ["B-0412"]);
     assert!(plan_of(&checkpoint, &facts(), FilesPolicy::Keep, &[]).unwrap().rewinds().is_empty());
+    assert_eq!(codes(plan_of_running(&checkpoint, &facts(), FilesPolicy::Strict, &[])), [""; 0]);
     let plan = plan_of(&checkpoint, &facts(), FilesPolicy::Rewind, &[]).unwrap();
     assert_eq!((plan.rewinds()[0].path.as_path(), plan.rewinds()[0].size), (path.as_path(), 7));
     assert!(plan.to_string().contains("from 13 to 7 bytes"), "{plan}");

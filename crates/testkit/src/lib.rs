@@ -10,6 +10,7 @@ mod ability;
 mod check;
 mod other_root;
 mod program;
+mod random;
 mod sandbox;
 
 pub use ability::{Who, have_command, is_full, is_root, skip};
@@ -18,4 +19,5 @@ pub use other_root::OtherRoot;
 pub use program::{
     Program, brant_binary, faulty_brant_binary, fixture_binary, repository, static_brant_binary,
 };
+pub use random::Random;
 pub use sandbox::{Outcome, Sandbox, Started, wait_until};

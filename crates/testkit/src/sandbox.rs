@@ -25,6 +25,8 @@ const ONLY_STANDARD_DESCRIPTORS: &str =
 
 /// How long a brant command may take before the test gives up on it.
 const COMMAND_TIMEOUT_S: u64 = 180;
+/// How long a fixture may take to set up, or to verify itself.
+const READY_TIMEOUT_S: u64 = 60;
 /// How long processes may take to go away once the program has ended.
 const LEFTOVER_TIMEOUT_S: u64 = 20;
 
@@ -152,7 +154,7 @@ impl Sandbox {
         } else {
             command.process_group(0);
         }
-        Started { child: command.spawn().expect("the program starts") }
+        Started::spawn(&mut command)
     }
 
     /// Runs brant to its end with one fault (`NAME=ACTION`, see `brant_base::fault`). Also tells whether the fault was
@@ -282,6 +284,54 @@ impl Sandbox {
     }
 }
 
+/// The usual course of a test with a fixture: it gets ready, is written down, and finds itself whole afterwards.
+impl Sandbox {
+    /// As [`Sandbox::start`], and waits until the fixture has set up. Forgets what an earlier one said.
+    pub fn start_ready(&self, program: &Program) -> Started {
+        for name in ["f.ready", "f.result", "f.beat", "f.go"] {
+            let _ = std::fs::remove_file(self.path(name));
+        }
+        let started = self.start(program);
+        let is_ready = wait_until(READY_TIMEOUT_S, || self.path("f.ready").exists());
+        assert!(is_ready, "{} did not get ready: {}", program.fixture, self.text("f.result"));
+        started
+    }
+
+    /// A checkpoint that ends the program; gives the image's path.
+    pub fn stop(&self, program: &mut Started, flags: &[&str]) -> String {
+        let image = self.path("x.img").to_str().expect("test paths are UTF-8").to_owned();
+        let pid = program.pid().to_string();
+        let args = [&["checkpoint", &pid, "--stop", "--force", "-o", &image], flags].concat();
+        self.brant(&args).expect(0);
+        assert!(program.wait(LEFTOVER_TIMEOUT_S).is_some(), "it was not ended");
+        image
+    }
+
+    /// Lets the fixture that was restored go on to its end and verify itself.
+    pub fn finish_fixture(&self) {
+        self.write("f.go", "go");
+        assert!(
+            wait_until(READY_TIMEOUT_S, || self.path("f.result").exists()),
+            "no result: {:?}",
+            self.leftovers()
+        );
+        assert!(
+            wait_until(LEFTOVER_TIMEOUT_S, || self.text("f.result") == "ok"),
+            "{}",
+            self.text("f.result")
+        );
+        self.expect_no_leftovers();
+    }
+}
+
+impl Outcome {
+    /// Fails the test, with what was said, unless this was the exit code.
+    #[track_caller]
+    pub fn expect(&self, code: i32) {
+        assert_eq!(self.code, code, "stdout: {} stderr: {}", self.stdout, self.stderr);
+    }
+}
+
 impl Drop for Sandbox {
     fn drop(&mut self) {
         for (pid, _) in self.leftovers() {
@@ -298,6 +348,11 @@ impl Drop for Sandbox {
 }
 
 impl Started {
+    /// A command of the test's own. Its output goes where the command says.
+    pub fn spawn(command: &mut Command) -> Started {
+        Started { child: command.spawn().expect("the program starts") }
+    }
+
     /// Its process id, as the host sees it.
     pub fn pid(&self) -> i32 {
         self.child.id() as i32

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use brant_testkit::{Outcome, Program, Sandbox, Started, Who, is_full, is_root, skip, wait_until};
+use brant_testkit::{Outcome, Program, Random, Sandbox, Started, Who, is_full, is_root, skip, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -297,13 +297,10 @@ fn killed_at_random_instants() {
     assert_eq!(checkpoint(&sandbox, &program), "[]");
     let span_us = begin.elapsed().as_micros() as u64;
     let pid = program.pid().to_string();
-    let mut state = 0x6272_616e_7409_u64;
+    let mut random = Random::new(0x6272_616e_7409);
     for number in 0..if is_full() { KILLS_FULL } else { KILLS_SHORT } {
         let (mut brant, _) = sandbox.spawn_brant(&["checkpoint", &pid, "--force", "-o", &image(&sandbox)]);
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        std::thread::sleep(Duration::from_micros(state % span_us));
+        std::thread::sleep(Duration::from_micros(random.below(span_us)));
         let _ = brant.kill();
         let _ = brant.wait();
         assert!(wait_until(20, || copies(&sandbox).is_empty()), "kill {number}: {:?}", sandbox.leftovers());

@@ -3,36 +3,7 @@
 
 use std::process::{Command, Stdio};
 
-use brant_testkit::{
-    OtherRoot, Outcome, Program, Sandbox, Started, Who, is_root, skip, static_brant_binary, wait_until,
-};
-
-fn expect(outcome: &Outcome, code: i32) {
-    assert_eq!(outcome.code, code, "stdout: {} stderr: {}", outcome.stdout, outcome.stderr);
-}
-
-fn started(sandbox: &Sandbox, program: &Program) -> Started {
-    let started = sandbox.start(program);
-    assert!(wait_until(60, || sandbox.path("f.ready").exists()), "the fixture did not get ready");
-    started
-}
-
-/// A checkpoint on this side that ends the program.
-fn stop(sandbox: &Sandbox, program: &mut Started, flags: &[&str]) -> String {
-    let image = sandbox.path("x.img").to_str().expect("UTF-8").to_owned();
-    let pid = program.pid().to_string();
-    expect(&sandbox.brant(&[&["checkpoint", &pid, "--stop", "-o", &image], flags].concat()), 0);
-    assert!(program.wait(20).is_some(), "it was not ended");
-    image
-}
-
-/// Lets the fixture that was restored go on to its end and verify itself.
-fn finishes(sandbox: &Sandbox) {
-    sandbox.write("f.go", "go");
-    assert!(wait_until(60, || sandbox.path("f.result").exists()), "no result");
-    assert!(wait_until(20, || sandbox.text("f.result") == "ok"), "{}", sandbox.text("f.result"));
-    sandbox.expect_no_leftovers();
-}
+use brant_testkit::{OtherRoot, Program, Sandbox, Who, is_root, skip, static_brant_binary, wait_until};
 
 /// The other root, unless this machine lacks something for it.
 macro_rules! other_root_or_skip {
@@ -49,25 +20,22 @@ fn threads_move_with_their_libraries() {
     let sandbox = Sandbox::new(Who::Plain);
     let other = other_root_or_skip!(&sandbox);
     for (fixture, flags) in [("threads", &["--portable"][..]), ("files", &["--portable", "--with-files"])] {
-        for name in ["f.ready", "f.go", "f.result", "x.img"] {
-            let _ = std::fs::remove_file(sandbox.path(name));
-        }
-        let mut program = started(&sandbox, &Program::fixture(fixture));
-        let image = stop(&sandbox, &mut program, flags);
+        let mut program = sandbox.start_ready(&Program::fixture(fixture));
+        let image = sandbox.stop(&mut program, flags);
         if fixture == "files" {
             for name in ["f.append", "f.plain", "f.sync", "f.beyond"] {
                 std::fs::remove_file(sandbox.path(name)).expect("the fixture made it");
             }
         }
         // What comes from this side is copied; the executable lies on both.
-        expect(&other.brant(&["restore", &image, "-d", "-n", "it"]), 0);
+        other.brant(&["restore", &image, "-d", "-n", "it"]).expect(0);
         let libraries = other.brant(&["image", "gc", "--json"]);
         assert!(!libraries.stdout.contains("\"used\": 0"), "no copies: {}", libraries.stdout);
         // It is checkpointed there, as an ordinary program, and moves on to where its copies are not.
-        expect(&other.brant(&["checkpoint", "it", "--stop"]), 0);
+        other.brant(&["checkpoint", "it", "--stop"]).expect(0);
         std::fs::remove_dir_all(sandbox.path("other-state/brant/files")).expect("ours");
-        expect(&other.brant(&["restore", "it", "-d"]), 0);
-        finishes(&sandbox);
+        other.brant(&["restore", "it", "-d"]).expect(0);
+        sandbox.finish_fixture();
     }
 }
 
@@ -75,10 +43,10 @@ fn threads_move_with_their_libraries() {
 fn a_static_program_needs_nothing() {
     let sandbox = Sandbox::new(Who::Plain);
     let other = other_root_or_skip!(&sandbox);
-    let mut program = started(&sandbox, &Program::fixture("threads").linked_statically());
-    let image = stop(&sandbox, &mut program, &[]);
-    expect(&other.brant(&["restore", &image, "-d"]), 0);
-    finishes(&sandbox);
+    let mut program = sandbox.start_ready(&Program::fixture("threads").linked_statically());
+    let image = sandbox.stop(&mut program, &[]);
+    other.brant(&["restore", &image, "-d"]).expect(0);
+    sandbox.finish_fixture();
 }
 
 const COUNTER: &str = "
@@ -115,19 +83,19 @@ fn python_moves_and_comes_back() {
     // Without its files: told before anything starts, each one named.
     let pid = program.pid().to_string();
     let bare = sandbox.path("bare.img").to_str().expect("UTF-8").to_owned();
-    expect(&sandbox.brant(&["checkpoint", &pid, "-o", &bare]), 0);
+    sandbox.brant(&["checkpoint", &pid, "-o", &bare]).expect(0);
     let refused = other.brant(&["restore", &bare, "-d"]);
-    expect(&refused, 5);
+    refused.expect(5);
     for named in
         ["the executable /usr/bin/python3", "libc.so.6", "ld-linux-x86-64.so.2", "count.txt", "--portable"]
     {
         assert!(refused.stderr.contains(named), "{named} is not in: {}", refused.stderr);
     }
 
-    let image = stop(&sandbox, &mut program, &["--portable", "--with-files"]);
+    let image = sandbox.stop(&mut program, &["--portable", "--with-files"]);
     let before = sandbox.text("count.txt");
     std::fs::remove_file(sandbox.path("count.txt")).expect("it was there");
-    expect(&other.brant(&["restore", &image, "-d", "-n", "counter"]), 0);
+    other.brant(&["restore", &image, "-d", "-n", "counter"]).expect(0);
     let reached = count(&sandbox);
     assert!(sandbox.text("count.txt").starts_with(&before), "the file was not made as it was");
     assert!(wait_until(60, || count(&sandbox) > reached + 10), "it does not go on: {}", sandbox.text("err"));

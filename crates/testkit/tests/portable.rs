@@ -4,35 +4,7 @@
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 
-use brant_testkit::{Outcome, Program, Sandbox, Started, Who, wait_until};
-
-fn started(sandbox: &Sandbox, fixture: &'static str) -> Started {
-    let started = sandbox.start(&Program::fixture(fixture));
-    assert!(wait_until(60, || sandbox.path("f.ready").exists()), "the fixture did not get ready");
-    started
-}
-
-fn expect(outcome: &Outcome, code: i32) {
-    assert_eq!(outcome.code, code, "stdout: {} stderr: {}", outcome.stdout, outcome.stderr);
-}
-
-/// A checkpoint that ends the program.
-fn stop(sandbox: &Sandbox, program: &mut Started, flags: &[&str]) -> String {
-    let image = sandbox.path("x.img").to_str().expect("UTF-8").to_owned();
-    let pid = program.pid().to_string();
-    let args = [&["checkpoint", &pid, "--stop", "--force", "-o", &image], flags].concat();
-    expect(&sandbox.brant(&args), 0);
-    assert!(program.wait(20).is_some(), "it was not ended");
-    image
-}
-
-/// Lets the fixture that was restored go on to its end and verify itself.
-fn finishes(sandbox: &Sandbox) {
-    sandbox.write("f.go", "go");
-    assert!(wait_until(60, || sandbox.path("f.result").exists()), "no result");
-    assert!(wait_until(20, || sandbox.text("f.result") == "ok"), "{}", sandbox.text("f.result"));
-    sandbox.expect_no_leftovers();
-}
+use brant_testkit::{Program, Sandbox, Who, wait_until};
 
 /// The copies of carried files in the sandbox's state folder.
 fn copies(sandbox: &Sandbox) -> Vec<PathBuf> {
@@ -46,14 +18,14 @@ fn copies(sandbox: &Sandbox) -> Vec<PathBuf> {
 fn an_executable_that_is_gone_or_another_one() {
     for replaced in [false, true] {
         let sandbox = Sandbox::new(Who::Plain);
-        let mut program = started(&sandbox, "threads");
-        let image = stop(&sandbox, &mut program, &["--portable"]);
+        let mut program = sandbox.start_ready(&Program::fixture("threads"));
+        let image = sandbox.stop(&mut program, &["--portable"]);
         let own = sandbox.path("threads");
         std::fs::remove_file(&own).expect("ours");
         if replaced {
             std::fs::copy("/bin/true", &own).expect("the sandbox is writable");
         }
-        expect(&sandbox.brant(&["restore", &image, "-d", "-n", "it"]), 0);
+        sandbox.brant(&["restore", &image, "-d", "-n", "it"]).expect(0);
         // What the host has is taken from there: only the executable is a copy.
         let [copy] = &copies(&sandbox)[..] else { panic!("{:?}", copies(&sandbox)) };
         assert_eq!(copy.file_name(), own.file_name());
@@ -69,19 +41,19 @@ fn an_executable_that_is_gone_or_another_one() {
         assert!(copy.exists());
 
         // A checkpoint of it carries the copy by itself: no other host has it, nor this one if it is cleared away.
-        expect(&sandbox.brant(&["checkpoint", "it", "--stop"]), 0);
+        sandbox.brant(&["checkpoint", "it", "--stop"]).expect(0);
         assert!(clear().stdout.contains("\"removed\": 1"), "{:?}", clear());
         assert_eq!(copies(&sandbox), [""; 0].map(PathBuf::from));
-        expect(&sandbox.brant(&["restore", "it", "-d"]), 0);
-        finishes(&sandbox);
+        sandbox.brant(&["restore", "it", "-d"]).expect(0);
+        sandbox.finish_fixture();
     }
 }
 
 #[test]
 fn without_portable_it_is_refused_by_name() {
     let sandbox = Sandbox::new(Who::Plain);
-    let mut program = started(&sandbox, "threads");
-    let image = stop(&sandbox, &mut program, &[]);
+    let mut program = sandbox.start_ready(&Program::fixture("threads"));
+    let image = sandbox.stop(&mut program, &[]);
     let own = sandbox.path("threads");
     let kept = sandbox.path("kept");
     std::fs::rename(&own, &kept).expect("ours");
@@ -91,41 +63,41 @@ fn without_portable_it_is_refused_by_name() {
         }
         for policy in ["strict", "keep", "rewind"] {
             let refused = sandbox.brant(&["restore", &image, "-d", "--files", policy]);
-            expect(&refused, 5);
+            refused.expect(5);
             assert!(refused.stderr.contains(own.to_str().expect("UTF-8")), "{}", refused.stderr);
             assert!(refused.stderr.contains("--portable"), "{}", refused.stderr);
         }
     }
     sandbox.expect_no_leftovers();
     std::fs::rename(&kept, &own).expect("ours");
-    expect(&sandbox.brant(&["restore", &image, "-d"]), 0);
-    finishes(&sandbox);
+    sandbox.brant(&["restore", &image, "-d"]).expect(0);
+    sandbox.finish_fixture();
 }
 
 #[test]
 fn a_damaged_copy_is_written_again() {
     let sandbox = Sandbox::new(Who::Plain);
-    let mut program = started(&sandbox, "threads");
-    let image = stop(&sandbox, &mut program, &["--portable"]);
+    let mut program = sandbox.start_ready(&Program::fixture("threads"));
+    let image = sandbox.stop(&mut program, &["--portable"]);
     std::fs::remove_file(sandbox.path("threads")).expect("ours");
-    expect(&sandbox.brant(&["restore", &image, "-d", "-n", "it"]), 0);
-    expect(&sandbox.brant(&["kill", "it"]), 0);
+    sandbox.brant(&["restore", &image, "-d", "-n", "it"]).expect(0);
+    sandbox.brant(&["kill", "it"]).expect(0);
     let [copy] = &copies(&sandbox)[..] else { panic!("{:?}", copies(&sandbox)) };
     std::fs::set_permissions(copy, std::fs::Permissions::from_mode(0o700)).expect("ours");
     let mut bytes = std::fs::read(copy).expect("it is there");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(copy, &bytes).expect("it is writable now");
-    expect(&sandbox.brant(&["restore", &image, "-d", "-n", "it"]), 0);
+    sandbox.brant(&["restore", &image, "-d", "-n", "it"]).expect(0);
     assert_ne!(std::fs::read(copy).expect("it is there"), bytes);
-    finishes(&sandbox);
+    sandbox.finish_fixture();
 }
 
 #[test]
 fn open_files_travel() {
     let sandbox = Sandbox::new(Who::Plain);
-    let mut program = started(&sandbox, "files");
-    let image = stop(&sandbox, &mut program, &["--with-files"]);
+    let mut program = sandbox.start_ready(&Program::fixture("files"));
+    let image = sandbox.stop(&mut program, &["--with-files"]);
     let names = ["f.append", "out", "err"];
     let before = names.map(|name| {
         let metadata = std::fs::metadata(sandbox.path(name)).expect("it is there");
@@ -136,7 +108,7 @@ fn open_files_travel() {
     std::fs::remove_file(sandbox.path("f.append")).expect("ours");
     sandbox.write("f.append", "something else");
     let refused = sandbox.brant(&["restore", &image, "-d"]);
-    expect(&refused, 5);
+    refused.expect(5);
     assert!(refused.stderr.contains("f.append"), "{}", refused.stderr);
     assert_eq!(sandbox.text("f.append"), "something else");
     sandbox.write("f.append", &text);
@@ -149,15 +121,15 @@ fn open_files_travel() {
         }
     }
     // A plan changes nothing.
-    expect(&sandbox.brant(&["restore", &image, "-d", "--dry-run"]), 0);
+    sandbox.brant(&["restore", &image, "-d", "--dry-run"]).expect(0);
     assert!(!sandbox.path("f.append").exists());
-    expect(&sandbox.brant(&["restore", &image, "-d", "-n", "it"]), 0);
+    sandbox.brant(&["restore", &image, "-d", "-n", "it"]).expect(0);
     let after = names.map(|name| {
         let metadata = std::fs::metadata(sandbox.path(name)).expect("it was made");
         (sandbox.text(name), metadata.mode(), metadata.mtime(), metadata.mtime_nsec())
     });
     assert_eq!(before, after);
-    finishes(&sandbox);
+    sandbox.finish_fixture();
 }
 
 #[test]
@@ -168,10 +140,10 @@ fn no_folder_is_made_for_an_open_file() {
     command.arg(sandbox.path("work.sh"));
     let mut program = sandbox.launch(command, false);
     assert!(wait_until(20, || sandbox.path("begun").exists()), "the shell did not begin");
-    let image = stop(&sandbox, &mut program, &["--with-files"]);
+    let image = sandbox.stop(&mut program, &["--with-files"]);
     std::fs::remove_dir_all(sandbox.path("sub")).expect("ours");
     let refused = sandbox.brant(&["restore", &image, "-d"]);
-    expect(&refused, 5);
+    refused.expect(5);
     assert!(refused.stderr.contains("mkdir -p"), "{}", refused.stderr);
     assert!(!sandbox.path("sub").exists());
     // Elsewhere will do.
@@ -180,7 +152,7 @@ fn no_folder_is_made_for_an_open_file() {
     std::os::unix::fs::chown(&to, Some(std::fs::metadata(sandbox.path("home")).expect("there").uid()), None)
         .expect("root may give a folder away, and its owner may keep it");
     let map = format!("{}={}", from.display(), to.display());
-    expect(&sandbox.brant(&["restore", &image, "-d", "--map-path", &map]), 0);
+    sandbox.brant(&["restore", &image, "-d", "--map-path", &map]).expect(0);
     sandbox.write("f.go", "go");
     assert!(wait_until(20, || sandbox.path("f.result").exists()), "no result");
     assert_eq!(sandbox.text("other/open.txt"), "begun\nended\n");
@@ -200,13 +172,13 @@ fn the_same_contents_are_carried_once() {
     let mut program = sandbox.launch(command, false);
     assert!(wait_until(20, || sandbox.path("begun").exists()), "the shell did not begin");
     let bare = sandbox.path("bare.img").to_str().expect("UTF-8").to_owned();
-    expect(&sandbox.brant(&["checkpoint", &program.pid().to_string(), "-o", &bare, "--compress", "none"]), 0);
-    let image = stop(&sandbox, &mut program, &["--with-files", "--compress", "none"]);
+    sandbox.brant(&["checkpoint", &program.pid().to_string(), "-o", &bare, "--compress", "none"]).expect(0);
+    let image = sandbox.stop(&mut program, &["--with-files", "--compress", "none"]);
     let bytes = |path: &str| std::fs::metadata(path).expect("it is there").len();
     let more = bytes(&image) - bytes(&bare);
     std::fs::remove_file(sandbox.path("one")).expect("ours");
     std::fs::remove_file(sandbox.path("two")).expect("ours");
-    expect(&sandbox.brant(&["restore", &image, "-d"]), 0);
+    sandbox.brant(&["restore", &image, "-d"]).expect(0);
     assert_eq!(sandbox.text("one"), noise);
     assert_eq!(sandbox.text("two"), noise);
     let one = noise.len() as u64;
@@ -243,8 +215,8 @@ fn forge(from: &str, to: &std::path::Path, change: impl FnOnce(&mut brant_image:
 fn a_host_that_cannot_run_it_is_told_before_anything_starts() {
     type Change = fn(&mut brant_image::model::Host);
     let sandbox = Sandbox::new(Who::Plain);
-    let mut program = started(&sandbox, "threads");
-    let image = stop(&sandbox, &mut program, &[]);
+    let mut program = sandbox.start_ready(&Program::fixture("threads"));
+    let image = sandbox.stop(&mut program, &[]);
     let changes: [(Change, &str, &str); 2] = [
         (|host| host.cpu_flags.push("avx9000".into()), "B-0404", "avx9000"),
         (|host| host.machine = "riscv64".into(), "B-0403", "riscv64"),
@@ -258,10 +230,10 @@ fn a_host_that_cannot_run_it_is_told_before_anything_starts() {
         );
         std::os::unix::fs::chown(&forged, Some(uid), Some(gid)).expect("root may, and its owner may keep it");
         let refused = sandbox.brant(&["restore", forged.to_str().expect("UTF-8"), "-d"]);
-        expect(&refused, 5);
+        refused.expect(5);
         assert!(refused.stderr.contains(code) && refused.stderr.contains(word), "{}", refused.stderr);
         assert!(sandbox.leftovers().is_empty(), "{:?}", sandbox.leftovers());
     }
-    expect(&sandbox.brant(&["restore", &image, "-d"]), 0);
-    finishes(&sandbox);
+    sandbox.brant(&["restore", &image, "-d"]).expect(0);
+    sandbox.finish_fixture();
 }

@@ -3,20 +3,10 @@
 
 use std::process::{Command, ExitStatus, Stdio};
 
-use brant_testkit::{Outcome, Program, Sandbox, Started, Who, wait_until};
+use brant_testkit::{Program, Sandbox, Who, wait_until};
 
 /// How long a pipe of commands may take.
 const PIPE_TIMEOUT_S: u64 = 120;
-
-fn started(sandbox: &Sandbox, fixture: &'static str) -> Started {
-    let started = sandbox.start(&Program::fixture(fixture));
-    assert!(wait_until(60, || sandbox.path("f.ready").exists()), "the fixture did not get ready");
-    started
-}
-
-fn expect(outcome: &Outcome, code: i32) {
-    assert_eq!(outcome.code, code, "stdout: {} stderr: {}", outcome.stdout, outcome.stderr);
-}
 
 /// Runs a line of shell in the sandbox, with brant as `brant` and the exit codes of a pipe's parts in `codes`.
 /// What the line itself prints goes to `line.out` and `line.err`.
@@ -49,41 +39,33 @@ fn stored(sandbox: &Sandbox) -> Vec<String> {
         .collect()
 }
 
-/// Lets the fixture that was restored go on to its end and verify itself.
-fn finishes(sandbox: &Sandbox) {
-    sandbox.write("f.go", "go");
-    assert!(wait_until(60, || sandbox.path("f.result").exists()), "no result: {}", sandbox.text("line.err"));
-    assert!(wait_until(20, || sandbox.text("f.result") == "ok"), "{}", sandbox.text("f.result"));
-    sandbox.expect_no_leftovers();
-}
-
 #[test]
 fn a_migration_by_hand() {
     let sandbox = Sandbox::new(Who::Plain);
-    let mut program = started(&sandbox, "threads");
+    let mut program = sandbox.start_ready(&Program::fixture("threads"));
     let pid = program.pid();
     let codes = shell(&sandbox, &format!("brant checkpoint {pid} --stop -o - | brant restore - -d -n moved"));
     assert_eq!(codes, [0, 0], "{}", sandbox.text("line.err"));
     assert_eq!(program.wait(20), Some(128 + 9));
     // The stream was kept before anything was built, whole.
     let [image] = &stored(&sandbox)[..] else { panic!("{:?}", stored(&sandbox)) };
-    expect(&sandbox.brant(&["image", "verify", image]), 0);
+    sandbox.brant(&["image", "verify", image]).expect(0);
     assert!(sandbox.text("line.err").contains(image.as_str()), "{}", sandbox.text("line.err"));
     // Nothing but the image goes to stdout; the second command's data is the job's name.
     assert_eq!(sandbox.text("line.out"), "moved\n");
-    finishes(&sandbox);
+    sandbox.finish_fixture();
 }
 
 #[test]
 fn left_running_through_a_pipe_is_a_copy() {
     let sandbox = Sandbox::new(Who::Plain);
-    let mut program = started(&sandbox, "memory_anon");
+    let mut program = sandbox.start_ready(&Program::fixture("memory_anon"));
     let pid = program.pid();
     assert_eq!(
         shell(&sandbox, &format!("brant checkpoint {pid} -o - --compress none | cat > x.img")),
         [0, 0]
     );
-    expect(&sandbox.brant(&["image", "verify", sandbox.path("x.img").to_str().expect("UTF-8")]), 0);
+    sandbox.brant(&["image", "verify", sandbox.path("x.img").to_str().expect("UTF-8")]).expect(0);
     assert_eq!(program.ended(), None);
     sandbox.write("f.go", "go");
     assert_eq!(program.wait(60), Some(0), "{}", sandbox.text("f.result"));
@@ -92,7 +74,7 @@ fn left_running_through_a_pipe_is_a_copy() {
 #[test]
 fn a_reader_that_goes_away_leaves_the_program_running() {
     let sandbox = Sandbox::new(Who::Plain);
-    let mut program = started(&sandbox, "memory_anon");
+    let mut program = sandbox.start_ready(&Program::fixture("memory_anon"));
     let pid = program.pid();
     for reader in ["true", "head -c 100 > /dev/null", "head -c 100000 > /dev/null", "sh -c 'sleep 1; exit 1'"]
     {
@@ -114,7 +96,7 @@ fn a_reader_that_goes_away_leaves_the_program_running() {
 #[test]
 fn terminals_are_refused() {
     let sandbox = Sandbox::new(Who::Plain);
-    let mut program = started(&sandbox, "ids");
+    let mut program = sandbox.start_ready(&Program::fixture("ids"));
     let pid = program.pid();
     let lines = [
         format!("./brant checkpoint {pid} --stop -o -"),
@@ -134,10 +116,10 @@ fn terminals_are_refused() {
 #[test]
 fn broken_streams_are_6_and_leave_nothing() {
     let sandbox = Sandbox::new(Who::Plain);
-    let mut program = started(&sandbox, "ids");
+    let mut program = sandbox.start_ready(&Program::fixture("ids"));
     let image = sandbox.path("x.img");
     let path = image.to_str().expect("UTF-8");
-    expect(&sandbox.brant(&["checkpoint", &program.pid().to_string(), "--stop", "-o", path]), 0);
+    sandbox.brant(&["checkpoint", &program.pid().to_string(), "--stop", "-o", path]).expect(0);
     program.wait(20);
     let bytes = std::fs::metadata(&image).expect("the image is there").len();
     for verb in ["restore - -d", "image import", "image import -"] {
@@ -150,14 +132,14 @@ fn broken_streams_are_6_and_leave_nothing() {
     assert_eq!(shell(&sandbox, "cat /dev/zero | brant image import")[1], 6);
     assert_eq!(stored(&sandbox), [""; 0]);
     sandbox.expect_no_leftovers();
-    expect(&sandbox.brant(&["restore", path, "-d"]), 0);
-    finishes(&sandbox);
+    sandbox.brant(&["restore", path, "-d"]).expect(0);
+    sandbox.finish_fixture();
 }
 
 #[test]
 fn what_came_is_kept_when_the_restore_fails() {
     let sandbox = Sandbox::new(Who::Plain);
-    let mut program = started(&sandbox, "files");
+    let mut program = sandbox.start_ready(&Program::fixture("files"));
     let pid = program.pid();
     // The file changes on its way to the other side.
     let line =
@@ -169,15 +151,15 @@ fn what_came_is_kept_when_the_restore_fails() {
     let said = sandbox.text("line.err");
     assert!(said.contains("is kept as") && said.contains(image.as_str()), "{said}");
     sandbox.expect_no_leftovers();
-    expect(&sandbox.brant(&["restore", image, "-d", "--files", "rewind"]), 0);
-    finishes(&sandbox);
+    sandbox.brant(&["restore", image, "-d", "--files", "rewind"]).expect(0);
+    sandbox.finish_fixture();
 }
 
 #[test]
 fn export_and_import_between_stores() {
     let sandbox = Sandbox::new(Who::Plain);
-    expect(&sandbox.brant(&["run", "-d", "-n", "sim", "--", "sleep", "1000"]), 0);
-    expect(&sandbox.brant(&["checkpoint", "sim", "--stop"]), 0);
+    sandbox.brant(&["run", "-d", "-n", "sim", "--", "sleep", "1000"]).expect(0);
+    sandbox.brant(&["checkpoint", "sim", "--stop"]).expect(0);
     let other = "XDG_STATE_HOME=$PWD/other";
     assert_eq!(shell(&sandbox, &format!("brant image export sim | {other} brant image import")), [0, 0]);
     let imported = sandbox.text("line.out");
@@ -202,18 +184,18 @@ fn export_and_import_between_stores() {
     // Another store's image runs here.
     std::fs::remove_file(&mine).expect("the store is writable");
     assert_eq!(shell(&sandbox, "brant restore - -d < copy.img"), [0], "{}", sandbox.text("line.err"));
-    expect(&sandbox.brant(&["kill", "sim"]), 0);
+    sandbox.brant(&["kill", "sim"]).expect(0);
     sandbox.expect_no_leftovers();
 }
 
 #[test]
 fn a_full_disk_keeps_no_half_of_a_stream() {
     let sandbox = Sandbox::new(Who::Plain);
-    let mut program = started(&sandbox, "memory_anon");
+    let mut program = sandbox.start_ready(&Program::fixture("memory_anon"));
     let image = sandbox.path("x.img");
     let path = image.to_str().expect("UTF-8");
     let pid = program.pid().to_string();
-    expect(&sandbox.brant(&["checkpoint", &pid, "--compress", "none", "-o", path]), 0);
+    sandbox.brant(&["checkpoint", &pid, "--compress", "none", "-o", path]).expect(0);
     // A limit on file sizes stands for the full disk: it needs no mount.
     let codes = shell(&sandbox, "cat x.img | prlimit --fsize=200000 brant image import");
     assert_eq!(codes[1], 7, "{}", sandbox.text("line.err"));

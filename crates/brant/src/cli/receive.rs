@@ -158,7 +158,8 @@ impl Receiver<'_> {
     /// The head is there: refuses what cannot run here, and takes the job's name.
     fn look(&mut self, head: Head) -> Result<(), Failure> {
         let checkpoint = &head.checkpoint;
-        let plan = brant_restore::plan_of(checkpoint, &self.facts, self.policy(), &self.map_paths());
+        let plan = if self.asked.dry_run { brant_restore::plan_of_running } else { brant_restore::plan_of };
+        let plan = plan(checkpoint, &self.facts, self.policy(), &self.map_paths());
         let plan = plan.map_err(|refusals| Failure::does_not_fit("the program cannot run here", refusals))?;
         self.steps = plan.to_string().lines().map(String::from).collect();
         if !self.asked.dry_run {

@@ -10,7 +10,7 @@ pub const FIELDS_MAX: usize = 32 << 10;
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Envelope {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub(super) body: Option<Body>,
 }
 
@@ -41,6 +41,9 @@ pub enum Body {
     /// Either: I give up, and why. Before GO the program then runs on at the source and the image is of no more use.
     #[prost(message, tag = "8")]
     Failure(Failure),
+    /// Source, after READY: are you still there? Destination: I am.
+    #[prost(message, tag = "9")]
+    Still(Still),
 }
 
 impl Body {
@@ -54,6 +57,7 @@ impl Body {
             Body::Go(_) => "GO",
             Body::Running(_) => "RUNNING",
             Body::Failure(_) => "FAILURE",
+            Body::Still(_) => "STILL",
         }
     }
 }
@@ -136,6 +140,9 @@ pub struct Ready {
 
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Go {}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Still {}
 
 /// The program runs at the destination.
 #[derive(Clone, PartialEq, Eq, Message)]

@@ -71,6 +71,7 @@ fn body() -> impl Strategy<Value = Body> {
         texts().prop_map(|steps| Body::Planned(Planned { steps })),
         (text(), texts()).prop_map(|(image, warnings)| Body::Ready(Ready { image, warnings })),
         Just(Body::Go(Go {})),
+        Just(Body::Still(Still {})),
         running().prop_map(Body::Running),
         failure().prop_map(Body::Failure),
     ]

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use brant_testkit::{Sandbox, Who, is_root, skip, wait_until};
+use brant_testkit::{Sandbox, Started, Who, is_root, skip, wait_until};
 
 use crate::hosts::{Hosts, LIFE_TIMEOUT_S};
 
@@ -65,14 +65,10 @@ fn a_full_disk_on_either_host() {
         return skip("root");
     }
     let hosts = Hosts::new(Sandbox::new(Who::Plain));
-    let mut program = hosts
-        .sandbox
-        .command("/usr/bin/python3")
-        .args(["-c", RANDOM])
-        .stdout(std::fs::File::create(hosts.sandbox.path("beats")).expect("the sandbox is writable"))
-        .spawn()
-        .expect("python");
-    let target = program.id().to_string();
+    let mut command = hosts.sandbox.command("/usr/bin/python3");
+    let beats = std::fs::File::create(hosts.sandbox.path("beats")).expect("the sandbox is writable");
+    let program = Started::spawn(command.args(["-c", RANDOM]).stdout(beats));
+    let target = program.pid().to_string();
     assert!(wait_until(LIFE_TIMEOUT_S, || hosts.sandbox.text("beats").contains("beat")));
     for Case { state, limits, code, words } in CASES {
         let Some(disk) = SmallDisk::mount(&hosts.sandbox.path(state), limits) else {
@@ -94,7 +90,6 @@ fn a_full_disk_on_either_host() {
             );
         }
     }
-    let _ = program.kill();
-    let _ = program.wait();
+    drop(program);
     hosts.sandbox.expect_no_leftovers();
 }

@@ -13,6 +13,14 @@ export HOME=@/far XDG_STATE_HOME=@/far/state XDG_RUNTIME_DIR=@/far/run
 exec /bin/sh -c "$*"
 "#;
 
+/// As the stand-in, with processes of its own that carry the bytes.
+pub(crate) const RELAY: &str = r#"#!/bin/sh
+shift
+echo "Welcome to the other host"
+export HOME=@/far XDG_STATE_HOME=@/far/state XDG_RUNTIME_DIR=@/far/run
+cat | /bin/sh -c "$*" | cat
+"#;
+
 pub(crate) struct Hosts {
     pub(crate) sandbox: Sandbox,
     /// The stand-in for ssh, and brant at the other end.
@@ -28,6 +36,15 @@ impl Hosts {
         let made = sandbox.command("mkdir").args(["-m", "700", "far", "far/state", "far/run"]).status();
         assert!(made.expect("mkdir starts").success());
         Hosts { sandbox, rsh, far_brant }
+    }
+
+    /// The same two with another stand-in for ssh.
+    pub(crate) fn with_stand_in(self, script: &str) -> Hosts {
+        self.sandbox.write(
+            "rsh",
+            &script.replace('@', self.sandbox.path("").to_string_lossy().trim_end_matches('/')),
+        );
+        self
     }
 
     pub(crate) fn migrate_words<'a>(&'a self, target: &'a str) -> Vec<&'a str> {
@@ -49,13 +66,7 @@ impl Hosts {
     }
 
     pub(crate) fn begin(&self, fixture: &'static str) -> Started {
-        for name in ["f.ready", "f.result", "f.beat", "f.go"] {
-            let _ = std::fs::remove_file(self.sandbox.path(name));
-        }
-        let started = self.sandbox.start(&Program::fixture(fixture));
-        let is_ready = wait_until(LIFE_TIMEOUT_S, || self.sandbox.path("f.ready").exists());
-        assert!(is_ready, "{fixture} did not start: {}", self.sandbox.text("f.result"));
-        started
+        self.sandbox.start_ready(&Program::fixture(fixture))
     }
 
     /// The restored program finds itself whole.
@@ -120,6 +131,15 @@ impl Hosts {
             self.sandbox.expect_no_leftovers();
         }
         is_here
+    }
+
+    /// What carries the bytes, where the stand-in is [`RELAY`].
+    pub(crate) fn transport(&self) -> Vec<i32> {
+        let carries = |(pid, name): (i32, String)| {
+            let words = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            (name == "cat" || words.contains(&self.rsh)).then_some(pid).filter(|_| name != "brant")
+        };
+        self.sandbox.leftovers().into_iter().filter_map(carries).collect()
     }
 
     pub(crate) fn beat(&self) -> u64 {

@@ -60,7 +60,7 @@ pub(in crate::cli) fn carry(wire: &Wire, local: UnixStream) {
             Ok(Waited::Frame(Frame::Message(Body::End(_))) | Waited::Frame(Frame::Message(_))) | Err(_) => {
                 break;
             }
-            Ok(Waited::Frame(_)) => {}
+            Ok(Waited::Frame(_) | Waited::Nothing) => {}
             Ok(Waited::Other) => match (&local).read(&mut buffer) {
                 Ok(0) => break,
                 Ok(count) => {

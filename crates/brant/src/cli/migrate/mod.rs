@@ -157,7 +157,7 @@ impl Migrate {
             })?;
             let waits =
                 interruption.descriptor().map_err(|error| not_reached(transport, &Error::Io(error)))?;
-            connection.link.interrupt_by(Some(waits));
+            connection.link.interrupt_by(Some(waits.into()));
             // A password may be asked for on this terminal.
             progress.clear();
             let error = match greet(&connection.link, own_hello(facts)) {

@@ -21,7 +21,7 @@ const USAGE: &str = "cargo xtask CHORE
   ci [--full]   everything: quick, tidy, golden, fuzz, e2e; with --full the issue's counts
   quick         formatting, clippy with warnings denied, unit and property tests: under three minutes
   tidy          the checks that STYLE asks for and no compiler makes
-  golden        the golden and the broken images
+  golden        the golden and the broken images and wrapper definitions
   fuzz          a short seeded fuzz run over every parser of foreign bytes
   dist          target/dist/brant: one static file for any distribution
   e2e [--full]  the end-to-end tests: fixtures, kills, real programs
@@ -74,7 +74,8 @@ fn quick() -> Vec<Step> {
 }
 
 fn golden() -> Vec<Step> {
-    vec![Step::cargo(&["test", "--package", "brant-image", "--quiet", "--test", "golden"])]
+    let of = |package| Step::cargo(&["test", "--package", package, "--quiet", "--test", "golden"]);
+    vec![of("brant-image"), of("brant-definition")]
 }
 
 fn fuzz(is_full: bool) -> Vec<Step> {
@@ -83,7 +84,7 @@ fn fuzz(is_full: bool) -> Vec<Step> {
         Step::cargo(&["test", "--package", package, "--release", "--quiet", "--test", "fuzz"])
             .env("BRANT_FUZZ_COUNT", count)
     };
-    vec![run("brant-image"), run("brant-migrate")]
+    vec![run("brant-image"), run("brant-migrate"), run("brant-definition")]
 }
 
 /// Where `dist` puts the static brant.

@@ -113,6 +113,17 @@ fn check_carrying(roots: &[Pid], facts: &HostFacts, carry: &Carry) -> Result<Ref
     Ok(standing)
 }
 
+/// About how many bytes of files that have names would travel. Nothing is touched.
+pub fn carried_bytes(roots: &[Pid], facts: &HostFacts, carry: &Carry) -> Result<u64, Error> {
+    if !carry.mapped && !carry.opened {
+        return Ok(0);
+    }
+    let members = found(roots)?;
+    let mut tables = Tables::new(carry.clone());
+    preflight::look(&members, &mut tables, facts)?;
+    Ok(tables.carried_bytes())
+}
+
 fn look_once(roots: &[Pid], facts: &HostFacts, carry: &Carry) -> Result<Refusals, Error> {
     let members = found(roots)?;
     let mut tables = Tables::new(carry.clone());

@@ -12,6 +12,7 @@ mod other_root;
 mod program;
 mod random;
 mod sandbox;
+mod small_disk;
 
 pub use ability::{Who, have_command, is_full, is_root, skip};
 pub use check::{Action, Mode, Verdict, check, refused};
@@ -21,3 +22,4 @@ pub use program::{
 };
 pub use random::Random;
 pub use sandbox::{Outcome, Sandbox, Started, wait_until};
+pub use small_disk::SmallDisk;

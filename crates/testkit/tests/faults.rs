@@ -28,8 +28,8 @@ const STOP: [&str; 3] = ["capture.before-end", "capture.ending", "capture.ended"
 /// Reached only where an earlier image is replaced.
 const REPLACE: &str = "store.linked";
 const RESTORE: [&str; 2] = ["restore.", "keeper.adopting"];
-/// The two ends of a move: walked by the tests of those.
-const MOVE: [&str; 2] = ["migrate.", "receive."];
+/// The two ends of a move, and files that travel: walked by the tests of those.
+const MOVE: [&str; 3] = ["migrate.", "receive.", "carried."];
 const RUN: [&str; 4] = ["keeper.forked", "keeper.published", "keeper.program-forked", "keeper.ready"];
 
 #[test]

@@ -2,9 +2,10 @@
 #![forbid(unsafe_code)]
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use brant_testkit::{Program, Sandbox, Who, wait_until};
+use brant_base::fault::POINTS;
+use brant_testkit::{Program, Sandbox, SmallDisk, Who, is_root, skip, wait_until};
 
 /// The copies of carried files in the sandbox's state folder.
 fn copies(sandbox: &Sandbox) -> Vec<PathBuf> {
@@ -236,4 +237,84 @@ fn a_host_that_cannot_run_it_is_told_before_anything_starts() {
     }
     sandbox.brant(&["restore", &image, "-d"]).expect(0);
     sandbox.finish_fixture();
+}
+
+/// Everything below the folder that is no folder.
+fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
+    for item in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        match item.path() {
+            path if path.is_dir() => files_below(&path, found),
+            path => found.push(path),
+        }
+    }
+}
+
+#[test]
+fn a_restore_that_ends_while_it_makes_files() {
+    let sandbox = Sandbox::with_faults(Who::Plain);
+    let mut program = sandbox.start_ready(&Program::fixture("files"));
+    let image = sandbox.stop(&mut program, &["--portable", "--with-files"]);
+    let lost = ["files", "f.append", "f.plain", "f.sync", "f.beyond"].map(|name| sandbox.path(name));
+    let whole: Vec<Vec<u8>> =
+        lost.iter().map(|path| std::fs::read(path).expect("the fixture made it")).collect();
+    lost.iter().for_each(|path| std::fs::remove_file(path).expect("ours"));
+    let kills = POINTS.iter().filter(|point| point.starts_with("carried.")).map(|point| (*point, "kill"));
+    let fails = ["carried.written"].map(|point| (point, "fail:28"));
+    for (point, action) in kills.chain(fails) {
+        for occasion in 1..=lost.len() {
+            let fault = format!("{point}#{occasion}={action}");
+            let (outcome, made) = sandbox.brant_with_fault(&fault, &["restore", &image, "-d"]);
+            assert!(made && outcome.code != 0, "{fault}: {} {}", outcome.code, outcome.stderr);
+            sandbox.expect_no_leftovers();
+            let mut found = Vec::new();
+            files_below(&sandbox.path(""), &mut found);
+            let hidden = found.iter().find(|path| path.to_string_lossy().contains("/.brant"));
+            assert_eq!(hidden, None, "{fault}");
+            for (path, contents) in lost.iter().zip(&whole) {
+                let name = path.file_name();
+                for made in found.iter().filter(|found| found.file_name() == name) {
+                    assert!(std::fs::read(made).is_ok_and(|read| read == *contents), "{fault}: {made:?}");
+                    std::fs::remove_file(made).expect("ours");
+                }
+                assert!(action == "kill" || !found.contains(path), "{fault}: {path:?} stays");
+            }
+        }
+    }
+    sandbox.brant(&["restore", &image, "-d"]).expect(0);
+    sandbox.finish_fixture();
+}
+
+#[test]
+fn files_that_travel_are_told_of_and_need_room() {
+    let sandbox = Sandbox::new(Who::Plain);
+    let mut program = sandbox.start_ready(&Program::fixture("files"));
+    let pid = program.pid().to_string();
+    let image = sandbox.path("x.img").to_str().expect("UTF-8").to_owned();
+    sandbox.brant(&["checkpoint", &pid, "--portable", "--with-files", "-o", &image]).expect(0);
+    let told = sandbox.brant(&["image", "inspect", &image]).stdout;
+    let line = |path: &Path| {
+        let path = path.to_string_lossy().into_owned();
+        told.lines().find(|line| line.trim_start().starts_with(&path)).unwrap_or_default().to_owned()
+    };
+    assert!(line(&sandbox.path("files")).contains("mapped from a copy"), "{told}");
+    assert!(line(&sandbox.path("f.plain")).contains("made anew"), "{told}");
+    let listed: serde_json::Value =
+        serde_json::from_str(&sandbox.brant(&["image", "inspect", &image, "--json"]).stdout).expect("JSON");
+    assert!(listed["carried_files"].as_array().is_some_and(|files| files.len() >= 3), "{listed}");
+
+    if is_root() {
+        sandbox.make_folder("small");
+        let Some(disk) = SmallDisk::mount(&sandbox.path("small"), "size=300k") else {
+            return skip("host: mount");
+        };
+        let small = sandbox.path("small/x.img").to_str().expect("UTF-8").to_owned();
+        // The C library alone needs more, and the memory of this little program much less.
+        let refused = sandbox.brant(&["checkpoint", &pid, "--portable", "-o", &small]);
+        refused.expect(7);
+        assert!(refused.stderr.contains("are needed"), "it was tried: {}", refused.stderr);
+        assert!(disk.files().is_empty());
+        sandbox.brant(&["checkpoint", &pid, "-o", &small]).expect(0);
+    }
+    sandbox.write("f.go", "go");
+    assert_eq!(program.wait(60), Some(0), "{}", sandbox.text("f.result"));
 }

@@ -87,11 +87,13 @@ impl Checkpoint {
             job: target.job().map(|job| job.name().to_string()),
             never_restored: brant_restore::never_restored,
         };
+        let carried_bytes = brant_capture::carried_bytes(&roots, &facts, &options.carry)
+            .map_err(|error| failed(&target, error))?;
         let mut lost = Vec::new();
         let mut captured = loop {
             let written = Rc::new(Cell::new(0));
             let sink = Sink {
-                destination: Some(self.begin(&roots)?),
+                destination: Some(self.begin(&roots, carried_bytes)?),
                 written: Rc::clone(&written),
                 interruption: Rc::clone(&interruption),
             };
@@ -151,15 +153,11 @@ impl Checkpoint {
     }
 
     /// An image without a name yet, where there is room for it.
-    fn begin(&self, roots: &[Pid]) -> Result<Destination, Failure> {
+    fn begin(&self, roots: &[Pid], carried_bytes: u64) -> Result<Destination, Failure> {
         if self.is_streamed() {
             return Outgoing::begin().map(Destination::Stream);
         }
-        let bytes = match self.compress {
-            Codec::Raw => resident_bytes(roots),
-            // What compresses well may need a tenth.
-            _ => resident_bytes(roots) / 10,
-        };
+        let bytes = expected_bytes(self.compress, resident_bytes(roots), carried_bytes);
         let begin = || -> Result<Pending, StoreError> {
             let mut pending = match &self.output {
                 Some(path) => Pending::begin(Place::from_option(path), self.force, bytes)?,
@@ -387,6 +385,15 @@ pub(super) fn parse_codec(text: &str) -> Result<Codec, String> {
             _ => Err("zstd has levels from 1 to 22 and from -1 to -50".to_string()),
         },
         _ => Err("it is auto, none, lz4, zstd, or zstd:LEVEL".to_string()),
+    }
+}
+
+/// How long an image of so much will be at least, about.
+pub(super) fn expected_bytes(codec: Codec, memory_bytes: u64, carried_bytes: u64) -> u64 {
+    match codec {
+        Codec::Raw => memory_bytes + carried_bytes,
+        // Memory that compresses well may need a tenth, programs and libraries a third.
+        _ => memory_bytes / 10 + carried_bytes / 4,
     }
 }
 

@@ -147,6 +147,9 @@ fn inspection_json(inspection: &Inspection) -> Value {
             "private_bytes": memory.private_bytes, "shared_bytes": memory.shared_bytes,
             "file_bytes": memory.file_bytes, "zero_bytes": memory.zero_bytes,
         },
+        "carried_files": inspection.carried.iter().map(|file| {
+            json!({ "path": file.path, "bytes": file.bytes, "purpose": file.purpose })
+        }).collect::<Vec<Value>>(),
         "needs": inspection.needs,
         "processes": inspection.processes.iter().map(process_json).collect::<Vec<Value>>(),
     })

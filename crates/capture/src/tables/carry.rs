@@ -73,6 +73,12 @@ impl FileEntry {
 }
 
 impl Tables {
+    /// Of the files that would travel, as far as they are known.
+    pub(crate) fn carried_bytes(&self) -> u64 {
+        let wanted = self.files.iter().filter(|entry| self.carry.wants(entry) != Carried::No);
+        wanted.map(|entry| entry.file.size).sum()
+    }
+
     /// Writes the contents of carried files of this kind, each contents once.
     pub(crate) fn write_carried<W: Write>(&self, kind: Carried, writer: &mut Writer<W>) -> Result<(), Error> {
         // Contents belong to the first carried file that has them, whatever its kind.

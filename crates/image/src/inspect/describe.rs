@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::CarriedLine;
 use super::text::readable;
 use crate::model::*;
 
@@ -13,6 +14,20 @@ const O_NONBLOCK: u32 = 0o4000;
 /// Each open file in words; processes that share one share its description.
 pub(super) fn open_files(checkpoint: &Checkpoint) -> HashMap<OpenFileId, String> {
     checkpoint.open_files.iter().map(|file| (file.id, open_file(checkpoint, file))).collect()
+}
+
+/// Files whose contents are in the image, and what for.
+pub(super) fn carried(checkpoint: &Checkpoint) -> Vec<CarriedLine> {
+    let line = |file: &DiskFile| CarriedLine {
+        path: readable(&file.path),
+        bytes: file.size,
+        purpose: match file.carried {
+            Carried::No => "it had no name any more",
+            Carried::Copy => "mapped from a copy where a host has none or another one",
+            Carried::File => "made anew where a host has none",
+        },
+    };
+    checkpoint.disk_files.iter().filter(|file| file.stored).map(line).collect()
 }
 
 pub(super) fn disk_path(checkpoint: &Checkpoint, id: DiskFileId) -> String {

@@ -30,6 +30,8 @@ pub struct Inspection {
     /// Parents before their children.
     pub processes: Vec<ProcessLine>,
     pub memory: MemoryLines,
+    /// Files whose contents travel.
+    pub carried: Vec<CarriedLine>,
     /// What a restore needs from its host, each in one sentence.
     pub needs: Vec<String>,
 }
@@ -74,6 +76,14 @@ pub struct DescriptorLine {
     pub close_on_exec: bool,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CarriedLine {
+    pub path: String,
+    pub bytes: u64,
+    /// What a restore does with the contents.
+    pub purpose: &'static str,
+}
+
 /// Bytes in the image, and those known to be zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemoryLines {
@@ -105,6 +115,7 @@ pub fn inspect(image: &Image) -> Inspection {
         machine: checkpoint.host.machine.clone(),
         processes,
         memory: memory_lines(image),
+        carried: describe::carried(checkpoint),
         needs: needs::needs(checkpoint),
     }
 }

@@ -82,6 +82,12 @@ impl fmt::Display for Inspection {
                 writeln!(f, "  {:>7} {}{flag}", entry.number, entry.what)?;
             }
         }
+        if !self.carried.is_empty() {
+            writeln!(f, "\nfiles that travel ({})", self.carried.len())?;
+        }
+        for file in &self.carried {
+            writeln!(f, "{NEEDS_INDENT}{}, {}, {}", file.path, size(file.bytes), file.purpose)?;
+        }
         writeln!(f, "\nneeds from the host")?;
         self.needs.iter().try_for_each(|need| writeln!(f, "{NEEDS_INDENT}{need}"))
     }

@@ -5,19 +5,22 @@
 //! checkpointed again. A file that the program had open is made anew where it was. Both appear under their names whole, or not at all.
 //!
 //! If the restore fails, files that it made are removed again. If it is killed, they stay: whole, and the same as in the image, so that the next
-//! restore takes them.
+//! restore takes them. What is not whole has no name (O_TMPFILE), or a hidden one on a file system that knows only files with names.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use brant_base::fault;
 use brant_image::model::{Checkpoint, DiskFile};
 use brant_image::{Image, ImageError};
 
 use super::disk::{fill, modified, path_error};
 use crate::{Error, Plan};
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg};
+use nix::unistd::linkat;
 
 /// Bytes that are hashed at once.
 const PART_BYTES: usize = 1 << 20;
@@ -79,7 +82,14 @@ fn provide_copy(image: &Image, record: &DiskFile, path: &Path) -> Result<(), Err
     // Executed and mapped; never written to, and without the marks that give a program other rights.
     let mode = record.mode & 0o555 | 0o400;
     let temporary = write(image, record, path, mode)?;
-    temporary.rename(path, |from, to| fs::rename(from, to))
+    temporary.name(path, || {
+        // Another restore may have made the same one meanwhile.
+        if !is_whole(path, record)? {
+            fs::remove_file(path)?;
+            return Ok(Some(Again));
+        }
+        Ok(None)
+    })
 }
 
 fn make_folder(folder: &Path) -> io::Result<()> {
@@ -103,43 +113,80 @@ fn create(image: &Image, checkpoint: &Checkpoint, record: &DiskFile, path: &Path
     }
     file.set_modified(modified(record)).map_err(fault())?;
     let inode = file.metadata().map_err(fault())?.ino();
-    // A link never replaces what has come into being meanwhile.
-    temporary.rename(path, |from, to| fs::hard_link(from, to).and_then(|()| fs::remove_file(from)))?;
+    // What has come into being meanwhile is never replaced.
+    temporary.name(path, || Err(io::ErrorKind::AlreadyExists.into()))?;
     Ok(inode)
 }
 
-/// A whole file under a hidden name. Dropped before it got its own, it is removed.
+/// A file on its way to its name. Dropped before it got it, it is gone.
 struct Temporary {
     file: File,
-    path: PathBuf,
+    /// Where it lies meanwhile, if the file system wants a name.
+    hidden: Option<PathBuf>,
 }
 
+/// The name is free now.
+struct Again;
+
 impl Temporary {
-    fn rename(self, to: &Path, give: impl Fn(&Path, &Path) -> io::Result<()>) -> Result<(), Error> {
+    fn make(folder: &Path, id: u32) -> io::Result<Temporary> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).mode(0o600);
+        match options.clone().custom_flags(libc::O_TMPFILE).open(folder) {
+            Ok(file) => return Ok(Temporary { file, hidden: None }),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL | libc::ENOSYS) => {}
+                _ => return Err(error),
+            },
+        }
+        let hidden = folder.join(format!(".brant-{}-{id}.tmp", std::process::id()));
+        let file = options.create_new(true).open(&hidden)?;
+        Ok(Temporary { file, hidden: Some(hidden) })
+    }
+
+    /// Durable under its name when it returns. `taken` says what to do where there is a file of that name already.
+    fn name(self, to: &Path, taken: impl Fn() -> io::Result<Option<Again>>) -> Result<(), Error> {
         let durable = || -> io::Result<()> {
             self.file.sync_all()?;
-            give(&self.path, to)?;
+            fault::reach("carried.synced");
+            while let Err(error) = self.link(to) {
+                if error.kind() != io::ErrorKind::AlreadyExists {
+                    return Err(error);
+                }
+                if taken()?.is_none() {
+                    break;
+                }
+            }
+            fault::reach("carried.named");
             let folder = to.parent().unwrap_or(Path::new("/"));
             File::open(folder)?.sync_all()
         };
         durable().map_err(path_error("making", to))
     }
+
+    fn link(&self, to: &Path) -> io::Result<()> {
+        if let Some(hidden) = &self.hidden {
+            return fs::hard_link(hidden, to);
+        }
+        let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        Ok(linkat(AT_FDCWD, own.as_str(), AT_FDCWD, to, AtFlags::AT_SYMLINK_FOLLOW)?)
+    }
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // Gone already where it got its name.
-        let _ = fs::remove_file(&self.path);
+        if let Some(hidden) = &self.hidden {
+            let _ = fs::remove_file(hidden);
+        }
     }
 }
 
 fn write(image: &Image, record: &DiskFile, path: &Path, mode: u32) -> Result<Temporary, Error> {
     let folder = path.parent().unwrap_or(Path::new("/"));
-    let hidden = folder.join(format!(".brant-{}-{}.tmp", std::process::id(), record.id.0));
-    let opened = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&hidden);
-    let temporary = Temporary { file: opened.map_err(path_error("making", &hidden))?, path: hidden };
+    let mut temporary = Temporary::make(folder, record.id.0).map_err(path_error("making", path))?;
     fill(image, record, &temporary.file)?;
-    let found = digest(&temporary.path).map_err(path_error("reading", &temporary.path))?;
+    fault::check("carried.written").map_err(path_error("writing", path))?;
+    let found = digest(&mut temporary.file).map_err(path_error("reading", path))?;
     if found.as_bytes()[..] != record.digest {
         let what = format!("the contents of {} do not have their digest", super::disk::shown(&record.path));
         return Err(Error::Image(ImageError::Inconsistent { what }));
@@ -150,11 +197,14 @@ fn write(image: &Image, record: &DiskFile, path: &Path, mode: u32) -> Result<Tem
 
 fn is_whole(path: &Path, record: &DiskFile) -> io::Result<bool> {
     let metadata = fs::symlink_metadata(path)?;
-    Ok(metadata.is_file() && metadata.len() == record.size && digest(path)?.as_bytes()[..] == record.digest)
+    Ok(metadata.is_file()
+        && metadata.len() == record.size
+        && digest(&mut File::open(path)?)?.as_bytes()[..] == record.digest)
 }
 
-fn digest(path: &Path) -> io::Result<blake3::Hash> {
-    let mut file = File::open(path)?;
+/// Of all that is in the file.
+fn digest(file: &mut File) -> io::Result<blake3::Hash> {
+    file.rewind()?;
     let mut hasher = blake3::Hasher::new();
     let mut part = vec![0; PART_BYTES];
     loop {

@@ -1,40 +1,12 @@
 //! Disks that are full, on either host: the program runs on where it was, nothing is left, and the message says whose
 //! disk it is and what to type next.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use brant_testkit::{Sandbox, Started, Who, is_root, skip, wait_until};
+use brant_testkit::{Sandbox, SmallDisk, Started, Who, is_root, skip, wait_until};
 
 use crate::hosts::{Hosts, LIFE_TIMEOUT_S};
 
 /// Memory that no compression makes shorter.
 const RANDOM: &str = "import os,time\nmemory=os.urandom(40<<20)\nprint('ready',flush=True)\nwhile True: time.sleep(.02); print('beat',flush=True)";
-
-/// A disk of its own, unmounted on drop.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// `None` where nothing can be mounted.
-    fn mount(folder: &Path, limits: &str) -> Option<SmallDisk> {
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("mode=777,{limits}"), "tmpfs"]).arg(folder);
-        mount.status().is_ok_and(|status| status.success()).then(|| SmallDisk(folder.to_owned()))
-    }
-
-    /// Everything that is not a folder.
-    fn files(&self) -> Vec<PathBuf> {
-        let found =
-            Command::new("find").arg(&self.0).args(["!", "-type", "d"]).output().expect("find starts");
-        String::from_utf8_lossy(&found.stdout).lines().map(PathBuf::from).collect()
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
 
 /// Where the disk is small, how, and what a user is told: exit code, and words of the message.
 struct Case {

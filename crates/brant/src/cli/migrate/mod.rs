@@ -23,7 +23,7 @@ use serde_json::json;
 
 use super::Done;
 use super::check::{failed, host_facts};
-use super::checkpoint::{FREEZE_TIMEOUT, Interruption, carry, parse_codec};
+use super::checkpoint::{FREEZE_TIMEOUT, Interruption, carry, expected_bytes, parse_codec};
 use super::restore::{Files, parse_map};
 use crate::failure::{Failure, exit, known_code};
 use crate::handover::short;
@@ -227,10 +227,9 @@ impl Migrate {
         }
     }
 
-    fn asked(&self, target: &Target, roots: &[Pid]) -> Asked {
+    fn asked(&self, target: &Target, expected_bytes: u64) -> Asked {
         use std::os::unix::ffi::OsStrExt;
         let bytes = |path: &PathBuf| path.as_os_str().as_bytes().to_vec();
-        let memory = memory_bytes(roots);
         Asked {
             name: self.name.clone().or_else(|| target.job().map(|job| job.name().to_string())),
             files: match self.files {
@@ -246,7 +245,7 @@ impl Migrate {
                 .collect(),
             dry_run: self.dry_run,
             attach: !self.detach,
-            expected_bytes: if self.compress == Codec::Raw { memory } else { memory / 10 },
+            expected_bytes,
         }
     }
 
@@ -276,7 +275,7 @@ impl Migrate {
         let mut there = Ok(Vec::new());
         if here.is_empty() {
             let send = |stream: ImageStream| self.send_head(target, roots, facts, stream);
-            match compare::<Cause>(link, self.asked(target, roots), send) {
+            match compare::<Cause>(link, self.asked(target, 0), send) {
                 Ok(planned) => there = Ok(planned.steps),
                 Err(Cause::Own(failure)) if !failure.refusals.is_empty() => here = failure.refusals,
                 Err(Cause::Link(Error::Peer(failure))) if !failure.refusals.is_empty() => {
@@ -357,10 +356,14 @@ impl Migrate {
         connection: Connection,
     ) -> Done {
         let begun = Instant::now();
-        let asked = self.asked(target, &roots);
         let old_pid = roots[0];
         let options = self.options(target);
+        let carried_bytes = brant_capture::carried_bytes(&roots, facts, &options.carry)
+            .map_err(|error| failed(target, error))?;
+        let expected_bytes = expected_bytes(options.codec, memory_bytes(&roots), carried_bytes);
+        let asked = self.asked(target, expected_bytes);
         let mut mover = Mover::new(report, target, roots, facts, options, self.host.clone())?;
+        mover.carried_bytes = carried_bytes;
         let result = hand_over(&connection.link, asked, &mut mover);
         mover.progress.borrow_mut().clear();
         let Outcome { running, bytes, untidy } =

@@ -16,7 +16,7 @@ use brant_store::{Pending, Store, StoreError};
 
 use super::progress::Progress;
 use super::{Cause, memory_bytes};
-use crate::cli::checkpoint::{program_name, store_failed, wait_for_keeper};
+use crate::cli::checkpoint::{expected_bytes, program_name, store_failed, wait_for_keeper};
 use crate::failure::{Failure, exit};
 use crate::handover::{Handovers, NamelessRecord, Outgoing, Sent};
 use crate::job::{Moved, Process, boot_id, unix_ms};
@@ -30,6 +30,8 @@ pub(super) struct Mover<'a> {
     pub(super) roots: Vec<Pid>,
     pub(super) facts: &'a HostFacts,
     pub(super) options: Options,
+    /// Of files that travel with it.
+    pub(super) carried_bytes: u64,
     /// The destination, as it was typed.
     pub(super) host: String,
     pub(super) progress: Rc<RefCell<Progress>>,
@@ -70,6 +72,7 @@ impl<'a> Mover<'a> {
             roots,
             facts,
             options,
+            carried_bytes: 0,
             host,
             progress: Rc::new(RefCell::new(Progress::new(report))),
             handovers: Handovers::open()?,
@@ -94,8 +97,7 @@ impl<'a> Mover<'a> {
     }
 
     fn begin(&self) -> Result<Pending, StoreError> {
-        let bytes = memory_bytes(&self.roots);
-        let expected = if self.options.codec == brant_image::Codec::Raw { bytes } else { bytes / 10 };
+        let expected = expected_bytes(self.options.codec, memory_bytes(&self.roots), self.carried_bytes);
         let mut pending = self.store.begin(expected)?;
         pending.check_space(expected)?;
         Ok(pending)
@@ -152,9 +154,9 @@ impl Source for Mover<'_> {
             fault: Rc::clone(&fault),
         };
         let progress = Rc::clone(&self.progress);
-        let roots = &self.roots;
+        let (roots, carried_bytes) = (&self.roots, self.carried_bytes);
         let sink = || {
-            progress.borrow_mut().begin(memory_bytes(roots));
+            progress.borrow_mut().begin(memory_bytes(roots) + carried_bytes);
             Ok(tee)
         };
         let begun = Instant::now();

@@ -32,6 +32,34 @@ pub(super) const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a stopped job's keeper may take to see that it has ended.
 const KEEPER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How an image is written, and what it carries.
+#[derive(Debug, clap::Args)]
+pub(super) struct Content {
+    /// auto (by what the memory is like), none, lz4, or zstd with an optional level from 1 to 22, or from -1 down to -50: the
+    /// lower, the faster
+    #[arg(long, value_name = "auto|none|lz4|zstd[:LEVEL]", default_value = "auto", value_parser = parse_codec)]
+    pub(super) compress: Codec,
+    /// Let the image carry executable and libraries, so that a host with others can run it
+    #[arg(long)]
+    portable: bool,
+    /// Let the image carry regular files that are open
+    #[arg(long)]
+    with_files: bool,
+}
+
+impl Content {
+    /// What travels. Copies that a restore made of carried files do in any case: no other host has them.
+    pub(super) fn carry(&self) -> Carry {
+        let folder = Store::default_copies_folder().ok().and_then(|folder| folder.canonicalize().ok());
+        let always_below = folder.map(|folder| folder.into_os_string().into_encoded_bytes());
+        Carry {
+            mapped: self.portable,
+            opened: self.with_files,
+            always_below: always_below.unwrap_or_default(),
+        }
+    }
+}
+
 /// Write a running program down as an image; it runs on, unless --stop
 #[derive(Debug, clap::Args)]
 pub(super) struct Checkpoint {
@@ -49,16 +77,8 @@ pub(super) struct Checkpoint {
     /// Leave the program running (the default)
     #[arg(long)]
     leave_running: bool,
-    /// auto (by what the memory is like), none, lz4, or zstd with an optional level from 1 to 22, or from -1 down to -50: the
-    /// lower, the faster
-    #[arg(long, value_name = "auto|none|lz4|zstd[:LEVEL]", default_value = "auto", value_parser = parse_codec)]
-    compress: Codec,
-    /// Let the image carry executable and libraries, so that a host with others can run it
-    #[arg(long)]
-    portable: bool,
-    /// Let the image carry regular files that are open
-    #[arg(long)]
-    with_files: bool,
+    #[command(flatten)]
+    content: Content,
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
@@ -82,8 +102,8 @@ impl Checkpoint {
             freeze_timeout: FREEZE_TIMEOUT,
             stop: self.stop,
             copy: true,
-            codec: self.compress,
-            carry: carry(self.portable, self.with_files),
+            codec: self.content.compress,
+            carry: self.content.carry(),
             job: target.job().map(|job| job.name().to_string()),
             never_restored: brant_restore::never_restored,
         };
@@ -157,7 +177,7 @@ impl Checkpoint {
         if self.is_streamed() {
             return Outgoing::begin().map(Destination::Stream);
         }
-        let bytes = expected_bytes(self.compress, resident_bytes(roots), carried_bytes);
+        let bytes = expected_bytes(self.content.compress, resident_bytes(roots), carried_bytes);
         let begin = || -> Result<Pending, StoreError> {
             let mut pending = match &self.output {
                 Some(path) => Pending::begin(Place::from_option(path), self.force, bytes)?,
@@ -365,14 +385,7 @@ fn runs_on(mut failure: Failure) -> Failure {
     failure
 }
 
-/// What travels. Copies that a restore made of carried files do in any case: no other host has them.
-pub(super) fn carry(portable: bool, with_files: bool) -> Carry {
-    let folder = Store::default_copies_folder().ok().and_then(|folder| folder.canonicalize().ok());
-    let always_below = folder.map(|folder| folder.into_os_string().into_encoded_bytes());
-    Carry { mapped: portable, opened: with_files, always_below: always_below.unwrap_or_default() }
-}
-
-pub(super) fn parse_codec(text: &str) -> Result<Codec, String> {
+fn parse_codec(text: &str) -> Result<Codec, String> {
     match text.split_once(':') {
         None if text == "auto" => Ok(Codec::Auto),
         None if text == "none" => Ok(Codec::Raw),

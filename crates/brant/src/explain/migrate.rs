@@ -48,8 +48,9 @@ runs on here.",
         code: "B-0906",
         title: "the move was interrupted",
         text: "\
-brant was told to end by a signal (Ctrl-C) while the program could still go on here. It does; the other host has thrown
-away what it had got.",
+brant was told to end by a signal (Ctrl-C). The message says where the program is: as a rule it runs on here, and the
+other host has thrown away what it had got. Once that host has said that it is ready the rest takes a moment and is not
+broken off; only a wait for its last word, where that does not come, can be.",
     },
     Entry {
         code: "B-0907",

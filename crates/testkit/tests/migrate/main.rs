@@ -6,6 +6,7 @@ mod account;
 mod disk;
 mod hosts;
 mod instants;
+mod reboot;
 
 use brant_base::fault::POINTS;
 use brant_testkit::{Sandbox, Who};

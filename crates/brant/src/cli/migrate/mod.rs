@@ -23,7 +23,7 @@ use serde_json::json;
 
 use super::Done;
 use super::check::{failed, host_facts};
-use super::checkpoint::{FREEZE_TIMEOUT, Interruption, carry, expected_bytes, parse_codec};
+use super::checkpoint::{Content, FREEZE_TIMEOUT, Interruption, expected_bytes};
 use super::restore::{Files, parse_map};
 use crate::failure::{Failure, exit, known_code};
 use crate::handover::short;
@@ -67,16 +67,8 @@ pub(super) struct Migrate {
     /// Look there for paths that begin with A at B instead
     #[arg(long, value_name = "A=B", value_parser = parse_map)]
     map_path: Vec<(PathBuf, PathBuf)>,
-    /// auto (by what the memory is like), none, lz4, or zstd with an optional level from 1 to 22, or from -1 down to -50: the
-    /// lower, the faster
-    #[arg(long, value_name = "auto|none|lz4|zstd[:LEVEL]", default_value = "auto", value_parser = parse_codec)]
-    compress: Codec,
-    /// Carry executable and libraries along, for a host with others
-    #[arg(long)]
-    portable: bool,
-    /// Carry regular files that are open along
-    #[arg(long)]
-    with_files: bool,
+    #[command(flatten)]
+    content: Content,
     /// Compare the two hosts and name everything that stands in the way, on both; change nothing
     #[arg(long)]
     dry_run: bool,
@@ -254,8 +246,8 @@ impl Migrate {
             freeze_timeout: FREEZE_TIMEOUT,
             stop: true,
             copy: false,
-            codec: self.compress,
-            carry: carry(self.portable, self.with_files),
+            codec: self.content.compress,
+            carry: self.content.carry(),
             job: target.job().map(|job| job.name().to_string()),
             never_restored: brant_restore::never_restored,
         }

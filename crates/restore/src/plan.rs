@@ -18,6 +18,7 @@ use std::path::PathBuf;
 
 use brant_base::{Refusal, Refusals};
 use brant_image::Image;
+use brant_image::inspect::readable;
 use brant_image::model::{Checkpoint, DiskFile, DiskFileId};
 use brant_kernel::facts::HostFacts;
 
@@ -154,13 +155,15 @@ fn finished(
 }
 
 fn outline(checkpoint: &Checkpoint) -> String {
-    let words: Vec<String> =
-        checkpoint.command.iter().map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+    let words: Vec<String> = checkpoint.command.iter().map(|word| readable(word)).collect();
     let threads: usize =
         checkpoint.processes.iter().flat_map(|p| &p.body).map(|body| body.threads.len()).sum();
+    let count =
+        |count: usize, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
     format!(
-        "build {} processes with {threads} threads of \"{}\", root process {}",
-        checkpoint.processes.len(),
+        "build {} with {} of \"{}\", root process {}",
+        count(checkpoint.processes.len(), "process", "processes"),
+        count(threads, "thread", "threads"),
         words.join(" "),
         checkpoint.root
     )

@@ -24,7 +24,7 @@ use super::stop::ends_before;
 use super::stream::{self, Outgoing};
 use crate::failure::{Failure, exit, exit_of};
 use crate::job::descendants;
-use crate::report::Report;
+use crate::report::{Report, span};
 use crate::target::Target;
 
 /// How long the threads of a target may take to come to a stop.
@@ -281,11 +281,11 @@ impl Checkpoint {
         }
         let count = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
         report.note(&format!(
-            "wrote {target} ({}, {}) in {}; it stood still for {} ms and {}",
+            "wrote {target} ({}, {}) in {}; it stood still for {} and {}",
             count(processes, "process").replace("processs", "processes"),
             count(threads, "thread"),
             size(summary.bytes),
-            pause.as_millis(),
+            span(pause),
             if self.stop { "has been ended" } else { "runs on" },
         ));
         Ok(0)

@@ -44,6 +44,7 @@ struct Cli {
 
 /// What every verb takes.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options of every verb")]
 struct Shared {
     /// Print data as JSON, with a schema_version
     #[arg(long, global = true)]

@@ -160,7 +160,8 @@ impl Receiver<'_> {
         let checkpoint = &head.checkpoint;
         let plan = if self.asked.dry_run { brant_restore::plan_of_running } else { brant_restore::plan_of };
         let plan = plan(checkpoint, &self.facts, self.policy(), &self.map_paths());
-        let plan = plan.map_err(|refusals| Failure::does_not_fit("the program cannot run here", refusals))?;
+        let plan =
+            plan.map_err(|refusals| Failure::does_not_fit("the program cannot run there", refusals))?;
         self.steps = plan.to_string().lines().map(String::from).collect();
         if !self.asked.dry_run {
             let command: Vec<String> = checkpoint.command.iter().map(|word| readable(word)).collect();
@@ -189,7 +190,7 @@ impl Receiver<'_> {
             redirect_vdso: false,
         };
         let plan = brant_restore::plan(&image, &self.facts, &options)
-            .map_err(|refusals| Failure::refused("the program cannot run here", refusals))?;
+            .map_err(|refusals| Failure::refused("the program cannot run there", refusals))?;
         Ok(Prepared { image, path: path.to_path_buf(), plan, options, relays_terminal, output })
     }
 

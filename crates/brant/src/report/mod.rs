@@ -1,13 +1,10 @@
 //! How things are printed: data on stdout, everything else on stderr.
 
-mod inspection;
 mod style;
 mod text;
 
-#[expect(unused_imports, reason = "the image verb prints it")]
-pub(crate) use inspection::inspection;
 pub(crate) use style::{Color, Style};
-pub(crate) use text::{ago, command_line, harmless, signal_name, state, table, wait_status};
+pub(crate) use text::{ago, command_line, harmless, signal_name, span, state, table, wait_status};
 
 use std::io::{IsTerminal, Write};
 

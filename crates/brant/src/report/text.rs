@@ -57,6 +57,14 @@ pub(crate) fn ago(then_unix_ms: u64) -> String {
     }
 }
 
+/// How long something took.
+pub(crate) fn span(time: std::time::Duration) -> String {
+    match time.as_millis() {
+        ms @ 0..=999 => format!("{ms} ms"),
+        _ => format!("{:.1} s", time.as_secs_f64()),
+    }
+}
+
 /// A command as one could type it. Control characters are shown as escapes.
 pub(crate) fn command_line(command: &[String]) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_./=:,+@%^".contains(c);

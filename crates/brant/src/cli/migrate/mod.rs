@@ -28,7 +28,7 @@ use super::restore::{Files, parse_map};
 use crate::failure::{Failure, exit, known_code};
 use crate::handover::short;
 use crate::job::descendants;
-use crate::report::{Report, refusal_lines};
+use crate::report::{Report, harmless, refusal_lines, span};
 use crate::target::Target;
 use progress::Progress;
 use source::Mover;
@@ -110,10 +110,10 @@ impl Migrate {
         let roots = target.roots()?;
         let facts = host_facts()?;
         // What stands in the way here is said before anybody is called, unless the other host is to be asked as well.
-        let refusals = brant_capture::check(&roots, &facts).map_err(|error| failed(&target, error))?;
+        let refusals = brant_capture::check(&roots, &facts).map_err(|error| not_moved(&target, error))?;
         if !self.dry_run {
             let refused = brant_capture::Error::Refused;
-            refusals.clone().into_result(()).map_err(|refusals| failed(&target, refused(refusals)))?;
+            refusals.clone().into_result(()).map_err(|refusals| not_moved(&target, refused(refusals)))?;
         }
         let interruption = Interruption::block().map_err(|error| {
             Failure::new("B-0700", exit::FAILED, format!("{target} could not be moved. It runs on as before"))
@@ -143,7 +143,9 @@ impl Migrate {
             let mut progress = Progress::new(report);
             progress.phase(&format!("connecting to {}", self.host));
             let connection = transport.connect().map_err(|error| {
-                Failure::new("B-0901", exit::STORE, format!("{} cannot be started", transport.program()))
+                let what =
+                    format!("{} cannot be started. The program runs on as before", transport.program());
+                Failure::new("B-0901", exit::STORE, what)
                     .why(error)
                     .next("install it, or name another command with -e")
             })?;
@@ -185,25 +187,35 @@ impl Migrate {
         has_copied: bool,
     ) -> Result<bool, Failure> {
         let what = match (error, status) {
-            (Error::NoAnswer, Some(127 | 126)) => format!("there is no brant on {}", self.host),
+            (Error::NoAnswer, Some(127 | 126)) => match &self.remote_path {
+                Some(path) => format!("there is no brant at {path} on {}", self.host),
+                None => format!("there is no brant on {}", self.host),
+            },
             (Error::NoAnswer, Some(2)) => format!("brant on {} is too old to receive programs", self.host),
             (Error::Protocol { .. }, _) => format!("brant on {} is of another kind", self.host),
             _ => return Ok(false),
         };
-        let code = if matches!(error, Error::Protocol { .. }) { "B-0902" } else { "B-0908" };
-        let missing = |why: String, next: String| {
-            Err(Failure::new(code, exit::STORE, format!("{what}. The program runs on as before"))
-                .why(why)
+        let (code, exit) = match error {
+            Error::Protocol { .. } => ("B-0902", exit::INCOMPATIBLE),
+            _ => ("B-0908", exit::STORE),
+        };
+        let missing = |why: &str, next: String| {
+            Err(Failure::new(code, exit, format!("{what}. The program runs on as before"))
+                .why(format!("{error}\n{why}").trim_end())
                 .next(next))
         };
+        if transport.names_path() {
+            let next = "name another path with --remote-path, or leave it away: then brant is looked for on the PATH there";
+            return missing("", next.to_string());
+        }
         let by_hand =
             "install brant there, and name it with --remote-path if it is not on the PATH".to_string();
-        if transport.names_path() || has_copied {
-            return missing(error.to_string(), by_hand);
+        if has_copied {
+            return missing("the copy that was brought there cannot be executed", by_hand);
         }
         if !is_static() {
             let why = "this brant could be brought there, but it needs libraries that may be missing there";
-            return missing(why.to_string(), format!("{by_hand}\nor use the static one: cargo xtask dist"));
+            return missing(why, format!("{by_hand}\nor use the static one: cargo xtask dist"));
         }
         if self.copy_brant {
             return Ok(true);
@@ -211,9 +223,9 @@ impl Migrate {
         let question = format!("{what}. Copy this one to ~/.local/state/brant/bin there? [y/N] ");
         match ask(&question) {
             Some(true) => Ok(true),
-            Some(false) => missing("it was not to be copied there".to_string(), by_hand),
+            Some(false) => missing("it was not to be copied there", by_hand),
             None => missing(
-                "it could be copied there, but there is no terminal to ask on".to_string(),
+                "it could be copied there, but there is no terminal to ask on",
                 format!("add --copy-brant\nor {by_hand}"),
             ),
         }
@@ -288,7 +300,7 @@ impl Migrate {
         mut stream: ImageStream,
     ) -> Result<u64, Cause> {
         let checkpoint = brant_capture::describe_only(roots, facts, &self.options(target))
-            .map_err(|error| failed(target, error))?;
+            .map_err(|error| not_moved(target, error))?;
         let mut write = || -> Result<(), ImageError> {
             Writer::create(&mut stream, &checkpoint, Codec::Raw).map(drop)?;
             stream.flush().map_err(ImageError::Write)
@@ -325,7 +337,7 @@ impl Migrate {
         match there {
             Ok(steps) if code == 0 => {
                 report.data(&format!("{target} can be moved to {}:", self.host));
-                steps.iter().for_each(|step| report.data(&format!("  {step}")));
+                steps.iter().for_each(|step| report.data(&format!("  {}", harmless(step))));
             }
             _ => report.data(&format!("{target} cannot be moved to {}:", self.host)),
         }
@@ -351,7 +363,7 @@ impl Migrate {
         let old_pid = roots[0];
         let options = self.options(target);
         let carried_bytes = brant_capture::carried_bytes(&roots, facts, &options.carry)
-            .map_err(|error| failed(target, error))?;
+            .map_err(|error| not_moved(target, error))?;
         let expected_bytes = expected_bytes(options.codec, memory_bytes(&roots), carried_bytes);
         let asked = self.asked(target, expected_bytes);
         let mut mover = Mover::new(report, target, roots, facts, options, self.host.clone())?;
@@ -373,12 +385,12 @@ impl Migrate {
             }));
         } else {
             report.note(&format!(
-                "moved {target} to {}: job {}, process {} there; {} in {seconds:.1} s, it ran nowhere for {} ms",
+                "moved {target} to {}: job {}, process {} there; {} in {seconds:.1} s, it ran nowhere for {}",
                 self.host,
-                running.name,
+                harmless(&running.name),
                 running.pid,
                 size(bytes),
-                mover.pause.as_millis()
+                span(mover.pause)
             ));
         }
         drop(mover);
@@ -470,6 +482,13 @@ impl Migrate {
             refusals,
         }
     }
+}
+
+/// What stands in the way here.
+fn not_moved(target: &Target, error: brant_capture::Error) -> Failure {
+    let failure = failed(target, error);
+    let what = failure.what.replace("cannot be checkpointed", "cannot be moved");
+    Failure { what: what.replace("could not be checkpointed", "could not be moved"), ..failure }
 }
 
 fn refusals_of(peer: wire::Failure) -> Vec<brant_base::Refusal> {

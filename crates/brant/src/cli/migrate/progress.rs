@@ -56,17 +56,16 @@ impl Progress {
         let total = self.total_bytes.max(self.done_bytes);
         let rate = self.done_bytes as f64 / seconds;
         let percent = (self.done_bytes * 100).checked_div(total).unwrap_or(0);
-        let mut text = format!(
-            "sending: {percent:3} % of {} of memory, {} on the wire, {}/s",
-            size(total),
-            size(self.sent_bytes),
-            size(rate as u64)
-        );
+        let mut text = format!("sending: {percent:3} % of {}", size(total));
+        if self.done_bytes > 0 {
+            text.push_str(&format!(", {}/s", size(rate as u64)));
+        }
         if self.done_bytes > 0 && elapsed > Duration::from_secs(1) {
             let left = (total - self.done_bytes) as f64 / rate;
             text.push_str(&format!(", {} left", duration(left)));
         }
-        text
+        // What matters least comes last: a narrow terminal cuts it off.
+        text + &format!(" ({} on the wire)", size(self.sent_bytes))
     }
 
     /// Another phase.
@@ -121,7 +120,7 @@ mod tests {
             sent_bytes: 40 << 20,
         };
         let text = progress.text(Duration::from_secs(2));
-        assert!(text.contains(" 25 % of") && text.contains("6 s left"), "{text}");
+        assert_eq!(text, "sending:  25 % of 400.0 MiB, 50.0 MiB/s, 6 s left (40.0 MiB on the wire)");
         assert!(!progress.text(Duration::from_millis(100)).contains("left"));
     }
 }

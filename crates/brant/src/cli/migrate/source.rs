@@ -20,7 +20,7 @@ use crate::cli::checkpoint::{expected_bytes, program_name, store_failed, wait_fo
 use crate::failure::{Failure, exit};
 use crate::handover::{Handovers, NamelessRecord, Outgoing, Sent};
 use crate::job::{Moved, Process, boot_id, unix_ms};
-use crate::report::Report;
+use crate::report::{Report, harmless};
 use crate::target::Target;
 
 /// The program that is moved.
@@ -107,7 +107,7 @@ impl<'a> Mover<'a> {
         if let Some(fault) = fault {
             return own_store_failed(&fault);
         }
-        let mut failure = crate::cli::check::failed(self.target, error);
+        let mut failure = super::not_moved(self.target, error);
         failure.what = failure.what.replace(" It runs on as before.", "");
         failure
     }
@@ -170,7 +170,7 @@ impl Source for Mover<'_> {
     fn record(&mut self, captured: &mut Self::Captured, ready: &Ready) -> Result<(), Cause> {
         for warning in &ready.warnings {
             self.progress.borrow_mut().clear();
-            self.report.note(&format!("{}: warning: {warning}", self.host));
+            self.report.note(&format!("{}: warning: {}", self.host, harmless(warning)));
         }
         let roots: Vec<Process> = self.roots.iter().filter_map(|pid| Process::now(*pid)).collect();
         self.handovers.forget_earlier(&roots);

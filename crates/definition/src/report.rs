@@ -35,28 +35,56 @@ impl Diagnostic {
         let mut put = |text: fmt::Arguments<'_>| out.write_fmt(text).expect("a string takes everything");
         put(format_args!("{}: {}\n", self.code(), self.problem));
         put(format_args!("{margin}--> {file}:{line}:{column}\n"));
-        let shown: Vec<char> = visible(lines.line(line));
-        let marked = self.marked_chars(lines);
-        let first = (column as usize - 1).min(shown.len());
-        let from = first.saturating_sub(WINDOW_CHARS / 2);
-        let to = (from + WINDOW_CHARS).min(shown.len());
-        let before = if from > 0 { "..." } else { "" };
-        let after = if to < shown.len() { "..." } else { "" };
-        let text: String = shown[from..to].iter().collect();
-        let indent = " ".repeat(before.len() + first - from);
-        let mark = "^".repeat(marked.min(to - first).max(1));
-        put(format_args!("{margin} |\n{line} | {before}{}{after}\n", text.trim_end()));
+        let Window { before, mut after, marked, is_cut } =
+            Window::of(self.span, lines.line(line), lines.start(line));
+        let dots = if is_cut.0 { "..." } else { "" };
+        let indent = " ".repeat(dots.len() + before.chars().count());
+        let mark = "^".repeat(marked.max(1));
+        after.push_str(if is_cut.1 { "..." } else { "" });
+        let text = format!("{dots}{before}{after}");
+        put(format_args!("{margin} |\n{line} | {}\n", text.trim_end()));
         put(format_args!("{margin} | {indent}{mark}\n"));
         if let Some(hint) = &self.hint {
             put(format_args!("{margin} = {hint}\n"));
         }
         out
     }
+}
 
-    /// How many characters the span has in its first line.
-    fn marked_chars(&self, lines: &Lines<'_>) -> usize {
-        let end = lines.position(self.span.end);
-        if end.line == self.position.line { (end.column - self.position.column) as usize } else { usize::MAX }
+/// What is shown of a line: nothing of it is looked at that lies far from the span.
+struct Window {
+    before: String,
+    /// The span, and what follows.
+    after: String,
+    /// How many characters of `after` the span has.
+    marked: usize,
+    /// Whether something was left out before and behind.
+    is_cut: (bool, bool),
+}
+
+impl Window {
+    /// `line` begins at byte `start` of the file.
+    fn of(span: Span, line: &[u8], start: usize) -> Window {
+        // A character has at most four bytes.
+        const REACH_BYTES: usize = 4 * WINDOW_CHARS;
+        let at = (span.start as usize).saturating_sub(start).min(line.len());
+        let end = (span.end as usize).saturating_sub(start).clamp(at, line.len());
+        let is_within = |byte: u8| byte & 0xc0 == 0x80;
+        let mut from = at.saturating_sub(REACH_BYTES);
+        while from > 0 && from < at && is_within(line[from]) {
+            from += 1;
+        }
+        let before = visible(&line[from..at]);
+        let kept = before.len().min(WINDOW_CHARS / 2);
+        let to = (at + REACH_BYTES).min(line.len());
+        let after = visible(&line[at..to]);
+        let room = WINDOW_CHARS - kept;
+        Window {
+            is_cut: (from > 0 || kept < before.len(), to < line.len() || room < after.len()),
+            before: before[before.len() - kept..].iter().collect(),
+            marked: visible(&line[at..end.min(to)]).len().min(room),
+            after: after.iter().take(room).collect(),
+        }
     }
 }
 

@@ -53,13 +53,18 @@ impl<'a> Lines<'a> {
         Position { line, column: before.chars().count() as u32 + 1 }
     }
 
+    /// Where a line counted from 1 begins, behind a byte order mark; the text's end where there is none.
+    pub(crate) fn start(&self, number: u32) -> usize {
+        let index = (number as usize).saturating_sub(1);
+        let start = self.starts.get(index).copied().unwrap_or(self.text.len());
+        if start == 0 && self.text.starts_with(b"\xef\xbb\xbf") { 3 } else { start }
+    }
+
     /// The bytes of a line counted from 1, without its end and a byte order mark; nothing where there is none.
     pub(crate) fn line(&self, number: u32) -> &'a [u8] {
-        let index = (number as usize).saturating_sub(1);
-        let Some(&start) = self.starts.get(index) else { return &[] };
-        let end = self.starts.get(index + 1).map_or(self.text.len(), |next| next - 1);
-        let line = &self.text[start..end];
-        let line = if start == 0 { line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line) } else { line };
+        let start = self.start(number);
+        let end = self.starts.get(number as usize).map_or(self.text.len(), |next| next - 1);
+        let line = &self.text[start..end.max(start)];
         line.strip_suffix(b"\r").unwrap_or(line)
     }
 }

@@ -4,7 +4,7 @@
 //! memory; an eightbyte is INTEGER where any part of it is, else SSE; a `long double` fills what it is in.
 
 use super::layout::{Layout, offsets};
-use crate::signature::{Kind, Scalar, Type};
+use crate::signature::{Kind, Type};
 
 /// The class of eight bytes that travel in a register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,13 +38,15 @@ pub fn passing(kind: &Type) -> Passing {
         return Passing::X87;
     }
     let count = bytes.div_ceil(8) as usize;
-    Passing::Registers(found.classes[..count].iter().map(|class| class.unwrap_or(Class::Sse)).collect())
+    let class = |is_integer: &bool| if *is_integer { Class::Integer } else { Class::Sse };
+    Passing::Registers(found.is_integer[..count].iter().map(class).collect())
 }
 
 /// What lies in the first 16 bytes.
 #[derive(Default)]
 struct Found {
-    classes: [Option<Class>; 2],
+    /// Of each eightbyte, whether any part of it is INTEGER.
+    is_integer: [bool; 2],
     has_x87: bool,
 }
 
@@ -52,8 +54,12 @@ impl Found {
     /// Recursion is bounded by the depth of structs, and arrays by the 16 bytes that all of it has.
     fn add(&mut self, kind: &Type, offset: u32) {
         match kind {
-            Type::Scalar(scalar) => self.add_scalar(*scalar, offset),
-            Type::Pointer(_) => self.merge(Class::Integer, offset),
+            Type::Scalar(scalar) => match scalar.kind() {
+                Kind::Signed | Kind::Unsigned => self.is_integer[offset as usize / 8] = true,
+                Kind::Float => self.has_x87 |= scalar.bytes() == 16,
+                Kind::Complex => {}
+            },
+            Type::Pointer(_) => self.is_integer[offset as usize / 8] = true,
             Type::Struct(inner) => {
                 for (at, field) in offsets(inner.fields()) {
                     let each = Layout::of(&field.kind).bytes;
@@ -62,25 +68,6 @@ impl Found {
                     }
                 }
             }
-        }
-    }
-
-    fn add_scalar(&mut self, scalar: Scalar, offset: u32) {
-        match scalar.kind() {
-            Kind::Signed | Kind::Unsigned => self.merge(Class::Integer, offset),
-            Kind::Float if scalar.bytes() == 16 => self.has_x87 = true,
-            Kind::Float => self.merge(Class::Sse, offset),
-            Kind::Complex => {
-                self.merge(Class::Sse, offset);
-                self.merge(Class::Sse, offset + u32::from(scalar.bytes()) / 2);
-            }
-        }
-    }
-
-    fn merge(&mut self, class: Class, offset: u32) {
-        let slot = &mut self.classes[offset as usize / 8];
-        if class == Class::Integer || slot.is_none() {
-            *slot = Some(class);
         }
     }
 }

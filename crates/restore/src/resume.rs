@@ -3,6 +3,14 @@
 //! Before [`commit`] everything dies with the builder. Within it, until the keeper has its byte, the keeper ends
 //! when the builder does and takes the whole pid namespace with it. After it the tree runs, or, where the builder
 //! was killed before it let go of all, the kernel lets go of the rest; every thread has its true state.
+//!
+//! What cannot be closed: of a builder that is killed between its first task's independence and the byte (some microseconds;
+//! the client's end does not do it), the tasks may run until the kernel ends them. That is a restored program that is
+//! killed as soon as it runs, and nothing else: all its threads have their true state, each is ended, none is left, and
+//! what moves a program has ended it at the source before. The kernel closes a builder's descriptors, by which the keeper
+//! wakes and ends all, before it lets go of its tracees (`do_exit`: `exit_files` and `exit_task_work` come before
+//! `exit_notify`), so that mostly no instruction is run. To hold the tasks through that moment would need a stop that the
+//! program or its parent can see (SIGSTOP and SIGCONT), or code of ours in it that it goes through.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -1,7 +1,8 @@
 //! A folder of its own for one test, with a user, processes, limits on every wait, and the search for leftovers.
 //!
 //! Every process started here has `BRANT_TEST=FOLDER` in its environment and runs a brant whose path lies in the
-//! folder, so that what a test left behind can be told from everything else on the machine.
+//! folder, so that what a test left behind can be told from everything else on the machine. Fixtures end by themselves
+//! when no test touches `f.alive` any more: a test that is broken off leaves no program that spins for ever.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -9,9 +10,9 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Once, Weak};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -51,6 +52,8 @@ pub struct Sandbox {
     root: PathBuf,
     who: Who,
     commands: Cell<u32>,
+    /// As long as it lives, fixtures are told that their test does.
+    _life: Arc<()>,
 }
 
 impl Sandbox {
@@ -71,8 +74,11 @@ impl Sandbox {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let root = std::env::temp_dir().join(format!("bt-{}-{number}", std::process::id()));
         std::fs::create_dir(&root).expect("the temporary folder is writable");
-        let sandbox = Sandbox { root, who, commands: Cell::new(0) };
+        let life = Arc::new(());
+        let sandbox = Sandbox { root, who, commands: Cell::new(0), _life: Arc::clone(&life) };
         sandbox.own(&sandbox.root, 0o755);
+        sandbox.write("f.alive", "");
+        tell_of_life(Arc::downgrade(&life), sandbox.path("f.alive"));
         for folder in ["home", "state", "run"] {
             sandbox.make_folder(folder);
         }
@@ -381,6 +387,17 @@ impl Drop for Started {
         // A child that something still traces cannot be waited for: no wait without a limit.
         self.wait(10);
     }
+}
+
+/// Touches `file` every second until the sandbox is gone.
+fn tell_of_life(life: Weak<()>, file: PathBuf) {
+    std::thread::spawn(move || {
+        while life.strong_count() > 0 {
+            let opened = File::options().write(true).open(&file);
+            let _ = opened.and_then(|file| file.set_modified(SystemTime::now()));
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    });
 }
 
 /// Polls `condition` until it holds or the time is over; tells whether it held.

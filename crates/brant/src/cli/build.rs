@@ -1,7 +1,7 @@
 //! The builder of a restored job: a process of its own, which makes the tree and reports through pipes.
 //!
-//! Until the job runs, the end of either process takes everything with it: the builder dies with the client, and the tree
-//! with the builder.
+//! Until the job is written down, the end of either process takes everything with it: the builder dies with the client, and
+//! the tree with the builder. From there on the client's end is nothing to the builder, which lets the tree go.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -24,6 +24,8 @@ use crate::job::{Job, Meta, Process, Reservation};
 use crate::keeper::{Inheritance, adopt};
 use crate::report::Report;
 
+/// No signal.
+const NONE: i32 = 0;
 /// How long a keeper whose builder was killed before the commit may take to end.
 const ORPHAN_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -216,7 +218,9 @@ fn build(
         let meta = reservation.meta_mut();
         meta.root = Process::now(restored.root_host);
         meta.inside_pid = Some(restored.root_inside.0);
-        publish(reservation)
+        publish(reservation)?;
+        // What comes next should not be cut short (`brant_restore`, the commit).
+        task::set_parent_death_signal(NONE)
     };
     brant_restore::restore(&image, plan, options, |handoff| adopt(inheritance, handoff), announce).map_err(
         |error| {

@@ -44,7 +44,7 @@ impl Operation for LeaveRunning {
 
     fn judge(&mut self, _kill: &Kill, _outcome: &Outcome) {
         self.witness.expect_unharmed(&self.sandbox);
-        expect_whole_images(&self.sandbox, "images", &["x"]);
+        expect_whole_images(&self.sandbox, &self.sandbox.path("images"), &["x"]);
     }
 }
 
@@ -97,7 +97,7 @@ impl Operation for Stop {
                 || beat(&self.sandbox) >= before + 2
                 || self.sandbox.path("f.result").exists()
         });
-        expect_whole_images(&self.sandbox, "images", &["x"]);
+        expect_whole_images(&self.sandbox, &self.sandbox.path("images"), &["x"]);
         let result = self.sandbox.text("f.result");
         assert!(result.is_empty(), "{result}");
         if self.witness.has_ended() && self.sandbox.leftovers().is_empty() {

@@ -13,11 +13,17 @@ const NAME: &str = "law";
 /// `brant run` in the foreground: the program starts, runs, and ends by itself.
 pub(crate) struct Run {
     sandbox: Sandbox,
+    fails: bool,
 }
 
 impl Run {
     pub(crate) fn new() -> Run {
-        Run { sandbox: Sandbox::new(Who::Plain) }
+        Run { sandbox: Sandbox::new(Who::Plain), fails: false }
+    }
+
+    /// It is to say that it cannot start the program.
+    pub(crate) fn expect_failure(&mut self) {
+        self.fails = true;
     }
 }
 
@@ -26,6 +32,10 @@ impl Operation for Run {
 
     fn sandbox(&self) -> &Sandbox {
         &self.sandbox
+    }
+
+    fn codes(&self) -> &[i32] {
+        if self.fails { &[125] } else { &[0] }
     }
 
     fn start(&mut self, kill: &Kill) -> (Child, u32) {
@@ -41,6 +51,10 @@ impl Operation for Run {
 
     fn judge(&mut self, _kill: &Kill, outcome: &Outcome) {
         expect_nothing_or_whole(&self.sandbox);
+        if self.fails {
+            assert!(!self.sandbox.path("f.ready").exists(), "the program began");
+            return;
+        }
         let is_done = self.sandbox.text("f.result") == "ok";
         assert!(outcome.code == 137 || outcome.code == 0 && is_done, "{outcome:?}");
         let began = self.sandbox.path("f.ready").exists();
@@ -58,7 +72,10 @@ pub(crate) struct Attach {
 
 impl Attach {
     pub(crate) fn new(how: &[&str]) -> Attach {
-        let sandbox = Sandbox::new(Who::Plain);
+        Attach::in_sandbox(Sandbox::new(Who::Plain), how)
+    }
+
+    pub(crate) fn in_sandbox(sandbox: Sandbox, how: &[&str]) -> Attach {
         let command = command(&sandbox);
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         let run = sandbox.brant(&[&["run", "-n", NAME, "-d"], how, &["--"], &words, &["aloud"]].concat());

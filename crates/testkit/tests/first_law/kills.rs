@@ -7,7 +7,7 @@
 use std::process::Child;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use brant_testkit::{Outcome, Sandbox, wait_until};
+use brant_testkit::{Outcome, Sandbox, is_full, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -15,6 +15,8 @@ use crate::witness::{has_ended, states};
 
 /// Of each operation where nothing else is asked for; `BRANT_KILLS` says how many CI wants.
 const KILLS_SHORT: u32 = 12;
+/// In the short run, of operations under many conditions.
+const FEWER_BY: u64 = 4;
 /// Some kills come when the operation is over: they do not count, and there must not be too many of them.
 const ATTEMPTS_PER_KILL_MAX: u32 = 3;
 /// After so many kills the operation is done whole, and measured again.
@@ -31,6 +33,11 @@ pub(crate) trait Operation {
     const NAME: &'static str;
 
     fn sandbox(&self) -> &Sandbox;
+
+    /// How brant may end when nobody kills it.
+    fn codes(&self) -> &[i32] {
+        &[0, 128 + 9]
+    }
 
     /// Starts brant.
     fn start(&mut self, kill: &Kill) -> (Child, u32);
@@ -61,11 +68,16 @@ pub(crate) struct Kill {
 
 /// Kills `operation` as often as is asked for, and judges each time.
 pub(crate) fn at_random_instants<O: Operation>(operation: &mut O) {
-    at_fewer_instants(operation, 1);
+    kill_often(operation, 1);
+}
+
+/// Kills `operation` at few instants; as often as is asked for where the counts are to be the long ones.
+pub(crate) fn at_few_instants<O: Operation>(operation: &mut O) {
+    kill_often(operation, if is_full() { 1 } else { FEWER_BY });
 }
 
 /// Kills `operation` a part as often as is asked for.
-pub(crate) fn at_fewer_instants<O: Operation>(operation: &mut O, part: u64) {
+fn kill_often<O: Operation>(operation: &mut O, part: u64) {
     let (seed, only) = (seed(), from_environment("BRANT_KILL"));
     let asked = from_environment("BRANT_KILLS").unwrap_or(KILLS_SHORT.into());
     let wanted = if only.is_some() { 1 } else { asked.div_ceil(part) };
@@ -111,15 +123,17 @@ fn measure<O: Operation>(operation: &mut O, kill: &Kill) -> Duration {
     expect_begun(operation.sandbox(), &mut brant, number);
     let begun = Instant::now();
     let mut duration = None;
-    wait_until(END_TIMEOUT_S, || {
+    // More often than `wait_until` looks: some operations fail soon.
+    while duration.is_none() && begun.elapsed() < Duration::from_secs(END_TIMEOUT_S) {
+        std::thread::sleep(SLICE / 20);
         duration = operation.is_over(&mut brant, number).then(|| begun.elapsed());
-        duration.is_some()
-    });
+    }
     let _ = brant.kill();
     let status = brant.wait().expect("our own child can be waited for");
     let outcome = operation.sandbox().outcome(number, status);
     let duration = duration.unwrap_or_else(|| panic!("{} did not come to its end: {outcome:?}", O::NAME));
-    assert!([0, 137].contains(&outcome.code), "{} fails without any kill: {outcome:?}", O::NAME);
+    let is_usual = operation.codes().contains(&outcome.code);
+    assert!(is_usual, "{} ends without any kill with {outcome:?}", O::NAME);
     operation.judge(kill, &outcome);
     duration
 }
@@ -131,7 +145,7 @@ fn once<O: Operation>(operation: &mut O, drawn: &Kill, span: Duration) -> Option
     let (begun, instant) = (Instant::now(), span.mul_f64(drawn.part));
     let is_done = |brant: &mut Child| brant.try_wait().expect("our own child can be waited for").is_some();
     while begun.elapsed() < instant && !is_done(&mut brant) {
-        std::thread::sleep((instant.saturating_sub(begun.elapsed())).min(SLICE));
+        std::thread::sleep(instant.saturating_sub(begun.elapsed()).min(SLICE));
     }
     let duration = is_done(&mut brant).then(|| begun.elapsed());
     let victims = operation.victims(brant.id() as i32, drawn);

@@ -7,8 +7,10 @@
 //! stay until the next command that looks at jobs is the folder of a job that was lost.
 #![forbid(unsafe_code)]
 
+mod cgroup;
 mod checkpoint;
 mod clients;
+mod disk;
 mod hard;
 mod kills;
 mod restore;
@@ -16,7 +18,10 @@ mod witness;
 
 use brant_testkit::{Sandbox, Who, is_root, skip, wait_until};
 
-use kills::{at_fewer_instants, at_random_instants};
+use cgroup::Group;
+use disk::SmallDisk;
+use hard::Hard;
+use kills::{Operation, at_few_instants, at_random_instants};
 use witness::Witness;
 
 #[test]
@@ -62,10 +67,86 @@ fn killed_in_an_attach() {
 fn killed_beside_hard_programs() {
     for fixture in hard::PROGRAMS {
         eprintln!("beside {fixture}:");
-        let mut operation = hard::Hard::new(fixture);
-        at_fewer_instants(&mut operation, 10);
-        operation.witness.finish(&operation.sandbox);
+        kill_beside(Hard::new(fixture));
     }
+}
+
+#[test]
+fn killed_beside_limits() {
+    for (fixture, option) in hard::LIMITS {
+        eprintln!("beside {fixture} with {option}");
+        kill_beside(Hard::limited(fixture, option));
+    }
+}
+
+fn kill_beside(mut hard: Hard) {
+    at_few_instants(&mut hard);
+    hard.finish();
+}
+
+/// The program's group has no room for a copy of it; and brant has to share what there is.
+#[test]
+fn killed_beside_a_tight_memory_cgroup() {
+    const PROGRAM_BYTES: u64 = 8 << 20;
+    const BRANT_BYTES: u64 = 96 << 20;
+    if !is_root() {
+        return skip("root");
+    }
+    for is_shared in [false, true] {
+        let Some(group) = Group::new("memory") else { return skip("host: memory cgroups") };
+        let hard = Hard::with("busy", |pid| group.add(pid));
+        eprintln!("in a tight memory cgroup, brant {}", if is_shared { "too" } else { "not" });
+        group.limit_memory(if is_shared { BRANT_BYTES } else { PROGRAM_BYTES });
+        kill_beside(hard.in_group(group, is_shared));
+    }
+}
+
+/// The program's group has no room for processes but those of the program.
+#[test]
+fn killed_beside_a_tight_pids_cgroup() {
+    if !is_root() {
+        return skip("root");
+    }
+    let Some(group) = Group::new("pids") else { return skip("host: pids cgroups") };
+    let hard = Hard::with("busy", |pid| group.add(pid));
+    group.limit_processes(2);
+    kill_beside(hard.in_group(group, false));
+}
+
+#[test]
+fn killed_with_a_full_disk_for_images() {
+    let Some(disk) = SmallDisk::for_images() else { return };
+    let folder = disk.path().to_owned();
+    let mut hard = Hard::new("busy").to_full_disk(&folder);
+    at_few_instants(&mut hard);
+    drop(disk);
+    hard.finish();
+}
+
+/// Nothing of a job's folder can be written: a program is not started, or not brought back.
+#[test]
+fn killed_with_a_full_disk_for_jobs() {
+    let mut run = clients::Run::new();
+    let Some(disk) = SmallDisk::for_jobs(run.sandbox()) else { return };
+    disk.fill();
+    run.expect_failure();
+    at_few_instants(&mut run);
+    let mut restore = restore::Restore::<true>::new();
+    let Some(disk) = SmallDisk::for_jobs(restore.sandbox()) else { return };
+    disk.fill();
+    restore.expect_failure();
+    at_few_instants(&mut restore);
+}
+
+/// The disk gets full while a job runs, which speaks all the time: its log ends, and nothing else.
+#[test]
+fn killed_with_a_full_disk_for_the_log() {
+    let sandbox = Sandbox::new(Who::Plain);
+    let Some(disk) = SmallDisk::for_jobs(&sandbox) else { return };
+    let mut operation = clients::Attach::in_sandbox(sandbox, &[]);
+    disk.fill();
+    at_few_instants(&mut operation);
+    operation.witness.finish(&operation.sandbox);
 }
 
 /// What a killed checkpoint leaves in the program must not travel, either.

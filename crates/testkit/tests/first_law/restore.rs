@@ -14,6 +14,7 @@ const NAME: &str = "law";
 /// `brant restore` in the foreground or with -d, of a program that goes on or ends by itself soon.
 pub(crate) struct Restore<const DETACHED: bool> {
     sandbox: Sandbox,
+    fails: bool,
 }
 
 impl<const DETACHED: bool> Restore<DETACHED> {
@@ -24,7 +25,12 @@ impl<const DETACHED: bool> Restore<DETACHED> {
         let stopped = sandbox.brant(&["checkpoint", &witness.target(), "--stop", "-o", &image(&sandbox)]);
         assert_eq!(stopped.code, 0, "{}", stopped.stderr);
         assert!(wait_until(20, || witness.has_ended()), "--stop left the program running");
-        Restore { sandbox }
+        Restore { sandbox, fails: false }
+    }
+
+    /// It is to say that it cannot bring the program back.
+    pub(crate) fn expect_failure(&mut self) {
+        self.fails = true;
     }
 }
 
@@ -34,6 +40,10 @@ impl<const DETACHED: bool> Operation for Restore<DETACHED> {
 
     fn sandbox(&self) -> &Sandbox {
         &self.sandbox
+    }
+
+    fn codes(&self) -> &[i32] {
+        if self.fails { &[1, 125] } else { &[0] }
     }
 
     fn start(&mut self, kill: &Kill) -> (Child, u32) {
@@ -59,8 +69,9 @@ impl<const DETACHED: bool> Operation for Restore<DETACHED> {
     }
 
     fn judge(&mut self, _kill: &Kill, _outcome: &Outcome) {
+        assert!(!self.fails || beat(&self.sandbox) == 0, "the program runs");
         expect_nothing_or_whole(&self.sandbox);
-        expect_whole_images(&self.sandbox, "images", &["x"]);
+        expect_whole_images(&self.sandbox, &self.sandbox.path("images"), &["x"]);
     }
 }
 

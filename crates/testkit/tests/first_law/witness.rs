@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use brant_testkit::{Program, Sandbox, Started, wait_until};
 
@@ -27,15 +28,14 @@ pub(crate) struct Witness {
 impl Witness {
     pub(crate) fn start(sandbox: &Sandbox) -> Witness {
         forget(sandbox);
-        let child = sandbox.start(&Program::fixture("busy").with_args(ARGUMENTS));
-        let witness = Witness { pid: child.pid(), top: child.pid(), child: Some(child) };
-        expect_ready(sandbox, "busy");
-        witness
+        Witness::start_in(sandbox, &Program::fixture("busy").with_args(ARGUMENTS), |_| {})
     }
 
-    /// Another fixture than `busy`, which has no beat; see [`Witness::expect_in_order`].
-    pub(crate) fn start_other(sandbox: &Sandbox, program: &Program) -> Witness {
+    /// Any fixture; `prepare` is told of its first process as soon as that exists. For one without a beat see
+    /// [`Witness::expect_in_order`].
+    pub(crate) fn start_in(sandbox: &Sandbox, program: &Program, prepare: impl FnOnce(i32)) -> Witness {
         let child = sandbox.start(program);
+        prepare(child.pid());
         expect_ready(sandbox, program.fixture);
         Witness { pid: child.pid(), top: child.pid(), child: Some(child) }
     }
@@ -170,8 +170,8 @@ pub(crate) fn expect_swept(sandbox: &Sandbox) {
 }
 
 /// Nothing but these files lies in the folder; each that is there is a whole image.
-pub(crate) fn expect_whole_images(sandbox: &Sandbox, folder: &str, names: &[&str]) {
-    for entry in fs::read_dir(sandbox.path(folder)).expect("the folder is there").flatten() {
+pub(crate) fn expect_whole_images(sandbox: &Sandbox, folder: &Path, names: &[&str]) {
+    for entry in fs::read_dir(folder).expect("the folder is there").flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         assert!(names.contains(&name.as_str()), "left behind: {:?}", entry.path());
         let path = entry.path().to_str().expect("test paths are UTF-8").to_owned();

@@ -7,10 +7,12 @@ use std::time::Duration;
 use brant_base::{Pid, Refusal, Refusals};
 use brant_kernel::facts::HostFacts;
 use brant_kernel::proc::{self, MapEntry, MapKind, Namespaces, Status, VmFlags};
+use brant_kernel::remote::Hand;
 use brant_kernel::{descriptor, thread};
 
 use crate::error::Error;
 use crate::files::{self, Survey};
+use crate::refusals;
 use crate::tables::Tables;
 use crate::tree::{self, Member};
 
@@ -44,6 +46,7 @@ fn look_at(member: &Member, root: &Member, tables: &mut Tables) -> Result<Refusa
         let mut refusals = Refusals::default();
         let looked = may_trace(member)
             .and_then(|()| process(member, &mut refusals))
+            .and_then(|()| room(member, &mut refusals))
             .and_then(|()| mappings(member, tables, &mut refusals))
             .and_then(|()| namespaces(member, root, &mut refusals));
         tries += 1;
@@ -132,6 +135,18 @@ fn process(member: &Member, refusals: &mut Refusals) -> Result<(), Error> {
                 "give it another policy with chrt",
             );
         }
+    }
+    Ok(())
+}
+
+/// Whether its address space is limited to so little that nothing more can be mapped. Other limits show when it is tried, at
+/// the freeze.
+fn room(member: &Member, found: &mut Refusals) -> Result<(), Error> {
+    let limit = proc::limits(member.task())?[libc::RLIMIT_AS as usize].soft;
+    let threads = proc::tasks(member.host)?.len();
+    if proc::stat(member.task())?.vsize_bytes.saturating_add(Hand::room_bytes(threads)) > limit {
+        let why = format!("its address space may have {limit} bytes");
+        found.push(refusals::no_room(member.host, &why));
     }
     Ok(())
 }

@@ -39,6 +39,12 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
         "The processes have parents and sessions of a shape that no order of forks gives, so that the tree could not \
          be made again.",
     ),
+    (
+        "B-0313",
+        "A process's limits leave it no room for the few pages that a checkpoint maps into it for a moment and takes away \
+         again: its address space (RLIMIT_AS), its data (RLIMIT_DATA), or what it may lock (RLIMIT_MEMLOCK, after \
+         mlockall(MCL_FUTURE)). Raise that limit by some 64 KiB with prlimit(1) for the time of the checkpoint.",
+    ),
     ("B-0320", "A process has System V shared memory (shmget) attached."),
     (
         "B-0321",
@@ -129,6 +135,17 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
          may be executed without being readable. Make the file readable, or leave the option away.",
     ),
 ];
+
+/// The kernel maps nothing more into the process.
+pub(crate) fn no_room(pid: Pid, why: &str) -> Refusal {
+    Refusal {
+        code: "B-0313",
+        pid: Some(pid),
+        resource: "no room in its memory".to_owned(),
+        why: format!("it has to be given a few pages for a moment, and its limits do not allow that: {why}"),
+        hint: format!("raise its limits: prlimit --pid {pid} --as=unlimited: --data=unlimited:"),
+    }
+}
 
 /// A refusal that names a descriptor of a process (by the host's number).
 pub(crate) fn descriptor(

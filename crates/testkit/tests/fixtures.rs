@@ -171,6 +171,7 @@ refusals! {
     sysv_shm: fixture("blockers").with_args(&["shm"]), ["System V"], false;
     netlink: fixture("blockers").with_args(&["netlink"]), ["netlink"], false;
     traced: fixture("blockers").with_args(&["ptrace"]), ["trace"], false;
+    no_room: fixture("blockers").with_args(&["room"]), ["no room", "B-0313", "prlimit"], false;
     many_at_once: fixture("blockers").with_args(&["perf", "shm", "userfaultfd", "netlink", "seccomp"]),
         ["perf", "System V", "userfaultfd", "netlink", "seccomp"], false;
     tcp_inside: fixture("tcp_inside"), ["TCP"], true;

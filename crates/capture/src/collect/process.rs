@@ -2,15 +2,16 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use brant_base::{Pid, Tid};
+use brant_base::{Pid, Refusals, Tid};
 use brant_image::model::*;
 use brant_kernel::proc::{self, Status};
 use brant_kernel::ptrace::Queue;
-use brant_kernel::remote::{Hand, HandThread};
+use brant_kernel::remote::{Hand, HandThread, RemoteError};
 
 use super::{memory, signals, thread, timers};
 use crate::error::Error;
 use crate::freeze::{Frozen, FrozenProcess};
+use crate::refusals;
 use crate::tables::Tables;
 use crate::tree::{self, Member};
 
@@ -52,6 +53,16 @@ pub(crate) fn collect(
     })
 }
 
+/// A process whose limits leave it no room for the pages by which it is asked about itself.
+fn refused_room(pid: Pid, error: RemoteError) -> Error {
+    match error {
+        RemoteError::Call { number: libc::SYS_mmap, error, .. } => {
+            Error::Refused(Refusals(vec![refusals::no_room(pid, &error.to_string())]))
+        }
+        other => other.into(),
+    }
+}
+
 /// The parent's number as the process itself sees it: 1 where the parent is outside its pid namespace.
 fn parent_inside(status: &Status) -> Pid {
     const INIT: Pid = Pid(1);
@@ -79,7 +90,8 @@ fn body(
         .map(|thread| HandThread { tid: thread.host, registers: thread.registers, mask: thread.mask })
         .collect();
     let executable = tree::executable_ranges(&entries);
-    let mut hand = Hand::open(frozen.waiter(), member.host, &held, &executable)?;
+    let mut hand = Hand::open(frozen.waiter(), member.host, &held, &executable)
+        .map_err(|error| refused_room(member.host, error))?;
     let mut threads = Vec::with_capacity(process.threads.len());
     for (index, frozen_thread) in process.threads.iter().enumerate() {
         threads.push(thread::collect(&mut hand, index, member, frozen_thread)?);

@@ -91,6 +91,11 @@ impl<'w> Hand<'w> {
         Ok(hand)
     }
 
+    /// What is mapped into a process of so many threads while a hand is open.
+    pub fn room_bytes(threads: usize) -> u64 {
+        DATA_BYTES + (threads.saturating_sub(1) * THUNK_BYTES).next_multiple_of(PAGE_SIZE as usize) as u64
+    }
+
     fn map_scratch(&mut self) -> Result<(), RemoteError> {
         let tid = self.slots[0].thread.tid;
         let mark = Addr(self.bootstrap_room.0 + THUNK_BYTES as u64);
@@ -101,9 +106,8 @@ impl<'w> Hand<'w> {
         let data = self.map_pages(DATA_BYTES, libc::PROT_READ | libc::PROT_WRITE)?;
         self.data = Some(data);
         if self.slots.len() > 1 {
-            let bytes = ((self.slots.len() - 1) * THUNK_BYTES) as u64;
-            let code =
-                self.map_pages(bytes.next_multiple_of(PAGE_SIZE), libc::PROT_READ | libc::PROT_EXEC)?;
+            let bytes = Hand::room_bytes(self.slots.len()) - DATA_BYTES;
+            let code = self.map_pages(bytes, libc::PROT_READ | libc::PROT_EXEC)?;
             self.code = Some(code);
             for (index, slot) in self.slots.iter_mut().enumerate().skip(1) {
                 slot.thunk = Addr(code.start().0 + ((index - 1) * THUNK_BYTES) as u64);

@@ -12,19 +12,20 @@ use crate::witness::{ARGUMENTS, Witness, expect_whole_images};
 
 /// In nested handlers, deep in their stack, at its very end, on stacks of their own, under storms of signals and of
 /// children, in vfork, with hundreds of threads.
-pub(crate) const PROGRAMS: &[&str] = &[
-    "in_handler",
-    "onstack",
-    "deep_stack",
-    "stack_sliver",
-    "coroutines",
-    "itimer_storm",
-    "fork_storm",
-    "vfork",
-    "futex_storm",
+pub(crate) const PROGRAMS: &[(&str, &[&str])] = &[
+    ("in_handler", &[]),
+    ("onstack", &[]),
+    ("deep_stack", &[]),
+    ("stack_sliver", &[]),
+    ("coroutines", &[]),
+    ("itimer_storm", &[]),
+    ("fork_storm", &[]),
+    ("vfork", &[]),
+    ("futex_storm", &["20000"]),
 ];
 
-/// Options of prlimit(1) that leave a program no more than it has. `AS` stands for its address space.
+/// Options of prlimit(1) that leave a program no more than it has. `AS` stands for its address space: with no byte more a
+/// checkpoint is refused.
 pub(crate) const LIMITS: &[(&str, &str)] = &[
     ("busy", "--as=AS+2097152:"),
     ("in_handler", "--as=AS:"),
@@ -52,19 +53,16 @@ pub(crate) struct Hard {
 }
 
 impl Hard {
-    pub(crate) fn new(fixture: &'static str) -> Hard {
-        Hard::with(fixture, |_| {})
+    pub(crate) fn new(fixture: &'static str, args: &[&str]) -> Hard {
+        Hard::with(fixture, args, |_| {})
     }
 
     /// Has `prepare` do something to the program's first process as soon as that exists.
-    pub(crate) fn with(fixture: &'static str, prepare: impl FnOnce(i32)) -> Hard {
+    pub(crate) fn with(fixture: &'static str, args: &[&str], prepare: impl FnOnce(i32)) -> Hard {
         let sandbox = Sandbox::new(Who::Plain);
         sandbox.make_folder("images");
         let has_beat = fixture == "busy";
-        let program = match has_beat {
-            true => Program::fixture(fixture).with_args(ARGUMENTS),
-            false => Program::fixture(fixture),
-        };
+        let program = Program::fixture(fixture).with_args(if has_beat { ARGUMENTS } else { args });
         let witness = Witness::start_in(&sandbox, &program, prepare);
         // A child of vfork has its parent's memory: a checkpoint waits for it in vain now and then, and says so.
         let codes: &[i32] = if fixture == "vfork" { &[0, 3] } else { &[0] };
@@ -73,8 +71,11 @@ impl Hard {
     }
 
     pub(crate) fn limited(fixture: &'static str, option: &str) -> Hard {
-        let hard = Hard::new(fixture);
+        let mut hard = Hard::new(fixture, &[]);
         let pid = hard.witness.target();
+        if option == "--as=AS:" {
+            hard.codes = &[3];
+        }
         let option = match option.split_once("AS") {
             None => option.to_owned(),
             Some((name, more)) => {
@@ -93,7 +94,7 @@ impl Hard {
     }
 
     /// As the checkpoint goes to a disk that is full, it fails when it is not killed before.
-    pub(crate) fn to_full_disk(mut self, folder: &Path) -> Hard {
+    pub(crate) fn with_image_on(mut self, folder: &Path) -> Hard {
         (self.image, self.codes) = (folder.join("x"), &[7]);
         self
     }

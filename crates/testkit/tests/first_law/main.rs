@@ -65,9 +65,9 @@ fn killed_in_an_attach() {
 
 #[test]
 fn killed_beside_hard_programs() {
-    for fixture in hard::PROGRAMS {
+    for (fixture, args) in hard::PROGRAMS {
         eprintln!("beside {fixture}:");
-        kill_beside(Hard::new(fixture));
+        kill_beside(Hard::new(fixture, args));
     }
 }
 
@@ -94,7 +94,7 @@ fn killed_beside_a_tight_memory_cgroup() {
     }
     for is_shared in [false, true] {
         let Some(group) = Group::new("memory") else { return skip("host: memory cgroups") };
-        let hard = Hard::with("busy", |pid| group.add(pid));
+        let hard = Hard::with("busy", &[], |pid| group.add(pid));
         eprintln!("in a tight memory cgroup, brant {}", if is_shared { "too" } else { "not" });
         group.limit_memory(if is_shared { BRANT_BYTES } else { PROGRAM_BYTES });
         kill_beside(hard.in_group(group, is_shared));
@@ -108,7 +108,7 @@ fn killed_beside_a_tight_pids_cgroup() {
         return skip("root");
     }
     let Some(group) = Group::new("pids") else { return skip("host: pids cgroups") };
-    let hard = Hard::with("busy", |pid| group.add(pid));
+    let hard = Hard::with("busy", &[], |pid| group.add(pid));
     group.limit_processes(2);
     kill_beside(hard.in_group(group, false));
 }
@@ -117,7 +117,7 @@ fn killed_beside_a_tight_pids_cgroup() {
 fn killed_with_a_full_disk_for_images() {
     let Some(disk) = SmallDisk::for_images() else { return };
     let folder = disk.path().to_owned();
-    let mut hard = Hard::new("busy").to_full_disk(&folder);
+    let mut hard = Hard::new("busy", &[]).with_image_on(&folder);
     at_few_instants(&mut hard);
     drop(disk);
     hard.finish();

@@ -91,8 +91,9 @@ impl Hosts {
             "{when}: brant still works: {:?}",
             self.sandbox.leftovers()
         );
-        // What was told to end has ended, or nothing was told.
-        wait_until(1, || program.ended().is_some() || self.beat() > 0);
+        // What was told to end has ended, or nothing was told: two more beats are a sign of that, one may be the last.
+        let before = self.beat();
+        wait_until(LIFE_TIMEOUT_S, || program.ended().is_some() || self.beat() >= before + 2);
         let is_here = program.ended().is_none();
         let (near, far) = (self.sandbox.brant(&["ps", "--json"]), self.far(&["ps", "--json"]));
         let is_there = !self.listed(&far, "jobs").is_empty();

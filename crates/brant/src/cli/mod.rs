@@ -33,7 +33,7 @@ use crate::report::{Color, Report};
 permission; 5 host or files incompatible; 6 image corrupt; 7 disk, store or connection; 8 migrate gave up after it \
 had reached the other host. run, attach and restore pass \
 the program's own code (128 + signal where it was killed) and use 125 for their own failures, 126 and 127 \
-for a program that cannot be executed or found."
+for a program that cannot be executed or found, 76 where it was moved to another host."
 )]
 struct Cli {
     #[command(flatten)]

@@ -82,11 +82,12 @@ fn the_destination_is_killed() {
 #[test]
 fn the_connection_is_lost() {
     let hosts = Hosts::new(Sandbox::new(Who::Plain)).with_stand_in(RELAY);
-    // One direction, or what holds both.
+    // One direction, or what holds both, by a signal that can be refused or one that cannot.
     let end = |_: &mut Child, random: &mut Random| {
         let parts = hosts.transport();
         if let Some(pid) = parts.get(random.below(parts.len().max(1) as u64) as usize) {
-            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+            let signals = [Signal::SIGKILL, Signal::SIGTERM];
+            let _ = kill(Pid::from_raw(*pid), signals[random.below(2) as usize]);
         }
     };
     hosts.disturb_often("loss of the connection", 0x6272_616e_7413, end, any_outcome);

@@ -85,8 +85,9 @@ impl Progress {
             return;
         }
         self.drawn_at = Some(Instant::now());
-        let columns = brant_kernel::task::window(std::io::stderr())
-            .map_or(USUAL_COLUMNS, |window| usize::from(window.columns).max(20));
+        let told =
+            brant_kernel::task::window(std::io::stderr()).map_or(0, |window| usize::from(window.columns));
+        let columns = if told == 0 { USUAL_COLUMNS } else { told.max(20) };
         let line: String = text.chars().take(columns - 1).collect();
         let _ = write!(std::io::stderr(), "\r{line}\x1b[K");
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use brant_kernel::task;
 use brant_migrate::{Limits, Link};
+use nix::sys::signal::SigSet;
 
 /// How long the command may take to end once the connection has.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
@@ -92,6 +93,10 @@ impl Transport {
         // The keyboard's signals are ours to act upon: the command must not end under a hand-over.
         let keyboard = [libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGHUP];
         keyboard.into_iter().for_each(task::ignore_signal);
+        // What we hold back ourselves is inherited, and the command must obey kill(1). Nothing has been touched yet: one
+        // that has come to us meanwhile may end us.
+        let held_back = SigSet::thread_get_mask()?;
+        SigSet::empty().thread_set_mask()?;
         let spawned = Command::new(&self.words[0])
             .args(&self.words[1..])
             .arg(&self.host)
@@ -99,6 +104,7 @@ impl Transport {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn();
+        held_back.thread_set_mask()?;
         keyboard.into_iter().for_each(task::default_signal);
         spawned
     }

@@ -69,6 +69,12 @@ impl Hosts {
         self.sandbox.start_ready(&Program::fixture(fixture))
     }
 
+    /// A busy program that leaves room for others and bears that a killed capture may end a call of its with EINTR, as
+    /// Ctrl-Z does (docs/decisions/0002).
+    pub(crate) fn begin_beside_kills(&self) -> Started {
+        self.sandbox.start_ready(&Program::fixture("busy").with_args(&["1", "1000", "killed"]))
+    }
+
     /// The restored program finds itself whole.
     pub(crate) fn expect_good_end(&self, when: &str) {
         self.sandbox.write("f.go", "go");

@@ -24,7 +24,7 @@ impl Hosts {
     ) {
         let tries = if is_full() { TRIES_FULL } else { TRIES_SHORT };
         let mut random = Random::new(seed);
-        let mut program = self.begin("busy");
+        let mut program = self.begin_beside_kills();
         let begun = Instant::now();
         let whole = self.sandbox.brant(&self.migrate_words(&program.pid().to_string()));
         let span_us = begun.elapsed().as_micros() as u64 * 11 / 10;
@@ -32,7 +32,7 @@ impl Hosts {
         let (mut here, mut gone) = (self.expect_one_copy(&mut program, "a whole move"), 0);
         for number in 1..=tries {
             if !here {
-                program = self.begin("busy");
+                program = self.begin_beside_kills();
             }
             let after_us = random.below(span_us);
             let target = program.pid().to_string();

@@ -29,6 +29,21 @@ fn checkpoint(sandbox: &Sandbox, pid: i32) -> Outcome {
     outcome
 }
 
+/// A test that is broken off must not leave a program behind that spins for ever.
+#[test]
+fn a_program_whose_test_is_gone_ends_by_itself() {
+    const GONE: i32 = 96;
+    let sandbox = Sandbox::new(Who::Plain);
+    let binary = sandbox.place_fixture(&Program::fixture("busy"));
+    let silent = sandbox.command("touch").args(["-d", "1 hour ago"]).arg(sandbox.path("g.alive")).status();
+    assert!(silent.is_ok_and(|status| status.success()));
+    let mut command = sandbox.command(&binary);
+    command.arg(sandbox.path("g"));
+    let mut program = sandbox.launch(command, false);
+    assert_eq!(program.wait(60), Some(GONE), "{}", sandbox.text("g.result"));
+    sandbox.expect_no_leftovers();
+}
+
 /// A thread's exec ends all others, and the tracer must have reaped those that it holds.
 #[test]
 fn a_target_that_executes_itself_from_a_thread() {

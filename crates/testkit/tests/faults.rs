@@ -219,6 +219,26 @@ fn a_restore_that_ends_at_any_point() {
     }
 }
 
+/// From the moment at which the job is written down its client is no part of it: the builder lets the tree go.
+#[test]
+fn a_client_that_is_killed_before_the_commit() {
+    let sandbox = Sandbox::with_faults(Who::Plain);
+    let mut program = begin(&sandbox, "tree");
+    let path = image(&sandbox);
+    let stopped = sandbox.brant(&["checkpoint", &program.pid().to_string(), "--stop", "-o", &path]);
+    assert_eq!(stopped.code, 0, "{}", stopped.stderr);
+    assert!(program.wait(LIFE_TIMEOUT_S).is_some(), "--stop left the program running");
+    let fault = "restore.announced=pause:500";
+    let (mut brant, _) = sandbox.spawn_brant_with_fault(fault, &["restore", "-d", &path]);
+    let is_announced = wait_until(LIFE_TIMEOUT_S, || !sandbox.text("faults").is_empty());
+    assert!(is_announced && brant.kill().is_ok(), "{fault} was not reached");
+    let _ = brant.wait();
+    sandbox.write("f.go", "go");
+    assert!(wait_until(LIFE_TIMEOUT_S, || sandbox.path("f.result").exists()), "it went with its client");
+    assert_eq!(sandbox.text("f.result"), "ok");
+    sandbox.expect_no_leftovers();
+}
+
 /// The kernel ends all tasks with the keeper, but the keeper is not gone before who traces them has seen their ends: the
 /// builder must not wait for a main thread that the kernel reports after all others.
 #[test]

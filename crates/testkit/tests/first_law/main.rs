@@ -71,6 +71,15 @@ fn killed_beside_hard_programs() {
     }
 }
 
+/// All but those whose checkpoint may be refused.
+#[test]
+fn killed_in_a_restore_of_hard_programs() {
+    for (fixture, args) in hard::PROGRAMS.iter().filter(|(fixture, _)| *fixture != "vfork") {
+        eprintln!("of {fixture}:");
+        at_few_instants(&mut restore::Restore::<true>::of(fixture, args));
+    }
+}
+
 #[test]
 fn killed_beside_limits() {
     for (fixture, option) in hard::LIMITS {

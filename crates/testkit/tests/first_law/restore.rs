@@ -2,10 +2,10 @@
 
 use std::process::Child;
 
-use brant_testkit::{Outcome, Sandbox, Who, wait_until};
+use brant_testkit::{Outcome, Program, Sandbox, Who, wait_until};
 
 use crate::kills::{Kill, Operation};
-use crate::witness::{Witness, beat, expect_swept, expect_whole_images, forget, states};
+use crate::witness::{ARGUMENTS, Witness, beat, expect_swept, expect_whole_images, forget, states};
 
 /// How long a killed restore may take to go away, or its program to show that it lives.
 const SETTLE_TIMEOUT_S: u64 = 90;
@@ -15,17 +15,25 @@ const NAME: &str = "law";
 pub(crate) struct Restore<const DETACHED: bool> {
     sandbox: Sandbox,
     fails: bool,
+    /// It has no beat: only its end tells that it ran.
+    always_ends: bool,
 }
 
 impl<const DETACHED: bool> Restore<DETACHED> {
     pub(crate) fn new() -> Self {
+        Restore { always_ends: !DETACHED, ..Restore::of("busy", ARGUMENTS) }
+    }
+
+    /// Of any program that can be carried.
+    pub(crate) fn of(fixture: &'static str, args: &[&str]) -> Self {
         let sandbox = Sandbox::new(Who::Plain);
         sandbox.make_folder("images");
-        let mut witness = Witness::start(&sandbox);
+        let program = Program::fixture(fixture).with_args(args);
+        let mut witness = Witness::start_in(&sandbox, &program, |_| {});
         let stopped = sandbox.brant(&["checkpoint", &witness.target(), "--stop", "-o", &image(&sandbox)]);
         assert_eq!(stopped.code, 0, "{}", stopped.stderr);
         assert!(wait_until(20, || witness.has_ended()), "--stop left the program running");
-        Restore { sandbox, fails: false }
+        Restore { sandbox, fails: false, always_ends: true }
     }
 
     /// It is to say that it cannot bring the program back.
@@ -49,7 +57,7 @@ impl<const DETACHED: bool> Operation for Restore<DETACHED> {
     fn start(&mut self, kill: &Kill) -> (Child, u32) {
         forget(&self.sandbox);
         self.sandbox.write("f.beat", "0\n");
-        if ends_by_itself(kill) || !DETACHED {
+        if ends_by_itself(kill) || self.always_ends {
             self.sandbox.write("f.go", "go");
         }
         let image = image(&self.sandbox);
@@ -58,10 +66,12 @@ impl<const DETACHED: bool> Operation for Restore<DETACHED> {
     }
 
     fn victims(&self, brant: i32, kill: &Kill) -> Vec<i32> {
+        // Whoever builds, keeps or waits, and what is being built; a program that runs has another name.
+        let is_ours = |name: &str| name.starts_with("brant");
         let others =
-            || self.sandbox.leftovers().into_iter().filter(|(_, name)| name != "busy").map(|(pid, _)| pid);
+            || self.sandbox.leftovers().into_iter().filter(|(_, name)| is_ours(name)).map(|(pid, _)| pid);
         match kill.dice % 4 {
-            // Whoever builds, keeps or waits: all at once, or one of them.
+            // All at once, or one of them.
             0 => others().chain([brant]).collect(),
             1 => others().nth((kill.dice >> 8) as usize % 4).map_or(vec![brant], |pid| vec![pid]),
             _ => vec![brant],

@@ -17,17 +17,13 @@ pub(crate) struct Entry {
 
 /// All codes in ascending order.
 pub(crate) static TABLE: LazyLock<Vec<Entry>> = LazyLock::new(|| {
-    let unsupported = brant_capture::EXPLANATIONS.iter().map(|&(code, text)| {
+    let elsewhere = brant_capture::EXPLANATIONS.iter().chain(brant_definition::EXPLANATIONS);
+    let told = elsewhere.map(|&(code, text)| {
         let title = text.split_once(". ").map_or(text, |(sentence, _)| sentence);
         Entry { code, title: title.trim_end_matches('.'), text }
     });
-    let mut table: Vec<Entry> = jobs::ENTRIES
-        .iter()
-        .chain(engine::ENTRIES)
-        .chain(migrate::ENTRIES)
-        .copied()
-        .chain(unsupported)
-        .collect();
+    let mut table: Vec<Entry> =
+        jobs::ENTRIES.iter().chain(engine::ENTRIES).chain(migrate::ENTRIES).copied().chain(told).collect();
     table.sort_by_key(|entry| entry.code);
     table
 });
@@ -54,10 +50,10 @@ mod tests {
                 codes_in(&path, codes);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = std::fs::read_to_string(&path).unwrap();
-                for (at, _) in text.match_indices("\"B-0") {
+                for (at, _) in text.match_indices("\"B-") {
                     let code = &text[at + 1..];
                     if code.len() > 6
-                        && code[3..6].bytes().all(|byte| byte.is_ascii_digit())
+                        && code.as_bytes()[2..6].iter().all(u8::is_ascii_digit)
                         && code[6..].starts_with('"')
                     {
                         codes.insert(code[..6].to_string());

@@ -147,7 +147,8 @@ impl<'a> Lexer<'a> {
     fn escape(&mut self, sink: &mut Sink) -> Option<char> {
         let begin = self.at;
         self.at += 1;
-        let letter = self.rest().chars().next().filter(|letter| *letter != '\n' && *letter != '\r')?;
+        let rest = self.rest();
+        let letter = rest.chars().next().filter(|letter| *letter != '\n' && !rest.starts_with("\r\n"))?;
         self.at += letter.len_utf8();
         let resolved = match letter {
             '"' | '\\' => Some(letter),

@@ -173,6 +173,12 @@ fn what_a_call_repeats_follows_from_whatever_is_said() {
 }
 
 #[test]
+fn a_carriage_return_alone_ends_no_line() {
+    assert_eq!(codes("wrapper a implementation \"b\\\rc\""), ["B-1005"]);
+    assert_eq!(codes("wrapper a implementation \"b\\\r\n"), ["B-1004"]);
+}
+
+#[test]
 fn limits_hold() {
     let head = "wrapper a implementation \"b\"\n";
     let long = |length: usize| "x".repeat(length);

@@ -73,7 +73,8 @@ impl Generator {
                 (self.one_of(FUNCTIONS), self.one_of(&["", "", "", "@V1", "@@\"V 2\""]));
             let (library, mediator) =
                 (self.one_of(LIBRARIES), self.one_of(&["my_f", "\"wrap\"", "$m", "_ZN1aC2Ev"]));
-            let options = self.options();
+            // Most signatures are none of a system call.
+            let options = if library == "kernel" { "size 0x18".to_owned() } else { self.options() };
             let blank = self.blank();
             text += &format!(
                 "wrap {function}{index}{version} in {library}{blank}with {mediator} {options}{blank}"
@@ -88,7 +89,7 @@ impl Generator {
             0 => String::new(),
             1 => format!("size {} stack {:#x}", 8 * self.below(7), 8 * self.below(9)),
             2 => format!("native sret size {}", 8 * self.below(6)),
-            3 => format!("stack {} native", self.below(70000)),
+            3 => format!("stack {} native", 8 * self.below(8192)),
             _ => format!("sig \"{signature}\""),
         }
     }

@@ -124,6 +124,7 @@ impl Tracee {
     /// we are killed.
     fn note_stop(&mut self, tid: Tid, stop: Stop) {
         let Ok(registers) = ptrace::registers(tid) else { return };
+        self.sleep = self.sleep.map(|sleep| sleep.at_stop(tid));
         let again = sleep::call_again(tid, &registers, self.sleep);
         if let Some(again) = &again
             && ptrace::set_registers(tid, again).is_err()

@@ -3,7 +3,8 @@
 //! The kernel does not show what remains of a relative time-out. But a thread that sleeps last ran when it fell
 //! asleep, and `se.exec_start` in /proc/TID/sched says when that was, on the clock of its CPU. So the elapsed time is
 //! the difference to our own `exec_start` on that CPU, read before the thread is disturbed. Where the file is missing
-//! the time-out counts as unspent.
+//! the time-out counts as unspent; so it does where the thread has been awake between this look and its stop (the kernel
+//! counts how often it went to sleep): then it may be in another call.
 
 use std::time::Duration;
 
@@ -21,6 +22,22 @@ use crate::freeze::FrozenThread;
 pub(crate) struct Sleep {
     pub(crate) number: u64,
     pub(crate) elapsed: Duration,
+    /// How often the thread had gone to sleep by then.
+    switches: u64,
+}
+
+impl Sleep {
+    /// The same of a thread that has been stopped since, and stands: nothing of the time-out counts as spent unless the
+    /// stop alone has woken it.
+    pub(crate) fn at_stop(self, tid: Tid) -> Sleep {
+        // The stop is a sleep of its own.
+        let slept_on = switches(Pid(tid.0)) == Some(self.switches + 1);
+        Sleep { elapsed: if slept_on { self.elapsed } else { Duration::ZERO }, ..self }
+    }
+}
+
+fn switches(of: impl Into<proc::Subject>) -> Option<u64> {
+    proc::status(of).ok().map(|status| status.voluntary_switches)
 }
 
 const NR_RESTART_SYSCALL: u64 = 219;
@@ -28,6 +45,7 @@ const NR_RESTART_SYSCALL: u64 = 219;
 /// Looks at a running thread; `None` where it is not asleep in a call with a relative time-out.
 pub(crate) fn measure(process: Pid, tid: Tid) -> Option<Sleep> {
     let of = (process, tid);
+    let before = switches(of)?;
     let CurrentCall::Inside { number, arguments, .. } = proc::current_call(of).ok()? else { return None };
     let number = original_number(tid, number as u64, arguments);
     timeout_form(number as i64, arguments)?;
@@ -37,7 +55,8 @@ pub(crate) fn measure(process: Pid, tid: Tid) -> Option<Sleep> {
         who.map_or_else(|| proc::exec_start_ns(own), |tid| proc::exec_start_ns((process, tid))).ok()
     };
     let elapsed_ns = thread::asleep_for_ns(tid, cpu, exec_start).unwrap_or_default();
-    Some(Sleep { number, elapsed: Duration::from_nanos(elapsed_ns) })
+    // A thread that went on meanwhile is found out at its stop.
+    Some(Sleep { number, elapsed: Duration::from_nanos(elapsed_ns), switches: before })
 }
 
 /// The call that the program made: after an earlier stop, the kernel goes on with a sleep under the number of
@@ -155,5 +174,44 @@ fn timeout_ns(form: TimeoutForm, registers: &UserRegisters, memory: &Memory) -> 
             let seconds_ns = u64::try_from(seconds).ok()?.checked_mul(1_000_000_000)?;
             seconds_ns.checked_add(u64::try_from(nanoseconds).ok()?)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use brant_kernel::ptrace::{Options, Waiter};
+
+    use super::*;
+
+    #[test]
+    fn what_has_elapsed_counts_only_if_the_thread_slept_on() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let (pid, tid) = (Pid(child.id() as i32), Tid(child.id() as i32));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let asleep = loop {
+            assert!(Instant::now() < deadline, "it does not sleep");
+            std::thread::sleep(Duration::from_millis(20));
+            if let Some(asleep) = measure(pid, tid) {
+                break Sleep { elapsed: Duration::from_secs(1), ..asleep };
+            }
+        };
+        ptrace::seize(tid, Options::default()).unwrap();
+        let waiter = Waiter::new().unwrap();
+        let mut stop = || {
+            ptrace::interrupt(tid).unwrap();
+            waiter.wait(tid, Duration::from_secs(10)).unwrap();
+            ptrace::registers(tid).unwrap();
+        };
+        stop();
+        assert_eq!(asleep.at_stop(tid).elapsed, Duration::from_secs(1));
+        // Awake once more, it is in the same call again; who looks from afar cannot tell.
+        ptrace::resume(tid, 0).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        stop();
+        assert_eq!(asleep.at_stop(tid).elapsed, Duration::ZERO);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }

@@ -55,6 +55,8 @@ pub struct Status {
     /// 0 off, 1 strict, 2 filter.
     pub seccomp: u32,
     pub seccomp_filters: u32,
+    /// How often the thread has gone to sleep (or stopped) by itself.
+    pub voluntary_switches: u64,
     /// Words such as `shstk`; empty where there are none.
     pub x86_thread_features: Vec<Vec<u8>>,
 }
@@ -121,6 +123,7 @@ fn set(status: &mut Status, key: &[u8], value: &[u8]) -> Option<()> {
         b"NoNewPrivs" => status.no_new_privs = value == b"1",
         b"Seccomp" => status.seccomp = unsigned_32(value, 10)?,
         b"Seccomp_filters" => status.seccomp_filters = unsigned_32(value, 10)?,
+        b"voluntary_ctxt_switches" => status.voluntary_switches = unsigned(value, 10)?,
         b"x86_Thread_features" => {
             status.x86_thread_features = Fields::new(value).map(<[u8]>::to_vec).collect();
         }

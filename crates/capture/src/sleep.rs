@@ -199,7 +199,7 @@ mod tests {
         };
         ptrace::seize(tid, Options::default()).unwrap();
         let waiter = Waiter::new().unwrap();
-        let mut stop = || {
+        let stop = || {
             ptrace::interrupt(tid).unwrap();
             waiter.wait(tid, Duration::from_secs(10)).unwrap();
             ptrace::registers(tid).unwrap();

@@ -156,10 +156,31 @@ impl Waiter {
         }
     }
 
+    /// A signal on its way to the thread is looked at, and not taken note of: what wait(2) takes note of the kernel forgets
+    /// (`wait_task_stopped` clears the code that `ptrace_signal` goes by), and if we were killed before we pass the signal
+    /// on, the program would never get it. Resuming the thread settles it.
     fn wait_once(&self, tid: Tid, flags: i32) -> io::Result<Option<Stop>> {
+        // SAFETY: an all-zero siginfo is valid.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let look = libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT | flags;
+        // SAFETY: `info` outlives the call.
+        if unsafe { libc::waitid(libc::P_PID, tid.0 as u32, &mut info, look) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: waitid fills these fields, or leaves them zero.
+        let (found, code) = unsafe { (info.si_pid(), info.si_status()) };
+        if found == 0 {
+            return Ok(None);
+        }
+        const STOPPED: i32 = 0x7f;
+        if info.si_code == libc::CLD_TRAPPED
+            && let signal @ Stop::Signal(_) = Stop::from_status(code << 8 | STOPPED)
+        {
+            return Ok(Some(signal));
+        }
         let mut status = 0;
         // SAFETY: `status` outlives the call.
-        match unsafe { libc::waitpid(tid.0, &mut status, flags) } {
+        match unsafe { libc::waitpid(tid.0, &mut status, flags | libc::WNOHANG) } {
             0 => Ok(None),
             found if found < 0 => Err(io::Error::last_os_error()),
             _ => Ok(Some(Stop::from_status(status))),
@@ -201,6 +222,32 @@ impl Drop for Waiter {
 mod tests {
     use super::*;
     use crate::ptrace::{self, Options};
+
+    /// The kernel lets go of a tracee when the thread that traces it ends, killed or not.
+    #[test]
+    fn a_signal_is_not_lost_with_who_has_seen_it() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let tid = Tid(child.id() as i32);
+        let tracer = std::thread::spawn(move || {
+            ptrace::seize(tid, Options::default()).unwrap();
+            // SAFETY: plain numbers.
+            assert_eq!(unsafe { libc::kill(tid.0, libc::SIGUSR1) }, 0);
+            let stop = Waiter::new().unwrap().wait(tid, Duration::from_secs(10)).unwrap();
+            assert_eq!(stop, Stop::Signal(libc::SIGUSR1));
+        });
+        tracer.join().unwrap();
+        let begun = Instant::now();
+        let status = loop {
+            match child.try_wait().unwrap() {
+                Some(status) => break Some(status),
+                None if begun.elapsed() > Duration::from_secs(10) => break None,
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        child.kill().unwrap();
+        let signal = status.and_then(|status| std::os::unix::process::ExitStatusExt::signal(&status));
+        assert_eq!(signal, Some(libc::SIGUSR1));
+    }
 
     /// A client of a job in the foreground blocks all signals, and the builder of a restore is its child.
     #[test]

@@ -182,6 +182,7 @@ fn after_restore(scene: &mut Scene, begin: SystemTime) -> Result<(f64, f64), Str
     let first = scene.gaps().into_iter().map(|(_, end)| end).find(|end| *end > begin);
     match (first, walked.split_once(' ')) {
         (Some(first), Some((end, "ok"))) => Ok((since(first), since(end.parse().unwrap_or_default()))),
+        (None, Some((_, "ok"))) => Err("the program told of no first step after its return".to_owned()),
         _ => Err(format!("the memory came back {walked}")),
     }
 }

@@ -101,10 +101,20 @@ impl Hosts {
         let before = self.beat();
         wait_until(LIFE_TIMEOUT_S, || program.ended().is_some() || self.beat() >= before + 2);
         let is_here = program.ended().is_none();
-        let (near, far) = (self.sandbox.brant(&["ps", "--json"]), self.far(&["ps", "--json"]));
-        let is_there = !self.listed(&far, "jobs").is_empty();
+        let mut far = self.far(&["ps", "--json"]);
+        // What was built there and never let go ends with its connection; that may be under way yet.
+        wait_until(LIFE_TIMEOUT_S, || {
+            let is_single = !is_here || self.listed(&far, "jobs").is_empty();
+            if !is_single {
+                far = self.far(&["ps", "--json"]);
+            }
+            is_single
+        });
+        let near = self.sandbox.brant(&["ps", "--json"]);
+        let jobs = self.listed(&far, "jobs");
+        let is_there = !jobs.is_empty();
         let (out, held) = (self.listed(&near, "handed_out"), self.listed(&far, "held"));
-        let told = format!("{when}: here {is_here}, there {is_there}; {out:?}; {held:?}");
+        let told = format!("{when}: here {is_here}, there {jobs:?}; {out:?}; {held:?}");
         assert!(!(is_here && is_there), "two copies, {told}");
         let of = |record: &serde_json::Value, key: &str| record[key].as_str().unwrap_or_default().to_owned();
         if is_here {

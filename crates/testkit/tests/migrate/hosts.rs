@@ -103,12 +103,13 @@ impl Hosts {
         let is_here = program.ended().is_none();
         let mut far = self.far(&["ps", "--json"]);
         // What was built there and never let go ends with its connection; that may be under way yet.
+        let starts = |far: &Outcome| self.listed(far, "jobs").iter().any(|job| job["state"] == "starting");
         wait_until(LIFE_TIMEOUT_S, || {
-            let is_single = !is_here || self.listed(&far, "jobs").is_empty();
-            if !is_single {
+            let is_settled = !starts(&far) && (!is_here || self.listed(&far, "jobs").is_empty());
+            if !is_settled {
                 far = self.far(&["ps", "--json"]);
             }
-            is_single
+            is_settled
         });
         let near = self.sandbox.brant(&["ps", "--json"]);
         let jobs = self.listed(&far, "jobs");

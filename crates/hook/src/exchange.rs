@@ -1,0 +1,372 @@
+//! What brant and its runtime in a program say to each other: one request and one reply, in the program's memory.
+//!
+//! Both sides are of the same build: brant asks only a runtime whose [`VERSION`] is its own.
+
+use alloc::vec::Vec;
+
+use crate::Refusal;
+
+/// Raised with every change of what is said here or of how the runtime lies in memory.
+pub const VERSION: u32 = 1;
+/// The beginning of the runtime's head.
+pub const MAGIC: [u8; 8] = *b"BRANTRT\0";
+/// The name of the runtime's memory file, which /proc/PID/maps shows.
+pub const RUNTIME_NAME: &str = "brant-runtime";
+/// The longest request or reply, in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// How a function takes its arguments, and how its mediator does, which has `icall` before them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Shape {
+    /// Vector registers carry arguments.
+    pub has_vectors: bool,
+    /// The address of room for the result comes first.
+    pub is_sret: bool,
+    /// Bytes above the return address that a call of the original repeats; a multiple of 16.
+    pub stack_bytes: u32,
+    /// The words of the mediator's own stack arguments.
+    pub words: Vec<Word>,
+}
+
+/// Where a word of the mediator's stack arguments comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// General argument register of this number.
+    Register(u8),
+    /// Word of this number above the return address.
+    Stack(u16),
+}
+
+/// One `wrap` of a definition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mediation {
+    pub function: Vec<u8>,
+    /// Empty for every version.
+    pub version: Vec<u8>,
+    pub library: Vec<u8>,
+    pub mediator: Vec<u8>,
+    /// The mediator has the function's own prototype.
+    pub is_native: bool,
+    pub shape: Shape,
+}
+
+/// What brant asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Plan a wrapper whose implementation was loaded.
+    Wrap {
+        name: Vec<u8>,
+        path: Vec<u8>,
+        /// What dlopen gave.
+        handle: u64,
+        /// The program's dl_iterate_phdr.
+        iterate: u64,
+        /// Calls of mediators are not kept from their own wrapper.
+        is_unguarded: bool,
+        mediations: Vec<Mediation>,
+    },
+    /// Plan to take a wrapper off.
+    Unwrap { wrapper: u32 },
+    /// The implementation of a wrapper that was taken off was unloaded (or it stays, dormant).
+    Settle { wrapper: u32, is_unloaded: bool },
+    /// What there is.
+    List,
+}
+
+/// Bytes to be written while no thread runs, if the old ones are there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    pub address: u64,
+    pub old: Vec<u8>,
+    pub new: Vec<u8>,
+}
+
+/// What became of one [`Mediation`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// So many functions are mediated.
+    Planned(u32),
+    NoLibrary,
+    NoFunction,
+    NoMediator,
+    Refused(Refusal),
+}
+
+/// A wrapper that is in a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub id: u32,
+    pub name: Vec<u8>,
+    pub path: Vec<u8>,
+    pub handle: u64,
+    /// Its functions, outermost layer first where several wrappers mediate one; none: it is dormant.
+    pub functions: Vec<Function>,
+}
+
+/// A mediated function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    pub library: Vec<u8>,
+    pub name: Vec<u8>,
+    pub address: u64,
+    /// How many other layers are before this one.
+    pub depth: u32,
+}
+
+/// What the runtime answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    Plan {
+        wrapper: u32,
+        writes: Vec<Write>,
+        /// Where threads go on that stand in overwritten bytes.
+        moves: Vec<(u64, u64)>,
+        /// One for each mediation.
+        outcomes: Vec<Outcome>,
+    },
+    Settled,
+    List(Vec<Listed>),
+    NoWrapper,
+    NoMemory,
+}
+
+impl Request {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Request::Wrap { name, path, handle, iterate, is_unguarded, mediations } => {
+                out.push(1);
+                put_bytes(&mut out, name);
+                put_bytes(&mut out, path);
+                put(&mut out, *handle);
+                put(&mut out, *iterate);
+                out.push(u8::from(*is_unguarded));
+                put(&mut out, mediations.len() as u64);
+                mediations.iter().for_each(|mediation| mediation.encode(&mut out));
+            }
+            Request::Unwrap { wrapper } => {
+                out.push(2);
+                put(&mut out, u64::from(*wrapper));
+            }
+            Request::Settle { wrapper, is_unloaded } => {
+                out.push(3);
+                put(&mut out, u64::from(*wrapper));
+                out.push(u8::from(*is_unloaded));
+            }
+            Request::List => out.push(4),
+        }
+        out
+    }
+
+    pub fn decode(bytes: &[u8]) -> Option<Request> {
+        let mut from = Reader(bytes);
+        Some(match from.byte()? {
+            1 => Request::Wrap {
+                name: from.bytes()?,
+                path: from.bytes()?,
+                handle: from.number()?,
+                iterate: from.number()?,
+                is_unguarded: from.byte()? != 0,
+                mediations: from.list(Mediation::decode)?,
+            },
+            2 => Request::Unwrap { wrapper: from.number()? as u32 },
+            3 => Request::Settle { wrapper: from.number()? as u32, is_unloaded: from.byte()? != 0 },
+            4 => Request::List,
+            _ => return None,
+        })
+    }
+}
+
+impl Mediation {
+    fn encode(&self, out: &mut Vec<u8>) {
+        for text in [&self.function, &self.version, &self.library, &self.mediator] {
+            put_bytes(out, text);
+        }
+        out.extend([
+            u8::from(self.is_native),
+            u8::from(self.shape.has_vectors),
+            u8::from(self.shape.is_sret),
+        ]);
+        put(out, u64::from(self.shape.stack_bytes));
+        put(out, self.shape.words.len() as u64);
+        for word in &self.shape.words {
+            put(
+                out,
+                match word {
+                    Word::Register(number) => u64::from(*number),
+                    Word::Stack(number) => 0x100 + u64::from(*number),
+                },
+            );
+        }
+    }
+
+    fn decode(from: &mut Reader<'_>) -> Option<Mediation> {
+        Some(Mediation {
+            function: from.bytes()?,
+            version: from.bytes()?,
+            library: from.bytes()?,
+            mediator: from.bytes()?,
+            is_native: from.byte()? != 0,
+            shape: Shape {
+                has_vectors: from.byte()? != 0,
+                is_sret: from.byte()? != 0,
+                stack_bytes: from.number()? as u32,
+                words: from.list(|from| {
+                    Some(match from.number()? {
+                        number @ 0..=5 => Word::Register(number as u8),
+                        number => Word::Stack(u16::try_from(number.checked_sub(0x100)?).ok()?),
+                    })
+                })?,
+            },
+        })
+    }
+}
+
+impl Reply {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Reply::Plan { wrapper, writes, moves, outcomes } => {
+                out.push(1);
+                put(&mut out, u64::from(*wrapper));
+                put(&mut out, writes.len() as u64);
+                for write in writes {
+                    put(&mut out, write.address);
+                    put_bytes(&mut out, &write.old);
+                    put_bytes(&mut out, &write.new);
+                }
+                put(&mut out, moves.len() as u64);
+                for (from, to) in moves {
+                    put(&mut out, *from);
+                    put(&mut out, *to);
+                }
+                put(&mut out, outcomes.len() as u64);
+                outcomes.iter().for_each(|outcome| put(&mut out, outcome.number()));
+            }
+            Reply::Settled => out.push(2),
+            Reply::List(wrappers) => {
+                out.push(3);
+                put(&mut out, wrappers.len() as u64);
+                wrappers.iter().for_each(|wrapper| wrapper.encode(&mut out));
+            }
+            Reply::NoWrapper => out.push(4),
+            Reply::NoMemory => out.push(5),
+        }
+        out
+    }
+
+    pub fn decode(bytes: &[u8]) -> Option<Reply> {
+        let mut from = Reader(bytes);
+        Some(match from.byte()? {
+            1 => Reply::Plan {
+                wrapper: from.number()? as u32,
+                writes: from.list(|from| {
+                    Some(Write { address: from.number()?, old: from.bytes()?, new: from.bytes()? })
+                })?,
+                moves: from.list(|from| Some((from.number()?, from.number()?)))?,
+                outcomes: from.list(|from| Outcome::from_number(from.number()?))?,
+            },
+            2 => Reply::Settled,
+            3 => Reply::List(from.list(Listed::decode)?),
+            4 => Reply::NoWrapper,
+            5 => Reply::NoMemory,
+            _ => return None,
+        })
+    }
+}
+
+impl Listed {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put(out, u64::from(self.id));
+        put_bytes(out, &self.name);
+        put_bytes(out, &self.path);
+        put(out, self.handle);
+        put(out, self.functions.len() as u64);
+        for function in &self.functions {
+            put_bytes(out, &function.library);
+            put_bytes(out, &function.name);
+            put(out, function.address);
+            put(out, u64::from(function.depth));
+        }
+    }
+
+    fn decode(from: &mut Reader<'_>) -> Option<Listed> {
+        Some(Listed {
+            id: from.number()? as u32,
+            name: from.bytes()?,
+            path: from.bytes()?,
+            handle: from.number()?,
+            functions: from.list(|from| {
+                Some(Function {
+                    library: from.bytes()?,
+                    name: from.bytes()?,
+                    address: from.number()?,
+                    depth: from.number()? as u32,
+                })
+            })?,
+        })
+    }
+}
+
+impl Outcome {
+    fn number(self) -> u64 {
+        match self {
+            Outcome::Planned(count) => 0x1000 + u64::from(count),
+            Outcome::NoLibrary => 1,
+            Outcome::NoFunction => 2,
+            Outcome::NoMediator => 3,
+            Outcome::Refused(refusal) => 0x100 + refusal as u64,
+        }
+    }
+
+    fn from_number(number: u64) -> Option<Outcome> {
+        Some(match number {
+            1 => Outcome::NoLibrary,
+            2 => Outcome::NoFunction,
+            3 => Outcome::NoMediator,
+            0x100..=0x1ff => Outcome::Refused(Refusal::from_number((number - 0x100) as u8)?),
+            _ => Outcome::Planned(u32::try_from(number.checked_sub(0x1000)?).ok()?),
+        })
+    }
+}
+
+fn put(out: &mut Vec<u8>, number: u64) {
+    out.extend(number.to_le_bytes());
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put(out, bytes.len() as u64);
+    out.extend(bytes);
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let (number, rest) = self.0.split_first_chunk::<8>()?;
+        self.0 = rest;
+        Some(u64::from_le_bytes(*number))
+    }
+
+    fn bytes(&mut self) -> Option<Vec<u8>> {
+        let length = usize::try_from(self.number()?).ok()?;
+        let bytes = self.0.get(..length)?;
+        self.0 = &self.0[length..];
+        Some(bytes.to_vec())
+    }
+
+    fn list<T>(&mut self, mut element: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        let count = self.number()?;
+        // An element has eight bytes at least.
+        if count > self.0.len() as u64 / 8 {
+            return None;
+        }
+        (0..count).map(|_| element(self)).collect()
+    }
+}

@@ -1,0 +1,27 @@
+//! Plans inline hooks: what to write where, so that calls of a function go elsewhere first and the function can still be
+//! called.
+//!
+//! Pure: bytes in, bytes out. It runs in brant and, without the standard library, in the programs that brant wraps.
+//!
+//! - [`relocate`] makes a *trampoline* of a function's first instructions, and says where in it a thread goes on whose
+//!   instruction pointer lies among them.
+//! - [`branches_into`] looks for branches into the bytes that are to be overwritten.
+//! - [`symbols`] reads a module's dynamic symbols.
+//! - [`exchange`] is what brant and its runtime in a program say to each other.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod branches;
+mod refusal;
+mod relocate;
+
+pub mod exchange;
+pub mod symbols;
+
+pub use branches::branches_into;
+pub use refusal::{Refusal, refused_by_name};
+pub use relocate::{
+    ENDBR, Function, JUMP_BYTES, PROLOGUE_BYTES_MAX, Relocated, TRAMPOLINE_BYTES_MAX, jump, relocate,
+};

@@ -12,6 +12,7 @@ pub mod namespace;
 pub mod proc;
 pub mod ptrace;
 pub mod remote;
+pub mod sleep;
 pub mod sockdiag;
 pub mod task;
 pub mod thread;

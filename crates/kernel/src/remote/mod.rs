@@ -1,10 +1,12 @@
 //! Remote control: a stopped thread performs system calls for us, then goes on as it was.
 //!
 //! - [`Hand`] works in a program that must survive us: every foreign instruction is followed by a return thunk.
+//! - [`Errand`] makes one thread of such a program call its functions.
 //! - [`Copied`] is a fork of such a program that never runs: its memory as it was at one moment.
 //! - [`Puppet`] drives a task that is being built and dies with us.
 
 mod copy;
+mod errand;
 mod hand;
 mod memory;
 mod puppet;
@@ -13,6 +15,7 @@ mod thunk;
 mod trampoline;
 
 pub use copy::Copied;
+pub use errand::Errand;
 pub use hand::{Hand, HandThread};
 pub use memory::Memory;
 pub(crate) use puppet::CloneArguments;

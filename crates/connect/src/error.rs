@@ -1,0 +1,120 @@
+//! Why a wrapper was not put on or taken off.
+
+use brant_base::{Pid, Tid};
+use brant_hook::exchange::Outcome;
+use brant_kernel::proc::ProcError;
+use brant_kernel::remote::RemoteError;
+
+/// What went wrong. Except where it says so, the program runs on as before.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("process {0} has ended")]
+    Gone(Pid),
+    #[error("looking at process {0}")]
+    Look(Pid, #[source] ProcError),
+    #[error("process {0} may not be traced")]
+    NotAllowed(Pid, #[source] std::io::Error),
+    #[error("process {0} is statically linked: it has no loader that could load a mediator")]
+    Static(Pid),
+    #[error("process {0} is not a 64-bit program")]
+    NotSupported(Pid),
+    #[error("process {0} has no dlopen: no C library that is known here is loaded in it")]
+    NoLoader(Pid),
+    #[error("process {pid} is traced by process {tracer}")]
+    Traced { pid: Pid, tracer: Pid },
+    #[error("another brant is changing the wrappers of process {0}")]
+    Busy(Pid),
+    #[error("process {0} has a seccomp filter, which the calls that load a mediator might violate")]
+    Seccomp(Pid),
+    #[error("process {0} has a shadow stack")]
+    ShadowStack(Pid),
+    #[error("no thread of process {pid} could load a library: {why}")]
+    Gate { pid: Pid, why: &'static str },
+    #[error("{path} could not be loaded: {why}")]
+    Load { path: String, why: String },
+    #[error("{path} exports no mediator: {missing}")]
+    NoMediator { path: String, missing: String },
+    #[error("not every function can be wrapped")]
+    Unhookable(Vec<Unhookable>),
+    #[error("process {pid} is already wrapped by \"{name}\"")]
+    AlreadyWrapped { pid: Pid, name: String },
+    #[error("process {pid} is not wrapped by \"{name}\"")]
+    NotWrapped { pid: Pid, name: String },
+    #[error("process {0} was wrapped by another version of brant")]
+    OtherRuntime(Pid),
+    #[error("process {pid} changed while its functions were being wrapped: {what}")]
+    Changed { pid: Pid, what: &'static str },
+    #[error("thread {0} could not be stopped")]
+    DoesNotStop(Tid),
+    #[error("a call in process {0} did not end in time; it ends by itself")]
+    Slow(Pid),
+    #[error("the runtime in process {0} does not answer as it should")]
+    Runtime(Pid),
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    #[error("thread {tid}: {operation}")]
+    Thread {
+        tid: Tid,
+        operation: &'static str,
+        #[source]
+        error: std::io::Error,
+    },
+}
+
+/// A function that cannot be wrapped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unhookable {
+    pub library: String,
+    pub function: String,
+    pub outcome: Outcome,
+}
+
+impl std::fmt::Display for Unhookable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Unhookable { library, function, outcome } = self;
+        match outcome {
+            Outcome::NoLibrary => write!(f, "{function}: {library} is not loaded"),
+            Outcome::NoFunction => write!(f, "{function}: {library} does not export it"),
+            Outcome::NoMediator => write!(f, "{function}: its mediator is missing"),
+            Outcome::Refused(refusal) => write!(f, "{function} in {library}: {refusal}"),
+            Outcome::Planned(_) => write!(f, "{function} in {library}"),
+        }
+    }
+}
+
+impl Error {
+    /// The stable code that `brant explain` expands.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Error::Gone(_) => "B-0201",
+            Error::NotAllowed(..) => "B-0202",
+            Error::Static(_) => "B-1103",
+            Error::NotSupported(_) | Error::NoLoader(_) => "B-1104",
+            Error::Traced { .. } | Error::Busy(_) => "B-1105",
+            Error::Seccomp(_) => "B-1106",
+            Error::ShadowStack(_) => "B-1107",
+            Error::Gate { .. } => "B-1108",
+            Error::Load { .. } => "B-1109",
+            Error::NoMediator { .. } => "B-1110",
+            Error::Unhookable(_) => "B-1111",
+            Error::AlreadyWrapped { .. } => "B-1112",
+            Error::NotWrapped { .. } => "B-1113",
+            Error::OtherRuntime(_) => "B-1114",
+            Error::Changed { .. } => "B-1115",
+            Error::Slow(_) => "B-1116",
+            Error::Look(..)
+            | Error::DoesNotStop(_)
+            | Error::Runtime(_)
+            | Error::Remote(_)
+            | Error::Thread { .. } => "B-1100",
+        }
+    }
+
+    pub(crate) fn looking(pid: Pid, error: ProcError) -> Error {
+        if error.is_gone() { Error::Gone(pid) } else { Error::Look(pid, error) }
+    }
+
+    pub(crate) fn thread(tid: Tid, operation: &'static str, error: std::io::Error) -> Error {
+        Error::Thread { tid, operation, error }
+    }
+}

@@ -1,0 +1,289 @@
+//! Mediating connectors: a *wrapper* puts *mediators* before functions of libraries in a running program, and is taken off
+//! again.
+//!
+//! [`wrap_process`] reads as a list of steps: look, borrow a thread, load the implementation, plan, commit. The same in
+//! `unwrap_process`, backwards. What lives in the program is `brant-runtime`; this crate only loads it, asks it, and writes
+//! what it plans while no thread runs.
+//!
+//! State of the target: each module says it. Killed at any instant, brant leaves the program running: without the wrapper,
+//! with it, or with a part of it, which [`unwrap_process`] takes off.
+#![forbid(unsafe_code)]
+
+mod error;
+mod target;
+
+mod stack;
+mod stop;
+
+mod commit;
+mod runtime;
+mod session;
+
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use brant_base::{Addr, Pid, Tid};
+pub use brant_hook::exchange::{Function, Listed, Mediation, Outcome, Shape, Word};
+use brant_hook::exchange::{Reply, Request};
+use brant_kernel::proc;
+use brant_kernel::ptrace::Waiter;
+use brant_kernel::remote::Memory;
+
+use commit::{Inside, commit};
+pub use error::{Error, Unhookable};
+use session::Session;
+use stop::Held;
+use target::Target;
+
+/// A set of mediators and the functions that they are for.
+#[derive(Debug, Clone)]
+pub struct Wrapper {
+    pub name: String,
+    /// The library with the mediators, by a path that is absolute in the program's file system.
+    pub implementation: PathBuf,
+    /// A mediator's own calls of the wrapper's functions are mediated too.
+    pub is_unguarded: bool,
+    pub mediations: Vec<Mediation>,
+}
+
+/// A wrapper that was put on.
+#[derive(Debug, Clone)]
+pub struct Wrapped {
+    /// How many functions each mediation is for: one that a library exports in several versions counts several times.
+    pub functions: Vec<u32>,
+    /// For how long the program stood still.
+    pub pause: Duration,
+}
+
+/// A wrapper that was taken off.
+#[derive(Debug, Clone)]
+pub struct Unwrapped {
+    /// The implementation was unloaded; else it stays in the program, dormant: no new call reaches it.
+    pub is_unloaded: bool,
+    /// For how long the program stood still for the change.
+    pub pause: Duration,
+}
+
+/// How long taking a wrapper off waits for calls that are under way.
+const QUIET_TIMEOUT: Duration = Duration::from_secs(2);
+const QUIET_PAUSE: Duration = Duration::from_millis(5);
+const QUIET_PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// Puts a wrapper on a running process: on every function that it names, or on none.
+pub fn wrap_process(wrapper: &Wrapper, pid: Pid) -> Result<Wrapped, Error> {
+    let _turn = Turn::take(pid)?;
+    let waiter = waiter(pid)?;
+    let target = Target::inspect(pid)?;
+    let mut session = Session::open(&waiter, &target, true)?;
+    let done = put_on(&waiter, &target, &mut session, wrapper);
+    let closed = session.close();
+    let done = done?;
+    closed?;
+    Ok(done)
+}
+
+fn put_on(
+    waiter: &Waiter,
+    target: &Target,
+    session: &mut Session<'_>,
+    wrapper: &Wrapper,
+) -> Result<Wrapped, Error> {
+    let name = wrapper.name.as_bytes();
+    if listed(session)?.iter().any(|known| known.name == name && !known.functions.is_empty()) {
+        return Err(Error::AlreadyWrapped { pid: target.pid, name: wrapper.name.clone() });
+    }
+    let path = wrapper.implementation.as_os_str().as_bytes();
+    let handle = session.load(path)?;
+    let request = Request::Wrap {
+        name: name.to_vec(),
+        path: path.to_vec(),
+        handle,
+        iterate: target.loader.iterate.0,
+        is_unguarded: wrapper.is_unguarded,
+        mediations: wrapper.mediations.clone(),
+    };
+    let (id, planned) = match session.ask(&request)? {
+        Reply::Plan { wrapper, writes, moves, outcomes } => (wrapper, Ok((writes, moves, outcomes))),
+        _ => (0, Err(Error::Runtime(target.pid))),
+    };
+    let committed = planned.and_then(|(writes, moves, outcomes)| {
+        let functions = all_planned(wrapper, &outcomes)?;
+        let (committed, ()) = commit(waiter, target, session, &writes, &moves, |_, _| ())?;
+        Ok(Wrapped { functions, pause: committed.pause })
+    });
+    if committed.is_err() {
+        // No call has reached it.
+        session.unload(handle)?;
+        session.ask(&Request::Settle { wrapper: id, is_unloaded: true })?;
+    }
+    committed
+}
+
+/// The counts, where every mediation has found its function.
+fn all_planned(wrapper: &Wrapper, outcomes: &[Outcome]) -> Result<Vec<u32>, Error> {
+    let mut functions = Vec::new();
+    let mut unhookable = Vec::new();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    for (mediation, outcome) in wrapper.mediations.iter().zip(outcomes) {
+        match outcome {
+            Outcome::Planned(count) => functions.push(*count),
+            Outcome::NoMediator => {
+                let path = wrapper.implementation.display().to_string();
+                return Err(Error::NoMediator { path, missing: text(&mediation.mediator) });
+            }
+            outcome => unhookable.push(Unhookable {
+                library: text(&mediation.library),
+                function: text(&mediation.function),
+                outcome: *outcome,
+            }),
+        }
+    }
+    if unhookable.is_empty() { Ok(functions) } else { Err(Error::Unhookable(unhookable)) }
+}
+
+/// Takes a wrapper off a running process.
+pub fn unwrap_process(name: &str, pid: Pid) -> Result<Unwrapped, Error> {
+    let _turn = Turn::take(pid)?;
+    let waiter = waiter(pid)?;
+    let target = Target::inspect(pid)?;
+    let missing = || Error::NotWrapped { pid, name: name.to_owned() };
+    if runtime::Runtime::find(pid)?.is_none() {
+        return Err(missing());
+    }
+    let mut session = Session::open(&waiter, &target, false)?;
+    let taken = take_off(&waiter, &target, &mut session, name);
+    let (wrapper, is_quiet, pause) = match taken {
+        Ok(taken) => taken,
+        Err(error) => {
+            session.close()?;
+            return Err(error);
+        }
+    };
+    if is_quiet {
+        let is_unloaded = unload(&target, &mut session, &wrapper);
+        session.close()?;
+        return Ok(Unwrapped { is_unloaded: is_unloaded?, pause });
+    }
+    session.close()?;
+    if !wait_until_quiet(&waiter, &target, &wrapper)? {
+        return Ok(Unwrapped { is_unloaded: false, pause });
+    }
+    let mut session = Session::open(&waiter, &target, false)?;
+    let is_unloaded = unload(&target, &mut session, &wrapper);
+    session.close()?;
+    Ok(Unwrapped { is_unloaded: is_unloaded?, pause })
+}
+
+/// Takes the wrapper's layers out. Tells whether no thread was inside at that moment.
+fn take_off(
+    waiter: &Waiter,
+    target: &Target,
+    session: &mut Session<'_>,
+    name: &str,
+) -> Result<(Listed, bool, Duration), Error> {
+    let known = listed(session)?.into_iter().rfind(|known| known.name == name.as_bytes());
+    let wrapper = known.ok_or_else(|| Error::NotWrapped { pid: target.pid, name: name.to_owned() })?;
+    let Reply::Plan { writes, .. } = session.ask(&Request::Unwrap { wrapper: wrapper.id })? else {
+        return Err(Error::Runtime(target.pid));
+    };
+    let runtime = session.runtime.clone().ok_or(Error::Runtime(target.pid))?;
+    let memory = Memory::open(target.pid).map_err(|error| Error::NotAllowed(target.pid, error))?;
+    let inside = Inside {
+        runtime: &runtime,
+        wrapper: wrapper.id,
+        implementation: code_of(target, &memory, &wrapper)?,
+    };
+    let (committed, is_quiet) = commit(waiter, target, session, &writes, &[], |threads, maps| {
+        inside.is_empty(&memory, threads, maps)
+    })?;
+    Ok((wrapper, is_quiet, committed.pause))
+}
+
+/// Stops the process now and then to see whether no thread is inside any more.
+fn wait_until_quiet(waiter: &Waiter, target: &Target, wrapper: &Listed) -> Result<bool, Error> {
+    let runtime = runtime::Runtime::find(target.pid)?.ok_or(Error::Runtime(target.pid))?;
+    let memory = Memory::open(target.pid).map_err(|error| Error::NotAllowed(target.pid, error))?;
+    let inside =
+        Inside { runtime: &runtime, wrapper: wrapper.id, implementation: code_of(target, &memory, wrapper)? };
+    let deadline = Instant::now() + QUIET_TIMEOUT;
+    let mut pause = QUIET_PAUSE;
+    loop {
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(QUIET_PAUSE_MAX);
+        let mut held = Held::none(waiter, target.pid);
+        held.stop_all(&[])?;
+        let maps = proc::maps(target.pid).map_err(|error| Error::looking(target.pid, error))?;
+        let threads: Vec<_> = held.threads().collect();
+        let is_quiet = inside.is_empty(&memory, &threads, &maps);
+        held.release();
+        if is_quiet || Instant::now() > deadline {
+            return Ok(is_quiet);
+        }
+    }
+}
+
+/// Unloads an implementation in which no thread is. Tells whether it is gone.
+fn unload(target: &Target, session: &mut Session<'_>, wrapper: &Listed) -> Result<bool, Error> {
+    session.unload(wrapper.handle)?;
+    session.ask(&Request::Settle { wrapper: wrapper.id, is_unloaded: true })?;
+    let maps = proc::maps(target.pid).map_err(|error| Error::looking(target.pid, error))?;
+    Ok(!maps.iter().any(|entry| entry.path == wrapper.path))
+}
+
+/// The executable mappings of a wrapper's implementation.
+fn code_of(target: &Target, memory: &Memory, wrapper: &Listed) -> Result<Vec<std::ops::Range<u64>>, Error> {
+    // What dlopen gave begins with the base, the name, and the address of the dynamic section.
+    let dynamic: u64 = memory
+        .read_value(Addr(wrapper.handle + 16))
+        .map_err(|error| Error::thread(Tid(target.pid.0), "reading where a library is", error))?;
+    let maps = proc::maps(target.pid).map_err(|error| Error::looking(target.pid, error))?;
+    let Some(own) = maps.iter().find(|entry| entry.range.contains(Addr(dynamic))) else {
+        return Err(Error::Changed { pid: target.pid, what: "the implementation is not loaded any more" });
+    };
+    let is_own = |entry: &&proc::MapEntry| (entry.device, entry.inode) == (own.device, own.inode);
+    let code = maps.iter().filter(is_own).filter(|entry| entry.permissions.execute);
+    Ok(code.map(|entry| entry.range.start().0..entry.range.end().0).collect())
+}
+
+/// The wrappers that are in a process, the dormant ones too.
+pub fn wrappers(pid: Pid) -> Result<Vec<Listed>, Error> {
+    let _turn = Turn::take(pid)?;
+    let waiter = waiter(pid)?;
+    let target = Target::inspect(pid)?;
+    if runtime::Runtime::find(pid)?.is_none() {
+        return Ok(Vec::new());
+    }
+    let mut session = Session::open(&waiter, &target, false)?;
+    let known = listed(&mut session);
+    session.close()?;
+    known
+}
+
+fn listed(session: &mut Session<'_>) -> Result<Vec<Listed>, Error> {
+    match session.ask(&Request::List)? {
+        Reply::List(wrappers) => Ok(wrappers),
+        _ => Err(Error::Runtime(Pid(session.thread.tid.0))),
+    }
+}
+
+fn waiter(pid: Pid) -> Result<Waiter, Error> {
+    Waiter::new().map_err(|error| Error::thread(Tid(pid.0), "starting the clock of waits", error))
+}
+
+/// The right to change the wrappers of a process: a name that the kernel takes back whatever happens to us.
+struct Turn {
+    _name: UnixListener,
+}
+
+impl Turn {
+    fn take(pid: Pid) -> Result<Turn, Error> {
+        let address = SocketAddr::from_abstract_name(format!("brant-connect-{pid}"));
+        match address.and_then(|address| UnixListener::bind_addr(&address)) {
+            Ok(name) => Ok(Turn { _name: name }),
+            Err(_) => Err(Error::Busy(pid)),
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! One thread of the program, borrowed to load a library and to talk to the runtime.
+//!
+//! **The gate**: the thread must not hold a lock that dlopen needs, or it would wait for itself, or corrupt what the lock
+//! protects. So it must be outside of the loader and the allocator, with no return address into them on its stack. All
+//! other threads run meanwhile, so that they let go of what they hold.
+//!
+//! State of the target: while a session is open the thread is away; it comes back by itself if brant is killed
+//! (`kernel::remote::Errand`). A library that was loaded stays loaded then.
+
+use std::time::Duration;
+
+use brant_base::{Addr, Pid, Tid};
+use brant_hook::exchange::{MESSAGE_BYTES_MAX, RUNTIME_NAME, Reply, Request};
+use brant_kernel::proc::{self, MapEntry, MapKind};
+use brant_kernel::ptrace::{self, Waiter};
+use brant_kernel::remote::{Errand, Hand, HandThread, Memory, RemoteError};
+
+use crate::error::Error;
+use crate::runtime::{self, Runtime};
+use crate::stack;
+use crate::stop::{Held, is_in_sequence};
+use crate::target::{self, Target};
+
+/// How long a library may take to load: its constructors are the user's.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The gate is tried at each thread in turn, with pauses that grow to the last.
+const GATE_TRIES: u32 = 60;
+const GATE_PAUSE: Duration = Duration::from_micros(500);
+const GATE_PAUSE_MAX: Duration = Duration::from_millis(50);
+
+/// Half for what goes in, half for what comes out.
+const ROOM_BYTES: u64 = 2 * MESSAGE_BYTES_MAX as u64;
+
+/// An open session.
+pub(crate) struct Session<'w> {
+    target: &'w Target,
+    errand: Errand<'w>,
+    /// Keeps the thread until the session ends.
+    held: Held<'w>,
+    /// The thread as it is when it is not away.
+    pub(crate) thread: HandThread,
+    /// The runtime's file, while it is being loaded.
+    file: Option<u64>,
+    pub(crate) runtime: Option<Runtime>,
+}
+
+impl<'w> Session<'w> {
+    /// Borrows a thread. Where `with_runtime`, the runtime is loaded if it is not there.
+    pub(crate) fn open(
+        waiter: &'w Waiter,
+        target: &'w Target,
+        with_runtime: bool,
+    ) -> Result<Session<'w>, Error> {
+        let runtime = Runtime::find(target.pid)?;
+        let must_load = with_runtime && runtime.is_none();
+        let (held, thread) = pass_gate(waiter, target)?;
+        let (errand, file) = Errand::open(
+            waiter,
+            target.pid,
+            thread,
+            &target.executable(),
+            ROOM_BYTES,
+            |hand| match must_load {
+                true => make_file(hand, thread.tid).map(Some),
+                false => Ok(None),
+            },
+        )?;
+        let mut session = Session { target, errand, held, thread, file, runtime };
+        if must_load {
+            session.load_runtime()?;
+        }
+        Ok(session)
+    }
+
+    fn load_runtime(&mut self) -> Result<(), Error> {
+        let file = self.file.expect("made by open");
+        // The second slash tells this name from one that the program may use itself: loaders compare names first.
+        self.load(format!("/proc/self/fd//{file}").as_bytes())?;
+        self.runtime = Runtime::find(self.target.pid)?;
+        if self.runtime.is_none() {
+            return Err(Error::Runtime(self.target.pid));
+        }
+        Ok(())
+    }
+
+    /// Loads a library by the program's own dlopen and gives its handle.
+    pub(crate) fn load(&mut self, path: &[u8]) -> Result<u64, Error> {
+        let loader = self.target.loader;
+        let at = self.errand.room();
+        self.write(at, &[path, b"\0"].concat())?;
+        let handle = self.call(loader.open, [at.0, loader.flags, 0, 0, 0, 0], LOAD_TIMEOUT)?;
+        if handle != 0 {
+            return Ok(handle);
+        }
+        let why = match loader.error {
+            None => "its loader does not say why".to_owned(),
+            Some(error) => {
+                let text = self.call(error, [0; 6], ANSWER_TIMEOUT)?;
+                let text = target::string(self.errand.memory(), text).unwrap_or_default();
+                String::from_utf8_lossy(&text).into_owned()
+            }
+        };
+        Err(Error::Load { path: String::from_utf8_lossy(path).into_owned(), why })
+    }
+
+    /// Unloads a library.
+    pub(crate) fn unload(&mut self, handle: u64) -> Result<(), Error> {
+        self.call(self.target.loader.close, [handle, 0, 0, 0, 0, 0], LOAD_TIMEOUT).map(drop)
+    }
+
+    /// Asks the runtime.
+    pub(crate) fn ask(&mut self, request: &Request) -> Result<Reply, Error> {
+        let pid = self.target.pid;
+        let serve = self.runtime.as_ref().ok_or(Error::Runtime(pid))?.serve;
+        let bytes = request.encode();
+        let (at, room) = (self.errand.room(), self.errand.room_bytes() / 2);
+        if bytes.len() as u64 > room {
+            return Err(Error::Runtime(pid));
+        }
+        self.write(at, &bytes)?;
+        let reply = Addr(at.0 + room);
+        let length = self.call(serve, [at.0, bytes.len() as u64, reply.0, room, 0, 0], ANSWER_TIMEOUT)?;
+        if length == 0 || length > room {
+            return Err(Error::Runtime(pid));
+        }
+        let mut answer = vec![0; length as usize];
+        self.memory()
+            .read(reply, &mut answer)
+            .map_err(|e| Error::thread(self.thread.tid, "reading an answer", e))?;
+        Reply::decode(&answer).ok_or(Error::Runtime(pid))
+    }
+
+    /// Calls a function without arguments that may or may not be there.
+    pub(crate) fn call(
+        &mut self,
+        function: Addr,
+        arguments: [u64; 6],
+        timeout: Duration,
+    ) -> Result<u64, Error> {
+        match self.errand.call(function, arguments, timeout) {
+            Err(RemoteError::Ended { .. }) => Err(Error::Gone(self.target.pid)),
+            Err(RemoteError::Wait(_)) => Err(Error::Slow(self.target.pid)),
+            other => Ok(other?),
+        }
+    }
+
+    pub(crate) fn memory(&self) -> &Memory {
+        self.errand.memory()
+    }
+
+    fn write(&self, at: Addr, bytes: &[u8]) -> Result<(), Error> {
+        self.memory().write(at, bytes).map_err(|e| Error::thread(self.thread.tid, "writing arguments", e))
+    }
+
+    /// Gives the thread back and lets it go.
+    pub(crate) fn close(self) -> Result<(), Error> {
+        let Session { errand, mut held, file, .. } = self;
+        let closed = errand.close(|hand| match file {
+            Some(file) => hand.call(0, libc::SYS_close, [file, 0, 0, 0, 0, 0]).map(drop),
+            None => Ok(()),
+        });
+        held.release();
+        Ok(closed?)
+    }
+}
+
+/// Makes a file in memory that holds the runtime, and gives its descriptor.
+fn make_file(hand: &mut Hand<'_>, tid: Tid) -> Result<u64, RemoteError> {
+    let library = runtime::LIBRARY;
+    let data = hand.data().start();
+    let failed = |operation, error| RemoteError::Ptrace { tid, operation, error };
+    let name = [runtime::file_name().as_bytes(), b"\0"].concat();
+    hand.memory().write(data, &name).map_err(|error| failed("writing arguments", error))?;
+    let flags = u64::from(libc::MFD_CLOEXEC);
+    let file = hand.call(0, libc::SYS_memfd_create, [data.0, flags, 0, 0, 0, 0])?;
+    let bytes = library.len() as u64;
+    hand.call(0, libc::SYS_ftruncate, [file, bytes, 0, 0, 0, 0])?;
+    let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+    let shared = libc::MAP_SHARED as u64;
+    let at = hand.call(0, libc::SYS_mmap, [0, bytes, protection, shared, file, 0])?;
+    let written = hand.memory().write(Addr(at), library);
+    hand.call(0, libc::SYS_munmap, [at, bytes, 0, 0, 0, 0])?;
+    written.map_err(|error| failed("writing the runtime", error))?;
+    Ok(file)
+}
+
+/// Finds a thread that may be borrowed and leaves it stopped.
+fn pass_gate<'w>(waiter: &'w Waiter, target: &Target) -> Result<(Held<'w>, HandThread), Error> {
+    let memory = Memory::open(target.pid).map_err(|error| Error::NotAllowed(target.pid, error))?;
+    let mut why = "it has no thread that could be stopped";
+    let mut pause = GATE_PAUSE;
+    for attempt in 0..GATE_TRIES {
+        let tasks = proc::tasks(target.pid).map_err(|error| Error::looking(target.pid, error))?;
+        let count = tasks.len();
+        // Another thread first each time.
+        for tid in tasks.into_iter().cycle().skip(attempt as usize % count.max(1)).take(count.min(8)) {
+            let mut held = Held::none(waiter, target.pid);
+            let Some(thread) = held.stop_one(tid)? else { continue };
+            let maps = proc::maps(target.pid).map_err(|error| Error::looking(target.pid, error))?;
+            match look(&memory, &maps, target, &thread) {
+                None => return Ok((held, thread)),
+                Some(reason) => why = reason,
+            }
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(GATE_PAUSE_MAX);
+    }
+    Err(Error::Gate { pid: target.pid, why })
+}
+
+/// Why a stopped thread cannot be borrowed now.
+fn look(memory: &Memory, maps: &[MapEntry], target: &Target, thread: &HandThread) -> Option<&'static str> {
+    if !thread.registers.is_64_bit() {
+        return Some("every thread that was looked at was in 32-bit code");
+    }
+    if ptrace::has_syscall_user_dispatch(thread.tid) {
+        return Some("its threads have their system calls dispatched");
+    }
+    if thread.registers.fs_base == 0 {
+        return Some("a thread was looked at that no C library has made");
+    }
+    if target.guarded.iter().any(|range| range.contains(&thread.registers.rip))
+        || is_in_sequence(memory, thread)
+    {
+        return Some("every thread that was looked at was loading a library or allocating memory");
+    }
+    let Some(words) = stack::words(memory, maps, thread) else { return Some("a stack could not be read") };
+    stack::returns_into(memory, &words, &target.guarded)
+        .then_some("every thread that was looked at was loading a library or allocating memory")
+}
+
+/// The start of the runtime's mappings in a process, with the name of its file.
+pub(crate) fn runtime_mapping(pid: Pid) -> Result<Option<(Addr, Vec<u8>)>, Error> {
+    let maps = proc::maps(pid).map_err(|error| Error::looking(pid, error))?;
+    let named = maps.iter().filter_map(|entry| match &entry.kind {
+        MapKind::Memfd(name) if name.starts_with(RUNTIME_NAME.as_bytes()) => {
+            Some((entry.range.start(), name.clone()))
+        }
+        _ => None,
+    });
+    Ok(named.min_by_key(|(start, _)| *start))
+}

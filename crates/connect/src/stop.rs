@@ -1,0 +1,206 @@
+//! Stopping threads of one process, all or some, and letting them go.
+//!
+//! State of the target: a stopped thread is in a ptrace stop with its own registers, a call that our stop alone has ended
+//! being put back. Dropping what holds them lets them go; if brant is killed, the kernel does. One in a job-control stop
+//! stays in it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use brant_base::{Addr, Pid, Tid};
+use brant_kernel::proc;
+use brant_kernel::ptrace::{self, Options, Stop, Waiter};
+use brant_kernel::remote::{HandThread, Memory};
+use brant_kernel::sleep;
+
+use crate::error::Error;
+
+/// How long all threads together may take to stop. One in vfork does not before its child has executed a program.
+const STOP_TIMEOUT: Duration = Duration::from_millis(500);
+const STOP_TRIES: u32 = 20;
+const SEIZE_TRIES: u32 = 50;
+const SEIZE_PAUSE: Duration = Duration::from_millis(2);
+const POLL_PAUSE: Duration = Duration::from_micros(20);
+
+/// Threads of one process that we hold.
+pub(crate) struct Held<'w> {
+    waiter: &'w Waiter,
+    pid: Pid,
+    threads: BTreeMap<Tid, Thread>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Thread {
+    /// `None` while it runs.
+    stopped: Option<HandThread>,
+    slept: Duration,
+}
+
+impl<'w> Held<'w> {
+    pub(crate) fn none(waiter: &'w Waiter, pid: Pid) -> Held<'w> {
+        Held { waiter, pid, threads: BTreeMap::new() }
+    }
+
+    /// Stops one thread; `None` where it has ended.
+    pub(crate) fn stop_one(&mut self, tid: Tid) -> Result<Option<HandThread>, Error> {
+        if !self.seize(tid)? {
+            return Ok(None);
+        }
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        loop {
+            self.poll(tid)?;
+            match self.threads.get(&tid) {
+                None => return Ok(None),
+                Some(Thread { stopped: Some(stopped), .. }) => return Ok(Some(*stopped)),
+                Some(_) if Instant::now() > deadline => return Err(Error::DoesNotStop(tid)),
+                Some(_) => std::thread::sleep(POLL_PAUSE),
+            }
+        }
+    }
+
+    /// Stops every thread of the process but those in `but`, which somebody else of us holds stopped.
+    pub(crate) fn stop_all(&mut self, but: &[Tid]) -> Result<(), Error> {
+        for _ in 0..STOP_TRIES {
+            if self.try_to_stop_all(but)? {
+                return Ok(());
+            }
+            // A process in vfork runs on when its child has executed a program, which another thread may hold up.
+            self.release();
+            std::thread::sleep(SEIZE_PAUSE);
+        }
+        Err(Error::DoesNotStop(Tid(self.pid.0)))
+    }
+
+    fn try_to_stop_all(&mut self, but: &[Tid]) -> Result<bool, Error> {
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        loop {
+            let tasks = proc::tasks(self.pid).map_err(|error| Error::looking(self.pid, error))?;
+            let mut new = 0;
+            for tid in tasks {
+                if !but.contains(&tid) && !self.threads.contains_key(&tid) && self.seize(tid)? {
+                    new += 1;
+                }
+            }
+            if new == 0 {
+                return Ok(true);
+            }
+            loop {
+                let running: Vec<Tid> = self.running().collect();
+                running.iter().try_for_each(|tid| self.poll(*tid))?;
+                if self.running().next().is_none() {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    return Ok(false);
+                }
+                std::thread::sleep(POLL_PAUSE);
+            }
+        }
+    }
+
+    fn running(&self) -> impl Iterator<Item = Tid> {
+        self.threads.iter().filter(|(_, thread)| thread.stopped.is_none()).map(|(tid, _)| *tid)
+    }
+
+    /// Seizes a thread and asks it to stop. Tells whether it is there.
+    fn seize(&mut self, tid: Tid) -> Result<bool, Error> {
+        let mut tries_left = SEIZE_TRIES;
+        let slept = sleep::would_notice_stop(self.pid, tid).unwrap_or_default();
+        while let Err(error) = ptrace::seize(tid, Options::default()) {
+            let Ok(status) = proc::status((self.pid, tid)) else { return Ok(false) };
+            if status.is_zombie() || status.state == b'X' {
+                return Ok(false);
+            }
+            if status.tracer != Pid(0) {
+                return Err(Error::Traced { pid: self.pid, tracer: status.tracer });
+            }
+            if tries_left == 0 {
+                return Err(Error::NotAllowed(self.pid, error));
+            }
+            tries_left -= 1;
+            std::thread::sleep(SEIZE_PAUSE);
+        }
+        self.threads.insert(tid, Thread { stopped: None, slept });
+        // Fails where it has ended, which the next poll shows.
+        let _ = ptrace::interrupt(tid);
+        Ok(true)
+    }
+
+    fn poll(&mut self, tid: Tid) -> Result<(), Error> {
+        match self.waiter.poll(tid) {
+            Ok(None) => {}
+            Ok(Some(Stop::Interrupt | Stop::Group(_))) => self.note_stop(tid)?,
+            Ok(Some(Stop::Ended(_))) | Err(_) => drop(self.threads.remove(&tid)),
+            Ok(Some(Stop::Signal(signal))) => drop(ptrace::resume(tid, signal)),
+            Ok(Some(_)) => drop(ptrace::resume(tid, 0)),
+        }
+        Ok(())
+    }
+
+    /// Reads the state of a thread that has stopped; a call that our stop has ended is put back at once.
+    fn note_stop(&mut self, tid: Tid) -> Result<(), Error> {
+        let Some(thread) = self.threads.get_mut(&tid) else { return Ok(()) };
+        let (Ok(registers), Ok(mask)) = (ptrace::registers(tid), ptrace::signal_mask(tid)) else {
+            return Ok(());
+        };
+        let again = sleep::call_again(tid, &registers, thread.slept);
+        if let Some(again) = &again {
+            ptrace::set_registers(tid, again)
+                .map_err(|error| Error::thread(tid, "putting its call back", error))?;
+        }
+        thread.stopped = Some(HandThread { tid, registers: again.unwrap_or(registers), mask });
+        Ok(())
+    }
+
+    /// The stopped threads.
+    pub(crate) fn threads(&self) -> impl Iterator<Item = HandThread> {
+        self.threads.values().filter_map(|thread| thread.stopped)
+    }
+
+    /// Lets a stopped thread go on somewhere else.
+    pub(crate) fn move_to(&mut self, tid: Tid, rip: u64) -> Result<(), Error> {
+        let Some(stopped) = self.threads.get_mut(&tid).and_then(|thread| thread.stopped.as_mut()) else {
+            return Ok(());
+        };
+        stopped.registers.rip = rip;
+        ptrace::set_registers(tid, &stopped.registers).map_err(|error| Error::thread(tid, "moving it", error))
+    }
+
+    /// Lets all of them go.
+    pub(crate) fn release(&mut self) {
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        loop {
+            self.threads.retain(|tid, thread| thread.stopped.is_none() || ptrace::detach(*tid, 0).is_err());
+            let left: Vec<Tid> = self.threads.keys().copied().collect();
+            if left.is_empty() || Instant::now() > deadline {
+                break;
+            }
+            for tid in left {
+                match self.threads.get(&tid).is_some_and(|thread| thread.stopped.is_some()) {
+                    // It could not be let go: it has ended.
+                    true => drop(self.threads.remove(&tid)),
+                    false => drop(self.poll(tid)),
+                }
+            }
+            std::thread::sleep(POLL_PAUSE);
+        }
+        self.threads.clear();
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// Whether a stopped thread is in a restartable sequence, which a foreign instruction would break.
+pub(crate) fn is_in_sequence(memory: &Memory, thread: &HandThread) -> bool {
+    let area = ptrace::rseq_configuration(thread.tid).unwrap_or_default().area;
+    if area == 0 {
+        return false;
+    }
+    let Ok(bytes) = memory.read_value::<[u8; 32]>(Addr(area)) else { return true };
+    let section = |at| memory.read_value::<[u8; 32]>(Addr(at)).ok();
+    ptrace::in_rseq_section(&bytes, section, thread.registers.rip).is_some()
+}

@@ -1,0 +1,254 @@
+//! What is known of a process from outside: its loader, its C library, and where code must not be interrupted.
+//!
+//! Facts relied upon: the program's `DT_DEBUG` leads to `struct r_debug`, whose list of `struct link_map` has every module
+//! of the main namespace (gABI, link.h of glibc and musl). It is read while the program runs, so that any of it may be of
+//! two moments; what is found is checked again in the process itself.
+
+use std::ops::Range;
+
+use brant_base::{Addr, PageRange, Pid};
+use brant_hook::symbols::{self, Dynamic, PROGRAM_HEADER_BYTES, SYMBOL_BYTES, Tables, is_library};
+use brant_kernel::proc::{self, MapEntry, MapKind};
+use brant_kernel::remote::Memory;
+
+use crate::error::Error;
+
+const AT_PHDR: u64 = 3;
+const AT_PHNUM: u64 = 5;
+const AT_BASE: u64 = 7;
+const MODULES_MAX: usize = 65_536;
+const TABLE_BYTES_MAX: u64 = 64 << 20;
+
+/// A process that can be wrapped.
+pub(crate) struct Target {
+    pub(crate) pid: Pid,
+    pub(crate) maps: Vec<MapEntry>,
+    pub(crate) loader: Loader,
+    /// Code that holds locks which dlopen needs.
+    pub(crate) guarded: Vec<Range<u64>>,
+}
+
+/// Functions of its C library.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Loader {
+    pub(crate) open: Addr,
+    pub(crate) close: Addr,
+    /// Absent before glibc 2.34 where no libdl is loaded.
+    pub(crate) error: Option<Addr>,
+    pub(crate) iterate: Addr,
+    /// RTLD_NOW, with what an internal function wants besides.
+    pub(crate) flags: u64,
+}
+
+struct Module {
+    base: u64,
+    path: Vec<u8>,
+    soname: Vec<u8>,
+    functions: Vec<(Vec<u8>, u64)>,
+}
+
+impl Target {
+    /// Looks at a process. Nothing of it is changed or stopped.
+    pub(crate) fn inspect(pid: Pid) -> Result<Target, Error> {
+        let status = proc::status(pid).map_err(|error| Error::looking(pid, error))?;
+        if status.is_zombie() {
+            return Err(Error::Gone(pid));
+        }
+        if status.tracer != Pid(0) {
+            return Err(Error::Traced { pid, tracer: status.tracer });
+        }
+        if status.seccomp != 0 {
+            return Err(Error::Seccomp(pid));
+        }
+        if status.x86_thread_features.iter().any(|feature| feature == b"shstk") {
+            return Err(Error::ShadowStack(pid));
+        }
+        let memory = Memory::open(pid).map_err(|error| Error::NotAllowed(pid, error))?;
+        let maps = proc::maps(pid).map_err(|error| Error::looking(pid, error))?;
+        let auxv = proc::auxv(pid).map_err(|error| Error::looking(pid, error))?;
+        let entry = |wanted| auxv.iter().find(|(kind, _)| *kind == wanted).map(|(_, value)| *value);
+        let (Some(headers), Some(count)) = (entry(AT_PHDR), entry(AT_PHNUM)) else {
+            return Err(Error::NotSupported(pid));
+        };
+        let interpreter = entry(AT_BASE).filter(|base| *base != 0).ok_or(Error::Static(pid))?;
+        let debug = debug_address(&memory, headers, count).ok_or(Error::NoLoader(pid))?;
+        let modules = modules(&memory, debug);
+        let loader = find_loader(&modules).ok_or(Error::NoLoader(pid))?;
+        let guarded = guarded_code(&modules, &maps, interpreter);
+        Ok(Target { pid, maps, loader, guarded })
+    }
+
+    /// Its executable private mappings, the vdso first: places for return thunks.
+    pub(crate) fn executable(&self) -> Vec<PageRange> {
+        let mut ranges: Vec<&MapEntry> =
+            self.maps.iter().filter(|entry| entry.permissions.execute && !entry.shared).collect();
+        ranges.retain(|entry| entry.kind != MapKind::Vsyscall);
+        ranges.sort_by_key(|entry| entry.kind != MapKind::Vdso);
+        ranges.iter().map(|entry| entry.range).collect()
+    }
+}
+
+/// `struct r_debug`, by the dynamic section of the program.
+fn debug_address(memory: &Memory, headers: u64, count: u64) -> Option<u64> {
+    let bytes = read(memory, headers, count.checked_mul(PROGRAM_HEADER_BYTES as u64)?)?;
+    let find = |kind| symbols::segments(&bytes).find(move |segment| segment.kind == kind);
+    let bias = find(symbols::PT_PHDR).map_or(0, |own| headers.wrapping_sub(own.address));
+    let dynamic = find(symbols::PT_DYNAMIC)?;
+    let section = read(memory, bias.wrapping_add(dynamic.address), dynamic.memory_bytes)?;
+    Dynamic::parse(&section, bias).debug
+}
+
+/// The modules of the list, each with its exported functions.
+fn modules(memory: &Memory, debug: u64) -> Vec<Module> {
+    let mut found = Vec::new();
+    let mut next = word(memory, debug + 8).unwrap_or(0);
+    while next != 0 && found.len() < MODULES_MAX {
+        if let Some(module) = module(memory, next) {
+            found.push(module);
+        }
+        next = word(memory, next + 24).unwrap_or(0);
+    }
+    found
+}
+
+fn module(memory: &Memory, link_map: u64) -> Option<Module> {
+    let base = word(memory, link_map)?;
+    let path = string(memory, word(memory, link_map + 8)?)?;
+    // Only a C library's functions are asked for here.
+    let is_wanted = [&b"libc"[..], b"libdl"].iter().any(|name| is_library(name, None, &path));
+    let file = path.rsplit(|byte| *byte == b'/').next().unwrap_or(&path);
+    if !is_wanted && !file.starts_with(b"libc") {
+        return None;
+    }
+    let section = read(memory, word(memory, link_map + 16)?, 16 * 64)?;
+    let dynamic = Dynamic::parse(&section, base);
+    let count = match (dynamic.hash, dynamic.gnu_hash) {
+        (Some(hash), _) => u64::from(word_32(memory, hash + 4)?),
+        (None, Some(hash)) => {
+            let table = read_up_to(memory, hash, 1 << 20);
+            symbols::count_by_gnu_hash(|at| {
+                let at = usize::try_from(at).ok()?;
+                Some(u32::from_le_bytes(table.get(at..at + 4)?.try_into().ok()?))
+            })?
+        }
+        (None, None) => return None,
+    };
+    let (entries, strings) = (
+        read(memory, dynamic.symbols, count.checked_mul(SYMBOL_BYTES)?)?,
+        read(memory, dynamic.strings, dynamic.string_bytes)?,
+    );
+    let tables = Tables { symbols: &entries, strings: &strings, ..Tables::default() };
+    let functions =
+        tables.functions().map(|symbol| (symbol.name.to_vec(), base.wrapping_add(symbol.value))).collect();
+    let soname = dynamic.soname.and_then(|at| tables.string(at)).unwrap_or_default().to_vec();
+    Some(Module { base, path, soname, functions })
+}
+
+impl Module {
+    fn address_of(&self, name: &[u8]) -> Option<u64> {
+        self.functions.iter().find(|(known, _)| known == name).map(|(_, address)| *address)
+    }
+
+    fn is(&self, name: &[u8]) -> bool {
+        is_library(name, Some(&self.soname), &self.path)
+    }
+}
+
+fn find_loader(modules: &[Module]) -> Option<Loader> {
+    const RTLD_NOW: u64 = 2;
+    const RTLD_DLOPEN: u64 = 0x8000_0000;
+    let libc = modules.iter().find(|module| module.is(b"libc"))?;
+    let iterate = Addr(libc.address_of(b"dl_iterate_phdr")?);
+    let candidates = [Some(libc), modules.iter().find(|module| module.is(b"libdl"))];
+    for module in candidates.into_iter().flatten() {
+        if let (Some(open), Some(close)) = (module.address_of(b"dlopen"), module.address_of(b"dlclose")) {
+            let error = module.address_of(b"dlerror").map(Addr);
+            return Some(Loader { open: Addr(open), close: Addr(close), error, iterate, flags: RTLD_NOW });
+        }
+    }
+    let open = Addr(libc.address_of(b"__libc_dlopen_mode")?);
+    let close = Addr(libc.address_of(b"__libc_dlclose")?);
+    Some(Loader { open, close, error: None, iterate, flags: RTLD_NOW | RTLD_DLOPEN })
+}
+
+/// The loader's code, where it is a file of its own, and that of the C library's allocator. musl is its own loader: there,
+/// the functions around dlopen.
+fn guarded_code(modules: &[Module], maps: &[MapEntry], interpreter: u64) -> Vec<Range<u64>> {
+    const ALLOCATOR: [&[u8]; 8] = [
+        b"malloc",
+        b"free",
+        b"realloc",
+        b"calloc",
+        b"memalign",
+        b"malloc_usable_size",
+        b"malloc_info",
+        b"posix_memalign",
+    ];
+    const LOADER: [&[u8]; 6] = [b"dlopen", b"dlclose", b"dlsym", b"dladdr", b"dl_iterate_phdr", b"dlinfo"];
+    let mut guarded = Vec::new();
+    let is_musl = modules.iter().any(|module| module.base == interpreter && module.is(b"libc"));
+    let at = maps.iter().find(|entry| entry.range.contains(Addr(interpreter)));
+    if let Some(first) = at.filter(|_| !is_musl) {
+        let same = |entry: &&MapEntry| entry.inode == first.inode && entry.device == first.device;
+        guarded.extend(
+            maps.iter()
+                .filter(same)
+                .filter(|entry| entry.permissions.execute)
+                .map(|entry| entry.range.start().0..entry.range.end().0),
+        );
+    }
+    if let Some(libc) = modules.iter().find(|module| module.is(b"libc")) {
+        guarded.extend(around(libc, &ALLOCATOR));
+        if is_musl {
+            LOADER.iter().for_each(|name| guarded.extend(around(libc, &[name])));
+        }
+    }
+    guarded
+}
+
+/// From the exported function before these ones, which lie together, to the one behind them: the static functions of the
+/// same source lie there too.
+fn around(libc: &Module, names: &[&[u8]]) -> Option<Range<u64>> {
+    let addresses: Vec<u64> = names.iter().filter_map(|name| libc.address_of(name)).collect();
+    let (first, last) = (*addresses.iter().min()?, *addresses.iter().max()?);
+    let before = libc.functions.iter().map(|(_, address)| *address).filter(|address| *address < first).max();
+    let behind = libc.functions.iter().map(|(_, address)| *address).filter(|address| *address > last).min();
+    Some(before.unwrap_or(first)..behind.unwrap_or(last + 4096))
+}
+
+fn read(memory: &Memory, at: u64, bytes: u64) -> Option<Vec<u8>> {
+    if bytes > TABLE_BYTES_MAX {
+        return None;
+    }
+    let mut buffer = vec![0; bytes as usize];
+    memory.read(Addr(at), &mut buffer).ok()?;
+    Some(buffer)
+}
+
+/// As much as is mapped.
+fn read_up_to(memory: &Memory, at: u64, bytes: u64) -> Vec<u8> {
+    const PIECE: u64 = 4096;
+    let mut all = Vec::new();
+    while (all.len() as u64) < bytes {
+        let here = at + all.len() as u64;
+        let Some(piece) = read(memory, here, PIECE - here % PIECE) else { break };
+        all.extend(piece);
+    }
+    all
+}
+
+fn word(memory: &Memory, at: u64) -> Option<u64> {
+    memory.read_value(Addr(at)).ok()
+}
+
+fn word_32(memory: &Memory, at: u64) -> Option<u32> {
+    memory.read_value(Addr(at)).ok()
+}
+
+/// A string that ends with a zero byte.
+pub(crate) fn string(memory: &Memory, at: u64) -> Option<Vec<u8>> {
+    const STRING_BYTES_MAX: u64 = 8192;
+    let bytes = read_up_to(memory, at, STRING_BYTES_MAX);
+    let end = bytes.iter().position(|byte| *byte == 0)?;
+    Some(bytes[..end].to_vec())
+}

@@ -1,0 +1,339 @@
+//! Hooked functions and the layers before them.
+//!
+//! A slot's chain of links is what is true: brant changes it from outside, by the writes of a plan. Nothing here is freed.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use brant_hook::exchange::{Shape, Word, Write};
+use brant_hook::{JUMP_BYTES, Refusal, Relocated, TRAMPOLINE_BYTES_MAX, jump, relocate};
+
+use crate::{system, thunk};
+
+/// What a call can be passed to: with its own address in r11 at `code`, or as a plain function at `entry`.
+#[repr(C)]
+pub(crate) struct Link {
+    code: usize,
+    entry: usize,
+}
+
+/// A mediator before a function. The thunks and `brant/mediator.h` know its layout.
+#[repr(C)]
+pub(crate) struct Layer {
+    link: Link,
+    next: AtomicPtr<Link>,
+    mediator: usize,
+    inner: usize,
+    unused: usize,
+    words: *const i32,
+    word_count: u32,
+    stack_bytes: u32,
+    wrapper: u64,
+}
+
+impl Layer {
+    pub(crate) fn wrapper(&self) -> u32 {
+        self.wrapper as u32
+    }
+
+    /// Makes the link at the address that is given as bytes the next one.
+    pub(crate) fn go_before(&self, next: &[u8]) {
+        let next = next.try_into().map_or(0, u64::from_le_bytes);
+        self.next.store(next as *mut Link, Ordering::Relaxed);
+    }
+}
+
+/// A hooked function.
+pub(crate) struct Slot {
+    pub(crate) library: Vec<u8>,
+    pub(crate) name: Vec<u8>,
+    /// The function's own address.
+    pub(crate) address: u64,
+    /// Where the jump is written, what was there, and the jump.
+    pub(crate) at: u64,
+    old: [u8; JUMP_BYTES],
+    new: [u8; JUMP_BYTES],
+    pub(crate) moves: Vec<(u64, u64)>,
+    /// The first link; the gate reads it.
+    first: AtomicPtr<Link>,
+    original: Link,
+}
+
+/// A range of generated code.
+#[repr(C)]
+pub(crate) struct CodeRange {
+    start: AtomicU64,
+    end: AtomicU64,
+}
+
+const CODE_MAX: usize = 4096;
+pub(crate) static CODE: [CodeRange; CODE_MAX] =
+    [const { CodeRange { start: AtomicU64::new(0), end: AtomicU64::new(0) } }; CODE_MAX];
+pub(crate) static CODE_COUNT: AtomicU32 = AtomicU32::new(0);
+
+const GATE_BYTES: usize = 16;
+const BLOCK_BYTES: usize = GATE_BYTES + TRAMPOLINE_BYTES_MAX;
+
+/// A function that is to be hooked.
+pub(crate) struct Wanted<'a> {
+    pub(crate) library: &'a [u8],
+    pub(crate) name: &'a [u8],
+    pub(crate) function: brant_hook::Function<'a>,
+}
+
+/// Makes slots for functions of one module, which lies at `start..end`. Nothing jumps to them yet.
+pub(crate) fn make_slots(
+    wanted: &[Wanted<'_>],
+    start: u64,
+    end: u64,
+) -> Option<Vec<Result<Box<Slot>, Refusal>>> {
+    let bytes = (wanted.len() * BLOCK_BYTES).next_multiple_of(system::PAGE);
+    let Some(pages) = system::map_near(start as usize, end as usize, bytes) else {
+        return Some(wanted.iter().map(|_| Err(Refusal::TooFar)).collect());
+    };
+    let made = wanted
+        .iter()
+        .enumerate()
+        // SAFETY: there is room for as many blocks.
+        .map(|(index, wanted)| make_slot(wanted, unsafe { pages.add(index * BLOCK_BYTES) }))
+        .collect();
+    // SAFETY: nothing writes there any more.
+    unsafe { system::seal(pages, bytes) }.then_some(())?;
+    note_code(pages as u64, bytes as u64)?;
+    Some(made)
+}
+
+fn make_slot(wanted: &Wanted<'_>, block: *mut u8) -> Result<Box<Slot>, Refusal> {
+    let gate = block as u64;
+    let trampoline = gate + GATE_BYTES as u64;
+    let Relocated { at, old, trampoline: code, moves } = relocate(wanted.function, trampoline)?;
+    let new = jump(at, gate).ok_or(Refusal::TooFar)?;
+    let mut slot = Box::new(Slot {
+        library: wanted.library.to_vec(),
+        name: wanted.name.to_vec(),
+        address: wanted.function.address,
+        at,
+        old,
+        new,
+        moves,
+        first: AtomicPtr::new(core::ptr::null_mut()),
+        original: Link { code: trampoline as usize, entry: trampoline as usize },
+    });
+    *slot.first.get_mut() = &raw mut slot.original;
+    let mut gate_code = [0xcc; GATE_BYTES];
+    gate_code[..2].copy_from_slice(&[0x49, 0xbb]); // mov r11, the address of `first`
+    gate_code[2..10].copy_from_slice(&(&raw const slot.first as u64).to_le_bytes());
+    gate_code[10..13].copy_from_slice(&[0x4d, 0x8b, 0x1b]); // mov r11, [r11]
+    gate_code[13..16].copy_from_slice(&[0x41, 0xff, 0x23]); // jmp [r11]
+    // SAFETY: the block is ours alone, writable, and as large as both; a trampoline is never longer than was said.
+    unsafe {
+        core::ptr::copy_nonoverlapping(gate_code.as_ptr(), block, GATE_BYTES);
+        core::ptr::write_bytes(block.add(GATE_BYTES), 0xcc, TRAMPOLINE_BYTES_MAX);
+        core::ptr::copy_nonoverlapping(
+            code.as_ptr(),
+            block.add(GATE_BYTES),
+            code.len().min(TRAMPOLINE_BYTES_MAX),
+        );
+    }
+    Ok(slot)
+}
+
+fn note_code(start: u64, bytes: u64) -> Option<()> {
+    let count = CODE_COUNT.load(Ordering::Relaxed);
+    let range = CODE.get(count as usize)?;
+    range.start.store(start, Ordering::Relaxed);
+    range.end.store(start + bytes, Ordering::Relaxed);
+    CODE_COUNT.store(count + 1, Ordering::Release);
+    Some(())
+}
+
+/// How a slot's function looks now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    Bare,
+    Hooked,
+    /// Other bytes: its module has gone, or somebody else has changed it.
+    Other,
+}
+
+impl Slot {
+    /// # Safety
+    ///
+    /// The module in which the function was made a slot is mapped, or another one in its place.
+    pub(crate) unsafe fn look(&self) -> Look {
+        // SAFETY: promised by the caller.
+        match unsafe { (self.at as *const [u8; JUMP_BYTES]).read() } {
+            bytes if bytes == self.old => Look::Bare,
+            bytes if bytes == self.new => Look::Hooked,
+            _ => Look::Other,
+        }
+    }
+
+    pub(crate) fn arm(&self) -> Write {
+        Write { address: self.at, old: self.old.to_vec(), new: self.new.to_vec() }
+    }
+
+    pub(crate) fn disarm(&self) -> Write {
+        Write { address: self.at, old: self.new.to_vec(), new: self.old.to_vec() }
+    }
+
+    /// Makes `layer` the first.
+    pub(crate) fn put_first(&self, layer: &Layer) -> Write {
+        let old = self.first.load(Ordering::Relaxed);
+        layer.next.store(old, Ordering::Relaxed);
+        pointer_write(&self.first, &layer.link)
+    }
+
+    /// The layers, outermost first.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = &Layer> {
+        let mut next = self.first.load(Ordering::Relaxed);
+        core::iter::from_fn(move || {
+            if core::ptr::eq(next, &self.original) {
+                return None;
+            }
+            // SAFETY: every link but the original is a layer, and layers are never freed.
+            let layer = unsafe { &*next.cast::<Layer>() };
+            next = layer.next.load(Ordering::Relaxed);
+            Some(layer)
+        })
+    }
+
+    /// Takes the layers of a wrapper out of the chain.
+    pub(crate) fn take_out(&self, wrapper: u32) -> Vec<Write> {
+        let mut writes = Vec::new();
+        // The place that is to point to the next layer that stays.
+        let mut place = &self.first;
+        let mut is_changed = false;
+        for layer in self.layers() {
+            if layer.wrapper() == wrapper {
+                is_changed = true;
+                continue;
+            }
+            if is_changed {
+                writes.push(pointer_write(place, &layer.link));
+                is_changed = false;
+            }
+            place = &layer.next;
+        }
+        if is_changed {
+            writes.push(pointer_write(place, &self.original));
+        }
+        writes
+    }
+}
+
+fn pointer_write(place: &AtomicPtr<Link>, new: &Link) -> Write {
+    let old = place.load(Ordering::Relaxed) as u64;
+    Write {
+        address: place.as_ptr() as u64,
+        old: old.to_le_bytes().to_vec(),
+        new: (&raw const *new as u64).to_le_bytes().to_vec(),
+    }
+}
+
+/// Layers with their entries, and which of them are free.
+pub(crate) struct Layers {
+    free: Vec<*mut Layer>,
+}
+
+const SLAB_LAYERS: usize = system::PAGE / GATE_BYTES;
+
+impl Layers {
+    pub(crate) const fn new() -> Layers {
+        Layers { free: Vec::new() }
+    }
+
+    /// A layer that is in no chain yet.
+    pub(crate) fn take(
+        &mut self,
+        wrapper: u32,
+        mediator: u64,
+        is_native: bool,
+        is_guarded: bool,
+        shape: &Shape,
+    ) -> Option<&'static Layer> {
+        if self.free.is_empty() {
+            self.make_slab()?;
+        }
+        let layer = self.free.pop()?;
+        let words: Vec<i32> = words(shape);
+        // SAFETY: a free layer is in no chain and no thread is on its way through it.
+        let layer = unsafe { &mut *layer };
+        let thunk = thunk::thunk(shape.has_vectors, is_guarded, shape.is_sret);
+        layer.link.code = if is_native { mediator as usize } else { thunk };
+        layer.mediator = mediator as usize;
+        layer.inner = thunk::inner(shape.has_vectors, shape.is_sret);
+        layer.word_count = words.len() as u32;
+        layer.words = Box::leak(words.into_boxed_slice()).as_ptr();
+        layer.stack_bytes = shape.stack_bytes.next_multiple_of(16);
+        layer.wrapper = u64::from(wrapper);
+        Some(layer)
+    }
+
+    /// Gives back a layer.
+    ///
+    /// # Safety
+    ///
+    /// It is in no chain and no thread is on its way through it.
+    pub(crate) unsafe fn give_back(&mut self, layer: *const Layer) {
+        let layer = layer.cast_mut();
+        // SAFETY: promised by the caller; its words were leaked from a box of that length.
+        unsafe {
+            let words =
+                core::ptr::slice_from_raw_parts_mut((*layer).words.cast_mut(), (*layer).word_count as usize);
+            drop(Box::from_raw(words));
+        }
+        self.free.push(layer);
+    }
+
+    fn make_slab(&mut self) -> Option<()> {
+        let bytes = (SLAB_LAYERS * size_of::<Layer>()).next_multiple_of(system::PAGE);
+        let layers = system::map(bytes)?.cast::<Layer>();
+        let code = system::map(system::PAGE)?;
+        for index in 0..SLAB_LAYERS {
+            // SAFETY: both have room for as many, and all zeros is a valid layer.
+            unsafe {
+                let (layer, entry) = (layers.add(index), code.add(index * GATE_BYTES));
+                (*layer).link.entry = entry as usize;
+                let mut stub = [0xcc; GATE_BYTES];
+                stub[..2].copy_from_slice(&[0x49, 0xbb]); // mov r11, the layer
+                stub[2..10].copy_from_slice(&(layer as u64).to_le_bytes());
+                stub[10..13].copy_from_slice(&[0x41, 0xff, 0x23]); // jmp [r11]
+                core::ptr::copy_nonoverlapping(stub.as_ptr(), entry, GATE_BYTES);
+                self.free.push(layer);
+            }
+        }
+        // SAFETY: nothing writes there any more.
+        unsafe { system::seal(code, system::PAGE) }.then_some(())?;
+        note_code(code as u64, system::PAGE as u64)
+    }
+}
+
+/// The mediator's stack words, as offsets from the end of the thunk's frame. Their number is even, for the alignment of the
+/// stack: the last one may be any.
+fn words(shape: &Shape) -> Vec<i32> {
+    let mut words: Vec<i32> = shape
+        .words
+        .iter()
+        .map(|word| match word {
+            Word::Register(number) => thunk::REGISTERS_AT + 8 * i32::from(*number),
+            Word::Stack(number) => thunk::ARGUMENTS_AT + 8 * i32::from(*number),
+        })
+        .collect();
+    if words.len() % 2 == 1 {
+        words.push(thunk::REGISTERS_AT);
+    }
+    words
+}
+
+const _: () = {
+    assert!(core::mem::offset_of!(Layer, next) == 16);
+    assert!(core::mem::offset_of!(Layer, mediator) == 24);
+    assert!(core::mem::offset_of!(Layer, inner) == 32);
+    assert!(core::mem::offset_of!(Layer, words) == 48);
+    assert!(core::mem::offset_of!(Layer, word_count) == 56);
+    assert!(core::mem::offset_of!(Layer, stack_bytes) == 60);
+    assert!(core::mem::offset_of!(Layer, wrapper) == 64);
+    assert!(thunk::FRAME_BYTES == 224);
+};

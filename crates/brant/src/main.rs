@@ -15,6 +15,7 @@ mod keeper;
 mod protocol;
 mod report;
 mod target;
+mod wrapper;
 
 use std::process::ExitCode;
 

@@ -36,6 +36,8 @@ pub enum Error {
     NoMediator { path: String, missing: String },
     #[error("not every function can be wrapped")]
     Unhookable(Vec<Unhookable>),
+    #[error("{function}: {why}")]
+    NotAble { function: String, why: &'static str },
     #[error("process {pid} is already wrapped by \"{name}\"")]
     AlreadyWrapped { pid: Pid, name: String },
     #[error("process {pid} is not wrapped by \"{name}\"")]
@@ -97,6 +99,7 @@ impl Error {
             Error::Load { .. } => "B-1109",
             Error::NoMediator { .. } => "B-1110",
             Error::Unhookable(_) => "B-1111",
+            Error::NotAble { .. } => "B-1117",
             Error::AlreadyWrapped { .. } => "B-1112",
             Error::NotWrapped { .. } => "B-1113",
             Error::OtherRuntime(_) => "B-1114",

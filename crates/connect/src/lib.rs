@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod shape;
 mod target;
 
 mod stack;
@@ -47,6 +48,15 @@ pub struct Wrapper {
     /// A mediator's own calls of the wrapper's functions are mediated too.
     pub is_unguarded: bool,
     pub mediations: Vec<Mediation>,
+}
+
+impl Wrapper {
+    /// What a definition says, with the path at which its implementation was found.
+    pub fn new(definition: &brant_definition::Wrapper, implementation: PathBuf) -> Result<Wrapper, Error> {
+        let name = definition.name.as_str().to_owned();
+        let mediations = definition.wraps.iter().map(shape::mediation).collect::<Result<_, _>>()?;
+        Ok(Wrapper { name, implementation, is_unguarded: false, mediations })
+    }
 }
 
 /// A wrapper that was put on.

@@ -17,6 +17,9 @@ mod restore;
 mod run;
 mod stop;
 mod stream;
+mod unwrap;
+mod wrap;
+mod wrappers;
 
 use std::process::ExitCode;
 
@@ -75,6 +78,9 @@ enum Verb {
     Receive(receive::Receive),
     Check(check::Check),
     Image(image::Images),
+    Wrap(wrap::Wrap),
+    Unwrap(unwrap::Unwrap),
+    Wrappers(wrappers::Wrappers),
     Doctor(doctor::Doctor),
     Demo(demo::Demo),
     Explain(explain::Explain),
@@ -107,6 +113,9 @@ pub(crate) fn main() -> ExitCode {
         Verb::Receive(verb) => verb.run(&report),
         Verb::Check(verb) => verb.run(&report),
         Verb::Image(verb) => verb.run(&report),
+        Verb::Wrap(verb) => verb.run(&report),
+        Verb::Unwrap(verb) => verb.run(&report),
+        Verb::Wrappers(verb) => verb.run(&report),
         Verb::Doctor(verb) => verb.run(&report),
         Verb::Demo(verb) => verb.run(&report),
         Verb::Explain(verb) => verb.run(&report),

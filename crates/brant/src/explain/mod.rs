@@ -1,5 +1,6 @@
 //! Every error code with its long explanation, in one table.
 
+mod connect;
 mod engine;
 mod jobs;
 mod migrate;
@@ -17,13 +18,19 @@ pub(crate) struct Entry {
 
 /// All codes in ascending order.
 pub(crate) static TABLE: LazyLock<Vec<Entry>> = LazyLock::new(|| {
-    let elsewhere = brant_capture::EXPLANATIONS.iter().chain(brant_definition::EXPLANATIONS);
-    let told = elsewhere.map(|&(code, text)| {
+    let texts = brant_capture::EXPLANATIONS.iter().chain(brant_definition::EXPLANATIONS);
+    let of_others = texts.map(|&(code, text)| {
         let title = text.split_once(". ").map_or(text, |(sentence, _)| sentence);
         Entry { code, title: title.trim_end_matches('.'), text }
     });
-    let mut table: Vec<Entry> =
-        jobs::ENTRIES.iter().chain(engine::ENTRIES).chain(migrate::ENTRIES).copied().chain(told).collect();
+    let mut table: Vec<Entry> = jobs::ENTRIES
+        .iter()
+        .chain(engine::ENTRIES)
+        .chain(migrate::ENTRIES)
+        .chain(connect::ENTRIES)
+        .copied()
+        .chain(of_others)
+        .collect();
     table.sort_by_key(|entry| entry.code);
     table
 });
@@ -53,7 +60,7 @@ mod tests {
                 for (at, _) in text.match_indices("\"B-") {
                     let code = &text[at + 1..];
                     if code.len() > 6
-                        && code.as_bytes()[2..6].iter().all(u8::is_ascii_digit)
+                        && code[2..6].bytes().all(|byte| byte.is_ascii_digit())
                         && code[6..].starts_with('"')
                     {
                         codes.insert(code[..6].to_string());

@@ -208,14 +208,18 @@ impl<'w> Errand<'w> {
         }
         let HandThread { tid, registers, mask } = self.thread;
         ptrace::interrupt(tid).map_err(|e| ptrace_error(tid, "interrupting", e))?;
+        let mut signal = 0;
         loop {
             // Not to the call's exit: any other stop takes the interrupt back.
-            ptrace::resume(tid, 0).map_err(|e| ptrace_error(tid, "resuming", e))?;
+            ptrace::resume(tid, signal).map_err(|e| ptrace_error(tid, "resuming", e))?;
             match self.waiter.wait(tid, super::CALL_TIMEOUT)? {
                 Stop::Interrupt | Stop::Group(_) => break,
+                // One that cannot be blocked; the interrupt is asked for anew.
+                Stop::Signal(number) => signal = number,
                 Stop::Ended(status) => return Err(RemoteError::Ended { tid, status }),
                 stop => return Err(RemoteError::Unexpected { tid, stop }),
             }
+            ptrace::interrupt(tid).map_err(|e| ptrace_error(tid, "interrupting", e))?;
         }
         // In this order: until the last step the thread would do the same by itself.
         ptrace::set_xstate(tid, &self.xstate)

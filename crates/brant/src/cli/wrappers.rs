@@ -1,0 +1,91 @@
+//! `brant wrappers`.
+
+use brant_connect::Listed;
+use serde_json::{Value, json};
+
+use super::Done;
+use super::wrap::{failed, only_process};
+use crate::report::Report;
+use crate::target::Target;
+use crate::wrapper;
+
+/// List the wrappers that a program has, or the definitions that can be found by name
+#[derive(Debug, clap::Args)]
+pub(super) struct Wrappers {
+    /// A job's name or a pid
+    target: Option<String>,
+}
+
+impl Wrappers {
+    pub(super) fn run(self, report: &Report) -> Done {
+        let Some(word) = self.target else {
+            definitions(report);
+            return Ok(0);
+        };
+        let target = Target::find(&word)?;
+        let pid = only_process(&target)?;
+        let wrappers = brant_connect::wrappers(pid)
+            .map_err(|error| failed(&format!("the wrappers of {target} cannot be told"), &target, &error))?;
+        if report.json {
+            let wrappers: Vec<Value> = wrappers.iter().map(wrapper_json).collect();
+            report.json(json!({ "pid": pid.0, "wrappers": wrappers }));
+        } else if wrappers.is_empty() {
+            report.note(&format!("{target} has no wrappers"));
+        } else {
+            wrappers.iter().for_each(|wrapper| show(report, wrapper));
+        }
+        Ok(0)
+    }
+}
+
+fn definitions(report: &Report) {
+    let files = wrapper::all();
+    if report.json {
+        let paths: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
+        report.json(json!({ "definitions": paths }));
+    } else if files.is_empty() {
+        let folders: Vec<String> =
+            wrapper::folders().iter().map(|folder| folder.display().to_string()).collect();
+        report.note(&format!("there are no definitions in {}", folders.join(" and ")));
+    } else {
+        files.iter().for_each(|path| report.data(&path.display().to_string()));
+    }
+}
+
+fn show(report: &Report, wrapper: &Listed) {
+    let state = if wrapper.functions.is_empty() { " (dormant)" } else { "" };
+    report.data(&format!("{}{state}  {}", shown(&wrapper.name), shown(&wrapper.path)));
+    for function in &wrapper.functions {
+        let before = match function.depth {
+            0 => String::new(),
+            depth => format!("  behind {depth} other"),
+        };
+        report.data(&format!("  {} in {}{before}", shown(&function.name), shown(&function.library)));
+    }
+}
+
+fn wrapper_json(wrapper: &Listed) -> Value {
+    let functions: Vec<Value> = wrapper
+        .functions
+        .iter()
+        .map(|function| {
+            json!({
+                "name": text(&function.name), "library": text(&function.library),
+                "address": format!("{:#x}", function.address), "depth": function.depth,
+            })
+        })
+        .collect();
+    json!({
+        "name": text(&wrapper.name), "implementation": text(&wrapper.path), "dormant": wrapper.functions.is_empty(),
+        "functions": functions,
+    })
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// For a terminal.
+fn shown(bytes: &[u8]) -> String {
+    text(bytes).escape_debug().to_string()
+}

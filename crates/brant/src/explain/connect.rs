@@ -1,0 +1,134 @@
+//! B-11xx: wrappers.
+
+use super::Entry;
+
+pub(super) const ENTRIES: &[Entry] = &[
+    Entry {
+        code: "B-1100",
+        title: "a wrapper could not be put on or taken off",
+        text: "\
+Something failed that should not have: a thread did not stop, memory could not be read, the part of brant that is in the
+program did not answer. The program runs on. What was changed is told by `brant wrappers TARGET`, and `brant unwrap` takes
+off what is on.",
+    },
+    Entry {
+        code: "B-1101",
+        title: "a wrapper's definition or implementation was not found",
+        text: "\
+WRAPPER is the path of a definition file, where it has a slash or ends in .wrap, or a name. NAME is looked for as NAME.wrap
+in $XDG_CONFIG_HOME/brant/wrappers (~/.config/brant/wrappers) and in /etc/brant/wrappers. The implementation's path in a
+definition starts at the definition's folder, unless it is absolute.",
+    },
+    Entry {
+        code: "B-1102",
+        title: "a definition file does not tell which wrapper is meant",
+        text: "\
+A file may define several wrappers. Then the one is taken that is called as the file, without .wrap.",
+    },
+    Entry {
+        code: "B-1103",
+        title: "the program is statically linked",
+        text: "\
+A mediator is a library, and a program that was linked statically has no loader that could load one. Link it dynamically.",
+    },
+    Entry {
+        code: "B-1104",
+        title: "the program has no C library that brant knows",
+        text: "\
+brant loads mediators by the program's own dlopen. It finds that in glibc and musl, in 64-bit programs. A program that was
+stopped before its libraries were loaded has none yet.",
+    },
+    Entry {
+        code: "B-1105",
+        title: "somebody else holds the program",
+        text: "\
+Only one process can trace a program: a debugger, strace, or another brant that is just checkpointing or wrapping it. Try
+again when that is done; the message names it.",
+    },
+    Entry {
+        code: "B-1106",
+        title: "the program has a seccomp filter",
+        text: "\
+Loading a library makes system calls in the program's name: memory files, mappings. A filter may forbid them and end the
+program for it, and a plain user cannot read what a filter allows. So such programs are not wrapped.",
+    },
+    Entry {
+        code: "B-1107",
+        title: "the program has a shadow stack",
+        text: "\
+With a user shadow stack the processor checks every return. Some of the code that brant writes enters a function without
+a call, which it would not let pass.",
+    },
+    Entry {
+        code: "B-1108",
+        title: "no thread could be borrowed",
+        text: "\
+A library is loaded by one of the program's own threads. It must not be in the loader or in the allocator at that moment, nor
+have a return address into them on its stack, as it would wait for its own locks. For some seconds every thread was. Nothing
+was changed; try again. A program whose only thread waits inside of dlopen cannot be wrapped before that returns.",
+    },
+    Entry {
+        code: "B-1109",
+        title: "the wrapper's library could not be loaded",
+        text: "\
+The program's own loader refused the implementation; its words stand above. The library must be readable for the program,
+in its own root file system, and everything that it needs must be there.",
+    },
+    Entry {
+        code: "B-1110",
+        title: "the wrapper's library has no such mediator",
+        text: "\
+Each `wrap FUNCTION in LIBRARY with MEDIATOR` needs a function MEDIATOR that the implementation exports. nm -D shows what it
+exports; C++ needs extern \"C\".",
+    },
+    Entry {
+        code: "B-1111",
+        title: "a function cannot be wrapped",
+        text: "\
+A wrapper is put on all of its functions or on none. A function is hooked by a jump over its first bytes, so a few cannot be:
+those shorter than a jump, those into whose first bytes other code branches, and those that by their nature bear nobody
+between them and their caller: vfork and the setjmp family, dlopen and dlsym, __tls_get_addr. A library that is not loaded
+or does not export the function is a reason too. Leave these lines out of the definition.",
+    },
+    Entry {
+        code: "B-1112",
+        title: "a wrapper of this name is on already",
+        text: "\
+A program has at most one wrapper of a name. Take it off first, or give the other one another name.",
+    },
+    Entry {
+        code: "B-1113",
+        title: "the program has no such wrapper",
+        text: "\
+`brant wrappers TARGET` lists those that it has.",
+    },
+    Entry {
+        code: "B-1114",
+        title: "another version of brant has wrapped the program",
+        text: "\
+The part of brant that is in the program must be of the same build as the one that talks to it. Take the wrappers off with
+the brant that put them on; new wrappers can be put on by that one only, as long as the program runs.",
+    },
+    Entry {
+        code: "B-1115",
+        title: "the program changed meanwhile",
+        text: "\
+A library was loaded or unloaded, or somebody else wrote over a function, between the plan and the moment at which it was to
+be carried out; or a thread stayed in the first instructions of a function. Nothing was written. Try again.",
+    },
+    Entry {
+        code: "B-1116",
+        title: "a call in the program took too long",
+        text: "\
+Loading a library runs its constructors, and waits for threads that load one themselves. brant waited for 30 seconds. The
+thread that loads it comes back to its own work by itself when that ends; its other threads run on.",
+    },
+    Entry {
+        code: "B-1117",
+        title: "a definition asks for what is not supported",
+        text: "\
+The message says for which function and why. Mediators for system calls (`in kernel`) and `native` ones are part of the
+language, but nothing carries them out yet. Where an argument that fits into registers follows one that no longer does once
+`icall` comes before both, no mediator can be written for the function.",
+    },
+];

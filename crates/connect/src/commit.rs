@@ -17,7 +17,7 @@ use brant_kernel::remote::{HandThread, Memory};
 use crate::error::Error;
 use crate::runtime::Runtime;
 use crate::session::Session;
-use crate::stack;
+use crate::stack::Stacks;
 use crate::stop::Held;
 use crate::target::Target;
 
@@ -54,11 +54,15 @@ pub(crate) fn commit<T>(
         held.stop_all(&[session.thread.tid])?;
         let maps = proc::maps(target.pid).map_err(|error| Error::looking(target.pid, error))?;
         let threads: Vec<HandThread> = held.threads().chain([session.thread]).collect();
+        let stacks = Stacks { memory, maps: &maps, descriptions: &target.descriptions };
         let is_clear = threads.iter().all(|thread| {
             let rip = thread.registers.rip;
             let is_movable = thread.tid != session.thread.tid && moves.iter().any(|(from, _)| *from == rip);
-            let words = stack::words(memory, &maps, thread).unwrap_or_default();
-            (!is_interior(rip) || is_movable) && !words.into_iter().any(is_interior)
+            match is_movable {
+                // Its frames are looked at from where it goes on.
+                true => !stacks.is_inside(&at(thread, moves), is_interior),
+                false => !stacks.is_inside(thread, is_interior),
+            }
         });
         if is_clear {
             check_old(memory, target, writes)?;
@@ -77,6 +81,14 @@ pub(crate) fn commit<T>(
         std::thread::sleep(COMMIT_PAUSE);
     }
     Err(Error::Changed { pid: target.pid, what: "a thread stays in the first instructions of a function" })
+}
+
+/// A thread as if it were at the place to which it is to be moved.
+fn at(thread: &HandThread, moves: &[(u64, u64)]) -> HandThread {
+    let mut moved = *thread;
+    let to = moves.iter().find(|(from, _)| *from == thread.registers.rip);
+    moved.registers.rip = to.map_or(moved.registers.rip, |(_, to)| *to);
+    moved
 }
 
 /// Nothing is written where anything is not as it was planned.
@@ -111,20 +123,23 @@ pub(crate) struct Inside<'a> {
 impl Inside<'_> {
     /// Whether no thread is on its way into the wrapper, in it, or will come back to it. Stacks that no thread is on are
     /// not seen: for calls that wait there the runtime keeps its own account.
-    pub(crate) fn is_empty(&self, memory: &Memory, threads: &[HandThread], maps: &[MapEntry]) -> bool {
+    pub(crate) fn is_empty(
+        &self,
+        target: &Target,
+        memory: &Memory,
+        threads: &[HandThread],
+        maps: &[MapEntry],
+    ) -> bool {
         let Some(code) = self.runtime.code(memory) else { return false };
-        let is_in = |ranges: &[Range<u64>], word: u64| ranges.iter().any(|range| range.contains(&word));
-        let is_entering = |word: u64| {
-            is_in(&code, word)
-                || is_in(&self.implementation, word)
-                || self.runtime.thunks.contains(&word) && !self.runtime.returns.contains(&word)
+        let stacks = Stacks { memory, maps, descriptions: &target.descriptions };
+        let is_in = |ranges: &[Range<u64>], address: u64| ranges.iter().any(|range| range.contains(&address));
+        let is_entering = |address: u64| {
+            is_in(&code, address)
+                || is_in(&self.implementation, address)
+                || self.runtime.thunks.contains(&address) && !self.runtime.returns.contains(&address)
         };
         let is_outside = |thread: &HandThread| {
-            let rip = thread.registers.rip;
-            let words = stack::words(memory, maps, thread);
-            !self.runtime.thunks.contains(&rip)
-                && !is_entering(rip)
-                && words.is_some_and(|words| !words.into_iter().any(is_entering))
+            !self.runtime.thunks.contains(&thread.registers.rip) && !stacks.is_inside(thread, is_entering)
         };
         threads.iter().all(is_outside) && self.runtime.calls_under_way(memory, self.wrapper) == Some(0)
     }

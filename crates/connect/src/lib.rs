@@ -15,6 +15,7 @@ mod target;
 
 mod stack;
 mod stop;
+mod unwind;
 
 mod commit;
 mod runtime;
@@ -207,7 +208,7 @@ fn take_off(
         implementation: code_of(target, &memory, &wrapper)?,
     };
     let (committed, is_quiet) = commit(waiter, target, session, &writes, &[], |threads, maps| {
-        inside.is_empty(&memory, threads, maps)
+        inside.is_empty(target, &memory, threads, maps)
     })?;
     Ok((wrapper, is_quiet, committed.pause))
 }
@@ -227,7 +228,7 @@ fn wait_until_quiet(waiter: &Waiter, target: &Target, wrapper: &Listed) -> Resul
         held.stop_all(&[])?;
         let maps = proc::maps(target.pid).map_err(|error| Error::looking(target.pid, error))?;
         let threads: Vec<_> = held.threads().collect();
-        let is_quiet = inside.is_empty(&memory, &threads, &maps);
+        let is_quiet = inside.is_empty(target, &memory, &threads, &maps);
         held.release();
         if is_quiet || Instant::now() > deadline {
             return Ok(is_quiet);

@@ -17,7 +17,7 @@ use brant_kernel::remote::{Errand, Hand, HandThread, Memory, RemoteError};
 
 use crate::error::Error;
 use crate::runtime::{self, Runtime};
-use crate::stack;
+use crate::stack::Stacks;
 use crate::stop::{Held, is_in_sequence};
 use crate::target::{self, Target};
 
@@ -196,7 +196,12 @@ fn pass_gate<'w>(waiter: &'w Waiter, target: &Target) -> Result<(Held<'w>, HandT
         // Another thread first each time.
         for tid in tasks.into_iter().cycle().skip(attempt as usize % count.max(1)).take(count.min(8)) {
             let mut held = Held::none(waiter, target.pid);
-            let Some(thread) = held.stop_one(tid)? else { continue };
+            let thread = match held.stop_one(tid) {
+                Ok(Some(thread)) => thread,
+                // It has ended, or hangs in the kernel: another one will do.
+                Ok(None) | Err(Error::DoesNotStop(_)) => continue,
+                Err(error) => return Err(error),
+            };
             let maps = proc::maps(target.pid).map_err(|error| Error::looking(target.pid, error))?;
             match look(&memory, &maps, target, &thread) {
                 None => return Ok((held, thread)),
@@ -220,13 +225,9 @@ fn look(memory: &Memory, maps: &[MapEntry], target: &Target, thread: &HandThread
     if thread.registers.fs_base == 0 {
         return Some("a thread was looked at that no C library has made");
     }
-    if target.guarded.iter().any(|range| range.contains(&thread.registers.rip))
-        || is_in_sequence(memory, thread)
-    {
-        return Some("every thread that was looked at was loading a library or allocating memory");
-    }
-    let Some(words) = stack::words(memory, maps, thread) else { return Some("a stack could not be read") };
-    stack::returns_into(memory, &words, &target.guarded)
+    let stacks = Stacks { memory, maps, descriptions: &target.descriptions };
+    let is_guarded = |address: u64| target.guarded.iter().any(|range| range.contains(&address));
+    (is_in_sequence(memory, thread) || stacks.is_inside(thread, is_guarded))
         .then_some("every thread that was looked at was loading a library or allocating memory")
 }
 

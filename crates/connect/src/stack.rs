@@ -1,52 +1,54 @@
-//! What lies on a stopped thread's stack, looked at word by word.
+//! Whether a stopped thread is in the middle of certain code, or will come back to it.
 //!
-//! Without frame descriptions every word might be a return address. What is stale or a plain number errs to the safe side:
-//! the thread counts as being inside.
+//! Every word of its stack is looked at first, which is quick and finds too much. Only where one of them leads into the code
+//! are its frames followed (`unwind`); what cannot be followed counts by its words, so that errors are to the safe side.
 
-use std::ops::Range;
-
-use brant_base::{Addr, PAGE_SIZE};
+use brant_base::Addr;
 use brant_kernel::proc::MapEntry;
 use brant_kernel::remote::{HandThread, Memory};
 
-/// More of a stack is not looked at: it counts as unknown.
+use crate::unwind::{Descriptions, Trace};
+
+/// More of a stack is not looked at: it counts as being everywhere.
 const STACK_BYTES_MAX: u64 = 64 << 20;
 
-/// The words from the stack pointer to the end of its mapping; `None` where they cannot be read.
-pub(crate) fn words(memory: &Memory, maps: &[MapEntry], thread: &HandThread) -> Option<Vec<u64>> {
-    let start = thread.registers.rsp & !7;
-    let mapping = maps.iter().find(|entry| entry.range.contains(Addr(start)))?;
-    let bytes = mapping.range.end().0 - start;
-    if bytes > STACK_BYTES_MAX {
-        return None;
-    }
-    let mut buffer = vec![0; bytes as usize];
-    memory.read(Addr(start), &mut buffer).ok()?;
-    Some(
-        buffer
-            .chunks_exact(8)
-            .map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")))
-            .collect(),
-    )
+/// Stacks of a process whose threads in question are stopped.
+pub(crate) struct Stacks<'a> {
+    pub(crate) memory: &'a Memory,
+    pub(crate) maps: &'a [MapEntry],
+    pub(crate) descriptions: &'a Descriptions,
 }
 
-/// Whether a word could be a return address into one of `ranges`: it points there, and behind a call.
-pub(crate) fn returns_into(memory: &Memory, words: &[u64], ranges: &[Range<u64>]) -> bool {
-    words.iter().any(|word| ranges.iter().any(|range| range.contains(word)) && is_behind_call(memory, *word))
-}
-
-/// Whether what stands before an address is a call: direct, or by a register or memory.
-fn is_behind_call(memory: &Memory, address: u64) -> bool {
-    const LONGEST: usize = 8;
-    let mut bytes = [0u8; LONGEST];
-    let start = address.saturating_sub(LONGEST as u64);
-    if memory.read(Addr(start), &mut bytes).is_err() {
-        return address % PAGE_SIZE < LONGEST as u64;
+impl Stacks<'_> {
+    /// Whether a thread is at an address for which `is_inside`, or will return to one.
+    pub(crate) fn is_inside(&self, thread: &HandThread, is_inside: impl Fn(u64) -> bool) -> bool {
+        if is_inside(thread.registers.rip) {
+            return true;
+        }
+        let start = thread.registers.rsp & !7;
+        let Some(words) = self.words(start) else { return true };
+        if !words.iter().any(|word| is_inside(*word)) {
+            return false;
+        }
+        let Trace { frames, unknown_from } =
+            self.descriptions.trace(self.memory, self.maps, &thread.registers);
+        let is_in_rest = |from: u64| {
+            let first = (from.saturating_sub(start) / 8) as usize;
+            words.get(first..).is_none_or(|rest| rest.iter().any(|word| is_inside(*word)))
+        };
+        frames.into_iter().any(&is_inside) || unknown_from.is_some_and(is_in_rest)
     }
-    let is_direct = bytes[LONGEST - 5] == 0xe8;
-    let is_indirect = (2..=7).any(|length| {
-        let call = &bytes[LONGEST - length..];
-        call[0] == 0xff && (call[1] >> 3) & 7 == 2
-    });
-    is_direct || is_indirect
+
+    /// The words from an address to the end of its mapping; `None` where they cannot be read.
+    fn words(&self, start: u64) -> Option<Vec<u64>> {
+        let mapping = self.maps.iter().find(|entry| entry.range.contains(Addr(start)))?;
+        let bytes = mapping.range.end().0 - start;
+        if bytes > STACK_BYTES_MAX {
+            return None;
+        }
+        let mut buffer = vec![0; bytes as usize];
+        self.memory.read(Addr(start), &mut buffer).ok()?;
+        let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+        Some(buffer.chunks_exact(8).map(word).collect())
+    }
 }

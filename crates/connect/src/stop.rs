@@ -15,9 +15,10 @@ use brant_kernel::sleep;
 
 use crate::error::Error;
 
-/// How long all threads together may take to stop. One in vfork does not before its child has executed a program.
-const STOP_TIMEOUT: Duration = Duration::from_millis(500);
-const STOP_TRIES: u32 = 20;
+/// How long all threads together may take to stop: a thread that could run must come to a processor for that. One in vfork
+/// does not stop before its child has executed a program.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+const STOP_TRIES: u32 = 10;
 const SEIZE_TRIES: u32 = 50;
 const SEIZE_PAUSE: Duration = Duration::from_millis(2);
 const POLL_PAUSE: Duration = Duration::from_micros(20);

@@ -12,6 +12,7 @@ use brant_kernel::proc::{self, MapEntry, MapKind};
 use brant_kernel::remote::Memory;
 
 use crate::error::Error;
+use crate::unwind::Descriptions;
 
 const AT_PHDR: u64 = 3;
 const AT_PHNUM: u64 = 5;
@@ -26,6 +27,7 @@ pub(crate) struct Target {
     pub(crate) loader: Loader,
     /// Code that holds locks which dlopen needs.
     pub(crate) guarded: Vec<Range<u64>>,
+    pub(crate) descriptions: Descriptions,
 }
 
 /// Functions of its C library.
@@ -75,7 +77,7 @@ impl Target {
         let modules = modules(&memory, debug);
         let loader = find_loader(&modules).ok_or(Error::NoLoader(pid))?;
         let guarded = guarded_code(&modules, &maps, interpreter);
-        Ok(Target { pid, maps, loader, guarded })
+        Ok(Target { pid, maps, loader, guarded, descriptions: Descriptions::default() })
     }
 
     /// Its executable private mappings, the vdso first: places for return thunks.

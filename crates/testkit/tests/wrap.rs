@@ -1,0 +1,223 @@
+//! Wrappers on running programs: every kind of signature, exceptions, programs under stress, and what is refused.
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use brant_testkit::{Outcome, Program, Sandbox, Started, Who, is_full, repository, wait_until};
+
+const PROMPT_S: u64 = 60;
+
+/// Compiles a fixture of `fixtures/connect` into the sandbox.
+fn compile(sandbox: &Sandbox, source: &str, name: &str, flags: &[&str]) -> PathBuf {
+    let sources = repository().join("fixtures/connect");
+    let to = sandbox.path(name);
+    let compiler = if source.ends_with(".cc") { "c++" } else { "cc" };
+    let mut command = Command::new(compiler);
+    command.args(["-O1", "-Wall", "-pthread", "-I"]).arg(repository().join("include"));
+    if name.ends_with(".so") {
+        command.args(["-shared", "-fPIC"]);
+    }
+    command.arg("-o").arg(&to).arg(sources.join(source)).arg("-L").arg(sandbox.path("")).args(flags);
+    command.args(["-Wl,-rpath,$ORIGIN", "-ldl"]);
+    let output = command.output().expect("a compiler starts");
+    assert!(output.status.success(), "{source}: {}", String::from_utf8_lossy(&output.stderr));
+    to
+}
+
+fn start(sandbox: &Sandbox, program: &Path, args: &[&str]) -> Started {
+    let mut command = sandbox.command(program);
+    command.arg(sandbox.path("f")).args(args);
+    sandbox.launch(command, false)
+}
+
+/// The numbers in the program's state file.
+fn state(sandbox: &Sandbox) -> Vec<i64> {
+    sandbox.text("f.state").split_whitespace().map_while(|word| word.parse().ok()).collect()
+}
+
+/// Waits until the state's numbers are as wanted.
+fn expect(sandbox: &Sandbox, what: &str, wanted: impl Fn(&[i64]) -> bool) {
+    let is_so = wait_until(PROMPT_S, || {
+        let state = state(sandbox);
+        !state.is_empty() && wanted(&state)
+    });
+    assert!(is_so, "{what}: {}\n{}", sandbox.text("f.state"), sandbox.text("err"));
+}
+
+fn done(outcome: &Outcome) -> &Outcome {
+    assert_eq!(outcome.code, 0, "{} {}", outcome.stdout, outcome.stderr);
+    outcome
+}
+
+fn wrap(sandbox: &Sandbox, definition: &str, program: &Started) -> Outcome {
+    let path = sandbox.path(definition);
+    sandbox.brant(&["wrap", path.to_str().expect("test paths are UTF-8"), &program.pid().to_string()])
+}
+
+fn unwrap(sandbox: &Sandbox, name: &str, program: &Started) -> Outcome {
+    sandbox.brant(&["unwrap", name, &program.pid().to_string(), "--json"])
+}
+
+/// Whether an unwrap has unloaded the implementation.
+fn is_unloaded(outcome: &Outcome) -> bool {
+    let said: serde_json::Value = serde_json::from_str(&done(outcome).stdout).expect("it is JSON");
+    said["unloaded"].as_bool().expect("it is said")
+}
+
+/// Every function is called with its arguments and gives its result, bare, through one layer and through two; with
+/// signatures, with sizes, and where nothing is said.
+#[test]
+fn every_signature_passes_one_layer_and_two() {
+    let sandbox = Sandbox::new(Who::Plain);
+    compile(&sandbox, "matrix_library.c", "libmatrix.so", &[]);
+    compile(&sandbox, "matrix_mediators.c", "libone.so", &[]);
+    compile(&sandbox, "matrix_mediators.c", "libtwo.so", &[]);
+    let matrix = compile(&sandbox, "matrix.c", "matrix", &["-lmatrix", "-rdynamic"]);
+    for (kind, name, library) in
+        [("sig", "one", "libone.so"), ("sig", "two", "libtwo.so"), ("none", "plain", "libone.so")]
+    {
+        let output =
+            Command::new(&matrix).args(["--define", kind, name, library]).output().expect("it starts");
+        sandbox.write(&format!("{name}.wrap"), &String::from_utf8_lossy(&output.stdout));
+    }
+    let mut program = start(&sandbox, &matrix, &[]);
+    expect(&sandbox, "bare", |state| state[0] > 3);
+    let functions = state(&sandbox)[1];
+    assert!(functions >= 50, "{functions} functions");
+    let is_so =
+        |once: i64, twice: i64| move |state: &[i64]| state[2] == once && state[3] == twice && state[4] == 0;
+    done(&wrap(&sandbox, "one.wrap", &program));
+    expect(&sandbox, "one layer", is_so(functions, 0));
+    done(&wrap(&sandbox, "two.wrap", &program));
+    expect(&sandbox, "two layers", is_so(0, functions));
+    let listed = sandbox.brant(&["wrappers", &program.pid().to_string()]);
+    assert!(done(&listed).stdout.contains("/libmatrix.so  behind 1 other"), "{}", listed.stdout);
+    done(&unwrap(&sandbox, "one", &program));
+    expect(&sandbox, "the outer layer", is_so(functions, 0));
+    done(&unwrap(&sandbox, "two", &program));
+    expect(&sandbox, "bare again", is_so(0, 0));
+    done(&wrap(&sandbox, "plain.wrap", &program));
+    expect(&sandbox, "without signatures", |state| state[2] == 17 && state[3] == 0 && state[4] == 0);
+    let outcome = unwrap(&sandbox, "plain", &program);
+    assert!(is_unloaded(&outcome), "{}", outcome.stdout);
+    expect(&sandbox, "bare in the end", is_so(0, 0));
+    assert_eq!(program.ended(), None, "{}", sandbox.text("err"));
+}
+
+#[test]
+fn exceptions_and_jumps_pass_mediators() {
+    let sandbox = Sandbox::new(Who::Plain);
+    compile(&sandbox, "throwing_library.cc", "libthrowing.so", &[]);
+    compile(&sandbox, "throwing_mediators.cc", "libpass.so", &[]);
+    let throwing = compile(&sandbox, "throwing.cc", "throwing", &["-lthrowing"]);
+    sandbox.write(
+        "pass.wrap",
+        "wrapper pass implementation \"libpass.so\"\n\
+         wrap may_throw in libthrowing with my_throw sig \"int(int, int *)\"\n\
+         wrap may_jump in libthrowing with my_jump size 16\n",
+    );
+    let mut program = start(&sandbox, &throwing, &[]);
+    expect(&sandbox, "bare", |state| state[0] > 3);
+    done(&wrap(&sandbox, "pass.wrap", &program));
+    // 1 + 2 + 3 by exceptions, one by a jump, one from deeper on the stack.
+    expect(&sandbox, "mediated", |state| state[1] == 8);
+    let before = state(&sandbox)[0];
+    expect(&sandbox, "mediated for some time", |state| {
+        state[0] > before + 50 && state[1] == 8 && state[2] == 0
+    });
+    done(&unwrap(&sandbox, "pass", &program));
+    expect(&sandbox, "bare again", |state| state[1] == 0 && state[2] == 0);
+    assert_eq!(program.ended(), None, "{}", sandbox.text("err"));
+}
+
+/// A program whose threads are in malloc, dlopen, printf, fork, and handlers at 1 kHz: wrapped and unwrapped over and over, it
+/// loses no call, and each call is mediated or not as it should be.
+#[test]
+fn programs_under_stress_are_wrapped_and_unwrapped() {
+    let rounds = if is_full() { 250 } else { 15 };
+    for kinds in ["aaw", "lw", "ppfs", "alpfs"] {
+        let sandbox = Sandbox::new(Who::Plain);
+        compile(&sandbox, "stress_library.c", "libtick.so", &[]);
+        compile(&sandbox, "stress_mediators.c", "libcount.so", &[]);
+        let stress = compile(&sandbox, "stress.c", "stress", &["-ltick"]);
+        sandbox.write(
+            "count.wrap",
+            "wrapper count implementation \"libcount.so\"\nwrap tick in libtick with my_tick size 8\n",
+        );
+        let mut program = start(&sandbox, &stress, &[kinds]);
+        expect(&sandbox, "bare", |state| state[0] > 3);
+        let mut refused = 0;
+        let mut dormant = 0;
+        for _ in 0..rounds {
+            let wrapped = wrap(&sandbox, "count.wrap", &program);
+            if wrapped.stderr.contains("B-1108") {
+                refused += 1;
+                continue;
+            }
+            done(&wrapped);
+            let before = state(&sandbox);
+            expect(&sandbox, "mediated", |state| state[1] > before[1] + 1);
+            let mut unwrapped = unwrap(&sandbox, "count", &program);
+            while unwrapped.stderr.contains("B-1108") {
+                refused += 1;
+                unwrapped = unwrap(&sandbox, "count", &program);
+            }
+            dormant += i32::from(!is_unloaded(&unwrapped));
+            let before = state(&sandbox);
+            expect(&sandbox, "bare", |state| state[2] > before[2] + 1);
+        }
+        let state = state(&sandbox);
+        println!("{kinds}: {state:?}, refused {refused}, dormant {dormant}");
+        assert_eq!(program.ended(), None, "{kinds}: {}", sandbox.text("err"));
+        assert_eq!(state[4], 0, "{kinds}: calls were lost");
+        assert!(state[3] <= 2 * i64::from(rounds), "{kinds}: {} batches were mediated in part", state[3]);
+        assert!(refused <= rounds, "{kinds}: {refused} of {rounds} were refused");
+        assert!(dormant <= rounds / 3, "{kinds}: {dormant} of {rounds} stayed");
+    }
+}
+
+#[test]
+fn what_cannot_be_wrapped_is_refused_with_its_reason() {
+    let sandbox = Sandbox::new(Who::Plain);
+    compile(&sandbox, "stress_library.c", "libtick.so", &[]);
+    compile(&sandbox, "stress_mediators.c", "libcount.so", &[]);
+    let stress = compile(&sandbox, "stress.c", "stress", &["-ltick"]);
+    let mut program = start(&sandbox, &stress, &["w"]);
+    expect(&sandbox, "started", |state| state[0] > 1);
+    let define = |line: &str| {
+        sandbox.write("bad.wrap", &format!("wrapper bad implementation \"libcount.so\"\n{line}\n"))
+    };
+    for (line, code, exit, word) in [
+        ("wrap vfork in libc with my_tick", "B-1111", 3, "returns twice"),
+        ("wrap dlopen in libc with my_tick", "B-1111", 3, "who calls it"),
+        ("wrap nothing in libc with my_tick", "B-1111", 3, "does not export it"),
+        ("wrap tick in libnothing with my_tick", "B-1111", 3, "is not loaded"),
+        ("wrap tick in libtick with nothing", "B-1110", 1, "nothing"),
+        ("wrap read in kernel with my_tick", "B-1117", 3, "in kernel"),
+        ("wrap tick in libtick with my_tick native", "B-1117", 3, "native"),
+        ("wrap tick in libtick wiht my_tick", "B-1007", 2, "wiht"),
+    ] {
+        define(line);
+        let outcome = wrap(&sandbox, "bad.wrap", &program);
+        assert_eq!(outcome.code, exit, "{line}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(code) && outcome.stderr.contains(word), "{line}: {}", outcome.stderr);
+    }
+    sandbox.write("bad.wrap", "wrapper bad implementation \"bad.wrap\"\nwrap tick in libtick with my_tick\n");
+    let outcome = wrap(&sandbox, "bad.wrap", &program);
+    assert!(outcome.code == 1 && outcome.stderr.contains("B-1109"), "{}", outcome.stderr);
+    let outcome = unwrap(&sandbox, "bad", &program);
+    assert!(outcome.code == 1 && outcome.stderr.contains("B-1113"), "{}", outcome.stderr);
+    let outcome = sandbox.brant(&["wrap", "nobody", &program.pid().to_string()]);
+    assert!(outcome.code == 2 && outcome.stderr.contains("B-1101"), "{}", outcome.stderr);
+    // Nothing of all that is left on.
+    let before = state(&sandbox);
+    expect(&sandbox, "bare", |state| state[0] > before[0] + 5 && state[1] == 0 && state[4] == 0);
+    assert_eq!(program.ended(), None, "{}", sandbox.text("err"));
+    drop(program);
+    let started = sandbox.start(&Program::fixture("busy").linked_statically());
+    assert!(wait_until(PROMPT_S, || sandbox.path("f.ready").exists()), "{}", sandbox.text("f.result"));
+    define("wrap read in libc with my_tick");
+    let outcome = wrap(&sandbox, "bad.wrap", &started);
+    assert!(outcome.code == 3 && outcome.stderr.contains("B-1103"), "{}", outcome.stderr);
+}

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use brant_testkit::{Outcome, Program, Sandbox, Started, Who, is_full, repository, wait_until};
 
@@ -175,6 +176,65 @@ fn programs_under_stress_are_wrapped_and_unwrapped() {
         assert!(refused <= rounds, "{kinds}: {refused} of {rounds} were refused");
         assert!(dormant <= rounds / 3, "{kinds}: {dormant} of {rounds} stayed");
     }
+}
+
+/// brant is killed at random instants of putting wrappers on and taking them off: the program runs on with every call
+/// reaching its function once, and a wrapper can be taken off, or put on, afterwards.
+#[test]
+fn the_program_survives_kills_at_any_instant() {
+    let kills = if is_full() { 300 } else { 24 };
+    let sandbox = Sandbox::new(Who::Plain);
+    compile(&sandbox, "stress_library.c", "libtick.so", &[]);
+    compile(&sandbox, "stress_mediators.c", "libcount.so", &[]);
+    let stress = compile(&sandbox, "stress.c", "stress", &["-ltick"]);
+    sandbox.write(
+        "count.wrap",
+        "wrapper count implementation \"libcount.so\"\nwrap tick in libtick with my_tick size 8\n",
+    );
+    let mut program = start(&sandbox, &stress, &["aps"]);
+    expect(&sandbox, "bare", |state| state[0] > 3);
+    let pid = program.pid().to_string();
+    let definition = sandbox.path("count.wrap");
+    let definition = definition.to_str().expect("test paths are UTF-8");
+    let verbs = [["wrap", definition, &pid], ["unwrap", "count", &pid]];
+    let mut durations = [Duration::ZERO; 2];
+    for (verb, duration) in verbs.iter().zip(&mut durations) {
+        let begin = Instant::now();
+        done(&sandbox.brant(verb));
+        *duration = begin.elapsed();
+    }
+    let mut seed = std::process::id() as u64;
+    for number in 0..kills {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let which = number % 2;
+        let (mut brant, output) = sandbox.spawn_brant(&verbs[which]);
+        std::thread::sleep(durations[which].mul_f64((seed >> 40) as f64 / (1u64 << 24) as f64 * 1.2));
+        let _ = brant.kill();
+        let status = brant.wait().expect("our own child can be waited for");
+        let said = sandbox.outcome(output, status).stderr;
+        let before = state(&sandbox);
+        expect(&sandbox, "it runs on", |state| state[0] > before[0] + 2);
+        assert_eq!(
+            program.ended(),
+            None,
+            "kill {number} in {:?}: {said} {}",
+            verbs[which],
+            sandbox.text("err")
+        );
+        assert_eq!(state(&sandbox)[4], 0, "kill {number}: calls were lost");
+        // Now and then everything is put in order.
+        if number % 5 == 4 {
+            wait_until(PROMPT_S, || {
+                let outcome = unwrap(&sandbox, "count", &program);
+                outcome.code == 0 || outcome.stderr.contains("B-1113")
+            });
+            let listed = sandbox.brant(&["wrappers", &pid]);
+            assert!(!done(&listed).stdout.contains(" in lib"), "kill {number}: {}", listed.stdout);
+            let before = state(&sandbox);
+            expect(&sandbox, "bare", |state| state[2] > before[2] + 1);
+        }
+    }
+    assert_eq!(program.ended(), None, "{}", sandbox.text("err"));
 }
 
 #[test]

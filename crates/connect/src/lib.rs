@@ -18,6 +18,7 @@ mod stop;
 mod unwind;
 
 mod commit;
+mod launch;
 mod runtime;
 mod session;
 
@@ -36,6 +37,7 @@ use brant_kernel::remote::Memory;
 
 use commit::{Inside, commit};
 pub use error::{Error, Unhookable};
+pub use launch::Launch;
 use session::Session;
 use stop::Held;
 use target::Target;

@@ -55,6 +55,26 @@ impl<'w> Session<'w> {
         let runtime = Runtime::find(target.pid)?;
         let must_load = with_runtime && runtime.is_none();
         let (held, thread) = pass_gate(waiter, target)?;
+        Session::borrow(waiter, target, runtime, must_load, held, thread)
+    }
+
+    /// Borrows a thread that is stopped already, where nothing else of the program has run. The runtime is loaded.
+    pub(crate) fn open_with(
+        waiter: &'w Waiter,
+        target: &'w Target,
+        thread: HandThread,
+    ) -> Result<Session<'w>, Error> {
+        Session::borrow(waiter, target, None, true, Held::none(waiter, target.pid), thread)
+    }
+
+    fn borrow(
+        waiter: &'w Waiter,
+        target: &'w Target,
+        runtime: Option<Runtime>,
+        must_load: bool,
+        held: Held<'w>,
+        thread: HandThread,
+    ) -> Result<Session<'w>, Error> {
         let (errand, file) = Errand::open(
             waiter,
             target.pid,

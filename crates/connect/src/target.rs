@@ -52,11 +52,20 @@ struct Module {
 impl Target {
     /// Looks at a process. Nothing of it is changed or stopped.
     pub(crate) fn inspect(pid: Pid) -> Result<Target, Error> {
+        Target::look(pid, Pid(0))
+    }
+
+    /// The same for a process that we trace.
+    pub(crate) fn inspect_own(pid: Pid) -> Result<Target, Error> {
+        Target::look(pid, Pid(std::process::id() as i32))
+    }
+
+    fn look(pid: Pid, tracer: Pid) -> Result<Target, Error> {
         let status = proc::status(pid).map_err(|error| Error::looking(pid, error))?;
         if status.is_zombie() {
             return Err(Error::Gone(pid));
         }
-        if status.tracer != Pid(0) {
+        if status.tracer != tracer {
             return Err(Error::Traced { pid, tracer: status.tracer });
         }
         if status.seccomp != 0 {

@@ -178,6 +178,37 @@ fn programs_under_stress_are_wrapped_and_unwrapped() {
     }
 }
 
+/// A program that is started with a wrapper has it before its first instruction; its children have it too.
+#[test]
+fn programs_are_wrapped_from_their_first_instruction_on() {
+    let sandbox = Sandbox::new(Who::Plain);
+    compile(&sandbox, "stress_library.c", "libtick.so", &[]);
+    compile(&sandbox, "stress_mediators.c", "libcount.so", &[]);
+    let stress = compile(&sandbox, "stress.c", "stress", &["-ltick"]);
+    let text = |path: &Path| path.to_str().expect("test paths are UTF-8").to_owned();
+    let (stress, base) = (text(&stress), text(&sandbox.path("f")));
+    let define = |function: &str| {
+        let line = format!("wrap {function} in libtick with my_tick size 8");
+        sandbox.write("count.wrap", &format!("wrapper count implementation \"libcount.so\"\n{line}\n"));
+    };
+    define("tick");
+    let path = text(&sandbox.path("count.wrap"));
+    done(&sandbox.brant(&["run", "-d", "-n", "ticker", "--wrap", &path, "--", &stress, &base, "aps"]));
+    expect(&sandbox, "mediated", |state| state[0] > 5 && state[1] == state[0] && state[4] == 0);
+    let listed = sandbox.brant(&["wrappers", "ticker"]);
+    assert!(done(&listed).stdout.contains("tick in"), "{}", listed.stdout);
+    done(&sandbox.brant(&["unwrap", "count", "ticker"]));
+    let before = state(&sandbox);
+    expect(&sandbox, "bare", |state| state[2] > before[2] + 1 && state[4] == 0);
+    done(&sandbox.brant(&["kill", "ticker"]));
+    define("nothing");
+    let outcome = sandbox.brant(&["run", "-d", "--wrap", &path, "--", &stress, &base, "w"]);
+    assert!(outcome.code == 125 && outcome.stderr.contains("B-1111"), "{}", outcome.stderr);
+    let outcome = sandbox.brant(&["run", "-d", "--wrap", &path, "--", "/nowhere"]);
+    assert!(outcome.code == 127 && outcome.stderr.contains("B-0101"), "{}", outcome.stderr);
+    sandbox.expect_no_leftovers();
+}
+
 /// brant is killed at random instants of putting wrappers on and taking them off: the program runs on with every call
 /// reaching its function once, and a wrapper can be taken off, or put on, afterwards.
 #[test]

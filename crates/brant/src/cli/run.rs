@@ -16,6 +16,7 @@ use crate::failure::{Failure, exit};
 use crate::job::{Meta, Runtime};
 use crate::keeper::{Io, LaunchError, Launched, launch};
 use crate::report::Report;
+use crate::wrapper;
 
 /// Run a program as a job: with a name, findable, and independent of this terminal
 ///
@@ -32,6 +33,9 @@ pub(super) struct Run {
     /// Give the program a terminal of its own
     #[arg(short, long)]
     terminal: bool,
+    /// Put a wrapper on the program before its first instruction; may be given several times, the last is the outermost
+    #[arg(long, value_name = "WRAPPER")]
+    wrap: Vec<String>,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -41,6 +45,12 @@ impl Run {
     pub(super) fn run(self, report: &Report) -> Done {
         let shown: Vec<String> =
             self.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let wrappers: Vec<_> = self
+            .wrap
+            .iter()
+            .map(|name| wrapper::find(name))
+            .collect::<Result<_, _>>()
+            .map_err(|failure| Failure { exit: exit::OWN, ..failure })?;
         let reservation = Runtime::open()
             .and_then(|runtime| runtime.reserve(self.name.as_deref(), &shown))
             .map_err(Failure::into_own)?;
@@ -49,7 +59,7 @@ impl Run {
         let io = self.io();
         let lent = LentTerminal::remember();
         let command = c_strings(self.command);
-        let started = launch(reservation, &command, &io, blocked.before());
+        let started = launch(reservation, &command, &io, blocked.before(), &wrappers);
         let Launched { meta, stream } = started.map_err(|error| not_started(&shown, &error))?;
         if self.detach {
             announce(report, &meta);
@@ -118,6 +128,13 @@ fn not_started(command: &[String], error: &LaunchError) -> Failure {
                 .why(error)
                 .next(format!("ls -l {program}"))
         }
+        LaunchError::Wrap { code, why } => Failure::new(
+            code,
+            exit::OWN,
+            format!("\"{program}\" was not started, as it could not be wrapped"),
+        )
+        .why(why)
+        .next(format!("brant explain {code}")),
         LaunchError::Keeper(error) => Failure::new("B-0106", exit::OWN, "the job could not be started")
             .why(format!("setting up the process that keeps it failed: {error}"))
             .next("brant doctor"),

@@ -16,6 +16,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use brant_base::{Pid, fault};
+use brant_connect::{Launch, Wrapper};
 use brant_kernel::task::{self, Fork, Window};
 use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, unlockpt};
@@ -24,6 +25,7 @@ use nix::sys::termios::{SetArg, Termios, tcsetattr};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pipe2};
 
 use super::serve::{KeeperConfig, serve};
+use crate::failure::{Failure, known_code};
 use crate::job::{Meta, Process, Reservation};
 
 /// What the program's descriptors 0 to 2 are.
@@ -44,6 +46,8 @@ pub(crate) enum LaunchError {
     Exec(#[source] io::Error),
     #[error("its keeper could not be set up")]
     Keeper(#[source] io::Error),
+    #[error("it could not be wrapped: {why}")]
+    Wrap { code: &'static str, why: String },
 }
 
 impl From<io::Error> for LaunchError {
@@ -71,6 +75,7 @@ pub(crate) fn launch(
     command: &[CString],
     io: &Io,
     program_mask: &SigSet,
+    wrappers: &[Wrapper],
 ) -> Result<Launched, LaunchError> {
     let (ours, theirs) = UnixStream::pair()?;
     let (ready_read, ready_write) = pipe2(OFlag::O_CLOEXEC)?;
@@ -85,7 +90,7 @@ pub(crate) fn launch(
         Fork::Child => {
             drop((ours, ready_read));
             let mut ready = File::from(ready_write);
-            let error = match keep(&mut reservation, command, io, program_mask) {
+            let error = match keep(&mut reservation, command, io, program_mask, wrappers) {
                 Ok(mut config) => {
                     config.clients.push(theirs);
                     fault::reach("keeper.ready");
@@ -104,8 +109,9 @@ pub(crate) fn launch(
         Fork::Parent { child } => {
             drop((theirs, ready_write));
             let mut word = [0; 8];
-            let outcome = match File::from(ready_read).read_exact(&mut word) {
-                Ok(()) => read_report(word),
+            let mut ready = File::from(ready_read);
+            let outcome = match ready.read_exact(&mut word) {
+                Ok(()) => read_report(word, &mut ready),
                 Err(error) => Err(LaunchError::Keeper(error)),
             };
             if let Err(error) = outcome {
@@ -120,24 +126,34 @@ pub(crate) fn launch(
     }
 }
 
-/// The outcome as 8 bytes: who failed, and an errno.
-fn report(outcome: &Result<(), LaunchError>) -> [u8; 8] {
+/// The outcome as 8 bytes: who failed, and an errno; behind them a code and words, where there are any.
+fn report(outcome: &Result<(), LaunchError>) -> Vec<u8> {
     let (who, error) = match outcome {
         Ok(()) => (0i32, 0),
         Err(LaunchError::Exec(error)) => (1, error.raw_os_error().unwrap_or(libc::EIO)),
         Err(LaunchError::Keeper(error)) => (2, error.raw_os_error().unwrap_or(libc::EIO)),
+        Err(LaunchError::Wrap { .. }) => (3, libc::EIO),
     };
-    let mut word = [0; 8];
-    word[..4].copy_from_slice(&who.to_le_bytes());
-    word[4..].copy_from_slice(&error.to_le_bytes());
-    word
+    let mut said = Vec::new();
+    said.extend(who.to_le_bytes());
+    said.extend(error.to_le_bytes());
+    if let Err(LaunchError::Wrap { code, why }) = outcome {
+        said.extend(format!("{code} {why}").into_bytes());
+    }
+    said
 }
 
-fn read_report(word: [u8; 8]) -> Result<(), LaunchError> {
+fn read_report(word: [u8; 8], rest: &mut File) -> Result<(), LaunchError> {
     let error = io::Error::from_raw_os_error(i32::from_le_bytes([word[4], word[5], word[6], word[7]]));
     match word[0] {
         0 => Ok(()),
         1 => Err(LaunchError::Exec(error)),
+        3 => {
+            let mut said = String::new();
+            let _ = rest.read_to_string(&mut said);
+            let (code, why) = said.split_once(' ').unwrap_or_default();
+            Err(LaunchError::Wrap { code: known_code(code), why: why.to_owned() })
+        }
         _ => Err(LaunchError::Keeper(error)),
     }
 }
@@ -148,6 +164,7 @@ fn keep(
     command: &[CString],
     io: &Io,
     program_mask: &SigSet,
+    wrappers: &[Wrapper],
 ) -> Result<KeeperConfig, LaunchError> {
     fault::reach("keeper.forked");
     let shares_session = matches!(io, Io::Inherited);
@@ -167,8 +184,14 @@ fn keep(
 
     let mut ends = Ends::open(io)?;
     let (exec_read, exec_write) = pipe2(OFlag::O_CLOEXEC)?;
+    let (held_read, held_write) = pipe2(OFlag::O_CLOEXEC)?;
     let root = match task::fork()? {
         Fork::Child => {
+            drop(held_write);
+            if !wrappers.is_empty() {
+                // Until the keeper holds this process.
+                let _ = File::from(held_read).read(&mut [0]);
+            }
             let error = become_program(&ends, io, command, program_mask);
             let _ =
                 File::from(exec_write).write_all(&error.raw_os_error().unwrap_or(libc::EIO).to_le_bytes());
@@ -178,10 +201,18 @@ fn keep(
     };
     fault::reach("keeper.program-forked");
     drop(exec_write);
+    let launch = match wrappers {
+        [] => None,
+        _ => Some(Launch::hold(root).map_err(|error| not_wrapped(root, &error))?),
+    };
+    drop(held_write);
     let mut errno = [0; 4];
     if File::from(exec_read).read_exact(&mut errno).is_ok() {
         let _ = task::wait_for(root);
         return Err(LaunchError::Exec(io::Error::from_raw_os_error(i32::from_le_bytes(errno))));
+    }
+    if let Some(launch) = launch {
+        launch.wrap(wrappers).map_err(|error| not_wrapped(root, &error))?;
     }
     let meta = reservation.meta_mut();
     meta.root = Process::now(root);
@@ -203,6 +234,20 @@ fn keep(
         go: None,
         end_with_root: false,
     })
+}
+
+/// The program was killed: nothing of it is to run.
+fn not_wrapped(root: Pid, error: &brant_connect::Error) -> LaunchError {
+    let _ = brant_kernel::thread::kill(root);
+    let _ = task::wait_for(root);
+    let failure = Failure::of_error(error.code(), "", error);
+    let lines = match error {
+        brant_connect::Error::Unhookable(functions) => {
+            functions.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        }
+        _ => failure.why,
+    };
+    LaunchError::Wrap { code: error.code(), why: lines }
 }
 
 /// Lets go of everything that was the client's: descriptors, folder, name.

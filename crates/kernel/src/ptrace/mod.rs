@@ -20,6 +20,8 @@ pub struct Options {
     pub exit_kill: bool,
     /// New processes and threads are seized too.
     pub follow_children: bool,
+    /// It stops when it has executed a program.
+    pub stop_at_exec: bool,
 }
 
 impl Options {
@@ -30,6 +32,9 @@ impl Options {
         }
         if self.follow_children {
             bits |= libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACEFORK | libc::PTRACE_O_TRACEVFORK;
+        }
+        if self.stop_at_exec {
+            bits |= libc::PTRACE_O_TRACEEXEC;
         }
         bits as usize
     }

@@ -182,7 +182,7 @@ impl Hand<'_> {
 fn drive_helper(waiter: &Waiter, helper: Tid) -> Result<Copied, RemoteError> {
     expect_first_stop(waiter, helper)?;
     // It hands this down to its child.
-    let options = Options { exit_kill: true, follow_children: true };
+    let options = Options { exit_kill: true, follow_children: true, ..Options::default() };
     ptrace::set_options(helper, options).map_err(|e| ptrace_error(helper, "tying it to us", e))?;
     let copy = match next_stop(waiter, helper, ptrace::resume)? {
         Stop::Event(_) => ptrace::event_message(helper)

@@ -105,7 +105,7 @@ impl Puppet {
         keep: &[PageRange],
     ) -> Result<Puppet, RemoteError> {
         let failed = |operation| move |error| RemoteError::Ptrace { tid, operation, error };
-        let options = Options { exit_kill: true, follow_children: true };
+        let options = Options { exit_kill: true, follow_children: true, ..Options::default() };
         ptrace::seize(tid, options).map_err(failed("seizing"))?;
         ptrace::interrupt(tid).map_err(failed("interrupting"))?;
         wait_for_first_stop(&waiter, tid)?;

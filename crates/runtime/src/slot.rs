@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use brant_hook::exchange::{Shape, Word, Write};
 use brant_hook::{JUMP_BYTES, Refusal, Relocated, TRAMPOLINE_BYTES_MAX, jump, relocate};
 
+use crate::thunk::Kind;
 use crate::{system, thunk};
 
 /// What a call can be passed to: with its own address in r11 at `code`, or as a plain function at `entry`.
@@ -260,10 +261,16 @@ impl Layers {
         let words: Vec<i32> = words(shape);
         // SAFETY: a free layer is in no chain and no thread is on its way through it.
         let layer = unsafe { &mut *layer };
-        let thunk = thunk::thunk(shape.has_vectors, is_guarded, shape.is_sret);
-        layer.link.code = if is_native { mediator as usize } else { thunk };
+        let kind = Kind {
+            has_vectors: shape.has_vectors,
+            is_guarded,
+            is_sret: shape.is_sret,
+            has_words: !words.is_empty(),
+            has_stack: shape.stack_bytes > 0,
+        };
+        layer.link.code = if is_native { mediator as usize } else { kind.thunk() };
         layer.mediator = mediator as usize;
-        layer.inner = thunk::inner(shape.has_vectors, shape.is_sret);
+        layer.inner = kind.inner();
         layer.word_count = words.len() as u32;
         layer.words = Box::leak(words.into_boxed_slice()).as_ptr();
         layer.stack_bytes = shape.stack_bytes.next_multiple_of(16);

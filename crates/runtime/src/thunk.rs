@@ -43,7 +43,7 @@ global_asm!(
     "mov r8, [\\base - 160]",
     "mov r9, [\\base - 152]",
     ".endm",
-    ".macro BRANT_THUNK name, vectors, guarded, sret",
+    ".macro BRANT_THUNK name, vectors, guarded, sret, words",
     ".p2align 6",
     ".global \\name",
     ".hidden \\name",
@@ -104,12 +104,20 @@ global_asm!(
     "mov rsi, rdi",
     "lea rdi, [rbp - 224]",
     ".endif",
+    ".if \\words",
     "mov eax, [r11 + 56]",
-    "test eax, eax",
-    "jnz 40f",
-    "11:",
+    // The mediator's stack arguments, the last one first.
+    "40:",
+    "mov r10, [r11 + 48]",
+    "movsxd r10, dword ptr [r10 + rax * 4 - 4]",
+    "push qword ptr [rbp + r10]",
+    "dec eax",
+    "jnz 40b",
+    ".endif",
+    ".if \\words + \\guarded",
     "mov rax, [rbp - 144]",
     "mov r10, [rbp - 136]",
+    ".endif",
     "call [r11 + 24]",
     ".global \\name\\()_back",
     ".hidden \\name\\()_back",
@@ -136,14 +144,6 @@ global_asm!(
     ".cfi_def_cfa rsp, 8",
     "ret",
     ".cfi_def_cfa rbp, 16",
-    // The mediator's stack arguments, the last one first.
-    "40:",
-    "mov r10, [r11 + 48]",
-    "movsxd r10, dword ptr [r10 + rax * 4 - 4]",
-    "push qword ptr [rbp + r10]",
-    "dec eax",
-    "jnz 40b",
-    "jmp 11b",
     ".if \\guarded",
     "20:",
     ".if \\vectors == 0",
@@ -166,7 +166,7 @@ global_asm!(
     ".cfi_endproc",
     ".size \\name, . - \\name",
     ".endm",
-    ".macro BRANT_INNER name, vectors, sret",
+    ".macro BRANT_INNER name, vectors, guarded, sret, stack",
     ".p2align 6",
     ".global \\name",
     ".hidden \\name",
@@ -190,6 +190,7 @@ global_asm!(
     "mov rbx, rdi",
     ".endif",
     "mov r11, [rbx]",
+    ".if \\guarded",
     "mov rax, [rbx + 8]",
     "test rax, rax",
     "jz 10f",
@@ -198,9 +199,9 @@ global_asm!(
     "mov rdx, [rax + 16]",
     "mov dword ptr [rdx + rcx + 12], 1",
     "10:",
+    ".endif",
+    ".if \\stack",
     "mov ecx, [r11 + 60]",
-    "test ecx, ecx",
-    "jz 12f",
     "sub rsp, rcx",
     "lea rsi, [rbx + 240]",
     "11:",
@@ -208,7 +209,7 @@ global_asm!(
     "movaps [rsp + rcx - 16], xmm15",
     "sub rcx, 16",
     "jnz 11b",
-    "12:",
+    ".endif",
     ".if \\vectors",
     ".irp n, 0, 1, 2, 3, 4, 5, 6, 7",
     "movaps xmm\\n, [rbx + 96 + 16 * \\n]",
@@ -231,6 +232,7 @@ global_asm!(
     ".global \\name\\()_back",
     ".hidden \\name\\()_back",
     "\\name\\()_back:",
+    ".if \\guarded",
     "mov r8, [rbx + 8]",
     "test r8, r8",
     "jz 13f",
@@ -239,6 +241,7 @@ global_asm!(
     "mov r9, [r8 + 16]",
     "mov dword ptr [r9 + rcx + 12], 0",
     "13:",
+    ".endif",
     "lea rsp, [rbp - 16]",
     "pop r12",
     "pop rbx",
@@ -253,18 +256,38 @@ global_asm!(
     ".global brant_thunks, brant_thunks_end",
     ".hidden brant_thunks, brant_thunks_end",
     "brant_thunks:",
-    "BRANT_THUNK brant_thunk_0, 0, 0, 0",
-    "BRANT_THUNK brant_thunk_1, 1, 0, 0",
-    "BRANT_THUNK brant_thunk_2, 0, 1, 0",
-    "BRANT_THUNK brant_thunk_3, 1, 1, 0",
-    "BRANT_THUNK brant_thunk_4, 0, 0, 1",
-    "BRANT_THUNK brant_thunk_5, 1, 0, 1",
-    "BRANT_THUNK brant_thunk_6, 0, 1, 1",
-    "BRANT_THUNK brant_thunk_7, 1, 1, 1",
-    "BRANT_INNER brant_inner_0, 0, 0",
-    "BRANT_INNER brant_inner_1, 1, 0",
-    "BRANT_INNER brant_inner_2, 0, 1",
-    "BRANT_INNER brant_inner_3, 1, 1",
+    "BRANT_THUNK brant_thunk_0, 0, 0, 0, 0",
+    "BRANT_THUNK brant_thunk_1, 1, 0, 0, 0",
+    "BRANT_THUNK brant_thunk_2, 0, 1, 0, 0",
+    "BRANT_THUNK brant_thunk_3, 1, 1, 0, 0",
+    "BRANT_THUNK brant_thunk_4, 0, 0, 1, 0",
+    "BRANT_THUNK brant_thunk_5, 1, 0, 1, 0",
+    "BRANT_THUNK brant_thunk_6, 0, 1, 1, 0",
+    "BRANT_THUNK brant_thunk_7, 1, 1, 1, 0",
+    "BRANT_THUNK brant_thunk_8, 0, 0, 0, 1",
+    "BRANT_THUNK brant_thunk_9, 1, 0, 0, 1",
+    "BRANT_THUNK brant_thunk_10, 0, 1, 0, 1",
+    "BRANT_THUNK brant_thunk_11, 1, 1, 0, 1",
+    "BRANT_THUNK brant_thunk_12, 0, 0, 1, 1",
+    "BRANT_THUNK brant_thunk_13, 1, 0, 1, 1",
+    "BRANT_THUNK brant_thunk_14, 0, 1, 1, 1",
+    "BRANT_THUNK brant_thunk_15, 1, 1, 1, 1",
+    "BRANT_INNER brant_inner_0, 0, 0, 0, 0",
+    "BRANT_INNER brant_inner_1, 1, 0, 0, 0",
+    "BRANT_INNER brant_inner_2, 0, 1, 0, 0",
+    "BRANT_INNER brant_inner_3, 1, 1, 0, 0",
+    "BRANT_INNER brant_inner_4, 0, 0, 1, 0",
+    "BRANT_INNER brant_inner_5, 1, 0, 1, 0",
+    "BRANT_INNER brant_inner_6, 0, 1, 1, 0",
+    "BRANT_INNER brant_inner_7, 1, 1, 1, 0",
+    "BRANT_INNER brant_inner_8, 0, 0, 0, 1",
+    "BRANT_INNER brant_inner_9, 1, 0, 0, 1",
+    "BRANT_INNER brant_inner_10, 0, 1, 0, 1",
+    "BRANT_INNER brant_inner_11, 1, 1, 0, 1",
+    "BRANT_INNER brant_inner_12, 0, 0, 1, 1",
+    "BRANT_INNER brant_inner_13, 1, 0, 1, 1",
+    "BRANT_INNER brant_inner_14, 0, 1, 1, 1",
+    "BRANT_INNER brant_inner_15, 1, 1, 1, 1",
     "brant_thunks_end:",
     ".popsection",
     ".pushsection .data.rel.ro.brant_returns, \"aw\", @progbits",
@@ -272,18 +295,18 @@ global_asm!(
     ".global brant_thunk_table, brant_inner_table, brant_returns, brant_returns_end",
     ".hidden brant_thunk_table, brant_inner_table, brant_returns, brant_returns_end",
     "brant_thunk_table:",
-    ".irp n, 0, 1, 2, 3, 4, 5, 6, 7",
+    ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
     ".quad brant_thunk_\\n",
     ".endr",
     "brant_inner_table:",
-    ".irp n, 0, 1, 2, 3",
+    ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
     ".quad brant_inner_\\n",
     ".endr",
     "brant_returns:",
-    ".irp n, 0, 1, 2, 3, 4, 5, 6, 7",
+    ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
     ".quad brant_thunk_\\n\\()_back",
     ".endr",
-    ".irp n, 0, 1, 2, 3",
+    ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
     ".quad brant_inner_\\n\\()_back",
     ".endr",
     "brant_returns_end:",
@@ -302,8 +325,8 @@ global_asm!(
 unsafe extern "C" {
     static brant_thunks: u8;
     static brant_thunks_end: u8;
-    static brant_thunk_table: [usize; 8];
-    static brant_inner_table: [usize; 4];
+    static brant_thunk_table: [usize; 16];
+    static brant_inner_table: [usize; 16];
     static brant_returns: u64;
     static brant_returns_end: u64;
 }
@@ -324,16 +347,35 @@ pub(crate) const fn returns_end() -> *const u64 {
     &raw const brant_returns_end
 }
 
-/// The thunk for such a layer.
-pub(crate) fn thunk(has_vectors: bool, is_guarded: bool, is_sret: bool) -> usize {
-    // SAFETY: a table in our own read-only data.
-    unsafe {
-        brant_thunk_table[usize::from(has_vectors) | usize::from(is_guarded) << 1 | usize::from(is_sret) << 2]
-    }
+/// What a thunk and an inner call must do.
+#[derive(Clone, Copy)]
+pub(crate) struct Kind {
+    /// Keep vector registers.
+    pub(crate) has_vectors: bool,
+    pub(crate) is_guarded: bool,
+    pub(crate) is_sret: bool,
+    /// The mediator has stack arguments; the function has.
+    pub(crate) has_words: bool,
+    pub(crate) has_stack: bool,
 }
 
-/// The inner call for such a layer.
-pub(crate) fn inner(has_vectors: bool, is_sret: bool) -> usize {
-    // SAFETY: a table in our own read-only data.
-    unsafe { brant_inner_table[usize::from(has_vectors) | usize::from(is_sret) << 1] }
+impl Kind {
+    fn number(self, has_stack: bool) -> usize {
+        usize::from(self.has_vectors)
+            | usize::from(self.is_guarded) << 1
+            | usize::from(self.is_sret) << 2
+            | usize::from(has_stack) << 3
+    }
+
+    /// The thunk for such a layer.
+    pub(crate) fn thunk(self) -> usize {
+        // SAFETY: a table in our own read-only data.
+        unsafe { brant_thunk_table[self.number(self.has_words)] }
+    }
+
+    /// The inner call for such a layer.
+    pub(crate) fn inner(self) -> usize {
+        // SAFETY: a table in our own read-only data.
+        unsafe { brant_inner_table[self.number(self.has_stack)] }
+    }
 }

@@ -178,6 +178,47 @@ fn programs_under_stress_are_wrapped_and_unwrapped() {
     }
 }
 
+/// Makes a shared library of a mediator in Rust.
+fn compile_rust(sandbox: &Sandbox, source: &str, name: &str) {
+    let sdk = sandbox.path("libbrant_mediator.rlib");
+    let run = |command: &mut Command| {
+        let output = command.args(["--edition", "2024", "-O"]).output().expect("a compiler starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let crate_root = repository().join("crates/mediator/src/lib.rs");
+    run(Command::new("rustc")
+        .args(["--crate-name", "brant_mediator", "--crate-type", "rlib", "-o"])
+        .arg(&sdk)
+        .arg(crate_root));
+    run(Command::new("rustc")
+        .args(["--crate-name", "mediators", "--crate-type", "cdylib", "--extern"])
+        .arg(format!("brant_mediator={}", sdk.display()))
+        .arg("-o")
+        .arg(sandbox.path(name))
+        .arg(repository().join("fixtures/connect").join(source)));
+}
+
+#[test]
+fn mediators_are_written_in_rust() {
+    let sandbox = Sandbox::new(Who::Plain);
+    compile(&sandbox, "stress_library.c", "libtick.so", &[]);
+    compile_rust(&sandbox, "count_in_rust.rs", "libcount.so");
+    let stress = compile(&sandbox, "stress.c", "stress", &["-ltick"]);
+    sandbox.write(
+        "count.wrap",
+        "wrapper count implementation \"libcount.so\"\nwrap tick in libtick with my_tick sig \"void(long *)\"\n",
+    );
+    let mut program = start(&sandbox, &stress, &["a"]);
+    expect(&sandbox, "bare", |state| state[0] > 3);
+    done(&wrap(&sandbox, "count.wrap", &program));
+    let before = state(&sandbox);
+    expect(&sandbox, "mediated", |state| state[1] > before[1] + 2 && state[4] == 0);
+    assert!(is_unloaded(&unwrap(&sandbox, "count", &program)));
+    let before = state(&sandbox);
+    expect(&sandbox, "bare again", |state| state[2] > before[2] + 2 && state[4] == 0);
+    assert_eq!(program.ended(), None, "{}", sandbox.text("err"));
+}
+
 /// A program that is started with a wrapper has it before its first instruction; its children have it too.
 #[test]
 fn programs_are_wrapped_from_their_first_instruction_on() {

@@ -19,11 +19,15 @@ pub(super) struct Wrap {
     wrapper: String,
     /// A job's name or a pid
     target: String,
+    /// A mediator's own calls of functions that the wrapper mediates are mediated too. Calls cost less
+    #[arg(long)]
+    no_guard: bool,
 }
 
 impl Wrap {
     pub(super) fn run(self, report: &Report) -> Done {
-        let wrapper = wrapper::find(&self.wrapper)?;
+        let mut wrapper = wrapper::find(&self.wrapper)?;
+        wrapper.is_unguarded = self.no_guard;
         let target = Target::find(&self.target)?;
         let pid = only_process(&target)?;
         let wrapped = brant_connect::wrap_process(&wrapper, pid)

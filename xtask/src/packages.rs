@@ -21,6 +21,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("javac", "openjdk-17-jdk-headless"),
     ("gcc", "gcc"),
     ("cc", "gcc"),
+    ("c++", "g++"),
+    ("musl-gcc", "musl-tools"),
     ("vim", "vim"),
     ("go", "golang-go"),
     ("setpriv", "util-linux"),

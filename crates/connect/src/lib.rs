@@ -71,11 +71,20 @@ pub struct Wrapped {
     pub pause: Duration,
 }
 
+/// What became of the implementation of a wrapper that was taken off: no new call reaches it in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Implementation {
+    Unloaded,
+    /// A thread is still inside of it, or that cannot be told.
+    InUse,
+    /// The program's loader keeps it: musl's never unloads, and others may use it.
+    KeptByLoader,
+}
+
 /// A wrapper that was taken off.
 #[derive(Debug, Clone)]
 pub struct Unwrapped {
-    /// The implementation was unloaded; else it stays in the program, dormant: no new call reaches it.
-    pub is_unloaded: bool,
+    pub implementation: Implementation,
     /// For how long the program stood still for the change.
     pub pause: Duration,
 }
@@ -176,18 +185,18 @@ pub fn unwrap_process(name: &str, pid: Pid) -> Result<Unwrapped, Error> {
         }
     };
     if is_quiet {
-        let is_unloaded = unload(&target, &mut session, &wrapper);
+        let implementation = unload(&target, &mut session, &wrapper);
         session.close()?;
-        return Ok(Unwrapped { is_unloaded: is_unloaded?, pause });
+        return Ok(Unwrapped { implementation: implementation?, pause });
     }
     session.close()?;
     if !wait_until_quiet(&waiter, &target, &wrapper)? {
-        return Ok(Unwrapped { is_unloaded: false, pause });
+        return Ok(Unwrapped { implementation: Implementation::InUse, pause });
     }
     let mut session = Session::open(&waiter, &target, false)?;
-    let is_unloaded = unload(&target, &mut session, &wrapper);
+    let implementation = unload(&target, &mut session, &wrapper);
     session.close()?;
-    Ok(Unwrapped { is_unloaded: is_unloaded?, pause })
+    Ok(Unwrapped { implementation: implementation?, pause })
 }
 
 /// Takes the wrapper's layers out. Tells whether no thread was inside at that moment.
@@ -238,12 +247,13 @@ fn wait_until_quiet(waiter: &Waiter, target: &Target, wrapper: &Listed) -> Resul
     }
 }
 
-/// Unloads an implementation in which no thread is. Tells whether it is gone.
-fn unload(target: &Target, session: &mut Session<'_>, wrapper: &Listed) -> Result<bool, Error> {
+/// Unloads an implementation in which no thread is.
+fn unload(target: &Target, session: &mut Session<'_>, wrapper: &Listed) -> Result<Implementation, Error> {
     session.unload(wrapper.handle)?;
     session.ask(&Request::Settle { wrapper: wrapper.id, is_unloaded: true })?;
     let maps = proc::maps(target.pid).map_err(|error| Error::looking(target.pid, error))?;
-    Ok(!maps.iter().any(|entry| entry.path == wrapper.path))
+    let is_there = maps.iter().any(|entry| entry.path == wrapper.path);
+    Ok(if is_there { Implementation::KeptByLoader } else { Implementation::Unloaded })
 }
 
 /// The executable mappings of a wrapper's implementation.

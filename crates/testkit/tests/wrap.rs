@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use brant_testkit::{Outcome, Program, Sandbox, Started, Who, is_full, repository, wait_until};
+use brant_testkit::{
+    Outcome, Program, Sandbox, Started, Who, have_command, is_full, repository, skip, wait_until,
+};
 
 const PROMPT_S: u64 = 60;
 
@@ -216,6 +218,43 @@ fn mediators_are_written_in_rust() {
     assert!(is_unloaded(&unwrap(&sandbox, "count", &program)));
     let before = state(&sandbox);
     expect(&sandbox, "bare again", |state| state[2] > before[2] + 2 && state[4] == 0);
+    assert_eq!(program.ended(), None, "{}", sandbox.text("err"));
+}
+
+/// A program of musl, whose loader and allocator are the C library itself and which never unloads.
+#[test]
+fn programs_of_musl_are_wrapped() {
+    if !have_command("musl-gcc") {
+        return skip("musl-gcc");
+    }
+    let sandbox = Sandbox::new(Who::Plain);
+    let build = |source: &str, name: &str, flags: &[&str]| {
+        let to = sandbox.path(name);
+        let mut command = Command::new("musl-gcc");
+        command.args(["-O1", "-pthread", "-I"]).arg(repository().join("include")).args(flags);
+        command.arg("-o").arg(&to).arg(repository().join("fixtures/connect").join(source));
+        command.arg("-L").arg(sandbox.path("")).args(&flags[flags.len().min(2)..]).arg("-Wl,-rpath,$ORIGIN");
+        let output = command.output().expect("a compiler starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        to
+    };
+    build("stress_library.c", "libtick.so", &["-shared", "-fPIC"]);
+    build("stress_mediators.c", "libcount.so", &["-shared", "-fPIC"]);
+    let stress = build("stress.c", "stress", &["-O1", "-O1", "-ltick"]);
+    sandbox.write(
+        "count.wrap",
+        "wrapper count implementation \"libcount.so\"\nwrap tick in libtick with my_tick size 8\n",
+    );
+    let mut program = start(&sandbox, &stress, &["psw"]);
+    expect(&sandbox, "bare", |state| state[0] > 3);
+    for _ in 0..3 {
+        done(&wrap(&sandbox, "count.wrap", &program));
+        let before = state(&sandbox);
+        expect(&sandbox, "mediated", |state| state[1] > before[1] + 2 && state[4] == 0);
+        assert!(!is_unloaded(&unwrap(&sandbox, "count", &program)), "musl cannot unload");
+        let before = state(&sandbox);
+        expect(&sandbox, "bare again", |state| state[2] > before[2] + 2 && state[4] == 0);
+    }
     assert_eq!(program.ended(), None, "{}", sandbox.text("err"));
 }
 

@@ -1,5 +1,6 @@
 //! `brant unwrap`.
 
+use brant_connect::Implementation;
 use serde_json::json;
 
 use super::Done;
@@ -28,15 +29,17 @@ impl Unwrap {
         let pause_us = unwrapped.pause.as_micros() as u64;
         if report.json {
             report.json(json!({
-                "wrapper": self.wrapper, "pid": pid.0, "unloaded": unwrapped.is_unloaded, "pause_us": pause_us,
+                "wrapper": self.wrapper, "pid": pid.0, "unloaded": unwrapped.implementation == Implementation::Unloaded, "pause_us": pause_us,
             }));
-        } else if unwrapped.is_unloaded {
-            report.note(&format!("took \"{}\" off {target}", self.wrapper));
         } else {
-            report.note(&format!(
-                "took \"{}\" off {target}; its library stays loaded, dormant: a thread may still be inside of it",
-                self.wrapper
-            ));
+            let rest = match unwrapped.implementation {
+                Implementation::Unloaded => "",
+                Implementation::InUse => {
+                    "; its library stays loaded, dormant: a thread is inside of it, or that cannot be told"
+                }
+                Implementation::KeptByLoader => "; the program's loader keeps its library, dormant",
+            };
+            report.note(&format!("took \"{}\" off {target}{rest}", self.wrapper));
         }
         Ok(0)
     }

@@ -15,7 +15,6 @@ mod keeper;
 mod protocol;
 mod report;
 mod target;
-mod wrapper;
 
 use std::process::ExitCode;
 

@@ -8,6 +8,18 @@ use brant_kernel::remote::RemoteError;
 /// What went wrong. Except where it says so, the program runs on as before.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error("there is no wrapper \"{name}\": no {name}.wrap is in {folders}")]
+    NoSuchName { name: String, folders: String },
+    #[error("{path} cannot be read")]
+    NoDefinition {
+        path: String,
+        #[source]
+        error: std::io::Error,
+    },
+    #[error("{path} is not a definition of a wrapper\n{text}")]
+    Definition { path: String, text: String, code: &'static str },
+    #[error("{path} defines several wrappers, none called as the file: {names}")]
+    SeveralWrappers { path: String, names: String },
     #[error("process {0} has ended")]
     Gone(Pid),
     #[error("looking at process {0}")]
@@ -88,6 +100,9 @@ impl Error {
     /// The stable code that `brant explain` expands.
     pub fn code(&self) -> &'static str {
         match self {
+            Error::NoSuchName { .. } | Error::NoDefinition { .. } => "B-1101",
+            Error::SeveralWrappers { .. } => "B-1102",
+            Error::Definition { code, .. } => code,
             Error::Gone(_) => "B-0201",
             Error::NotAllowed(..) => "B-0202",
             Error::Static(_) => "B-1103",

@@ -1,13 +1,15 @@
 //! Mediating connectors: a *wrapper* puts *mediators* before functions of libraries in a running program, and is taken off
 //! again.
 //!
-//! [`wrap_process`] reads as a list of steps: look, borrow a thread, load the implementation, plan, commit. The same in
-//! `unwrap_process`, backwards. What lives in the program is `brant-runtime`; this crate only loads it, asks it, and writes
+//! [`wrap`] reads as a list of steps: look, borrow a thread, load the implementation, plan, commit. The same in
+//! [`unwrap_process`], backwards. What lives in the program is `brant-runtime`; this crate only loads it, asks it, and writes
 //! what it plans while no thread runs.
 //!
 //! State of the target: each module says it. Killed at any instant, brant leaves the program running: without the wrapper,
 //! with it, or with a part of it, which [`unwrap_process`] takes off.
 #![forbid(unsafe_code)]
+
+pub mod definitions;
 
 mod error;
 mod shape;
@@ -94,8 +96,13 @@ const QUIET_TIMEOUT: Duration = Duration::from_secs(2);
 const QUIET_PAUSE: Duration = Duration::from_millis(5);
 const QUIET_PAUSE_MAX: Duration = Duration::from_millis(100);
 
+/// Puts the wrapper that `name` leads to on a running process: see [`definitions::find`] and [`wrap`].
+pub fn wrap_process(name: &str, pid: Pid) -> Result<Wrapped, Error> {
+    wrap(&definitions::find(name)?, pid)
+}
+
 /// Puts a wrapper on a running process: on every function that it names, or on none.
-pub fn wrap_process(wrapper: &Wrapper, pid: Pid) -> Result<Wrapped, Error> {
+pub fn wrap(wrapper: &Wrapper, pid: Pid) -> Result<Wrapped, Error> {
     let _turn = Turn::take(pid)?;
     let waiter = waiter(pid)?;
     let target = Target::inspect(pid)?;

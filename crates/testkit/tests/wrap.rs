@@ -221,6 +221,137 @@ fn mediators_are_written_in_rust() {
     assert_eq!(program.ended(), None, "{}", sandbox.text("err"));
 }
 
+#[test]
+fn c_programs_wrap_and_unwrap() {
+    let sandbox = Sandbox::new(Who::Plain);
+    compile(&sandbox, "stress_library.c", "libtick.so", &[]);
+    compile(&sandbox, "stress_mediators.c", "libcount.so", &[]);
+    let stress = compile(&sandbox, "stress.c", "stress", &["-ltick"]);
+    sandbox.write(
+        "count.wrap",
+        "wrapper count implementation \"libcount.so\"\nwrap tick in libtick with my_tick size 8\n",
+    );
+    let library = built_library();
+    let wrapping = compile(
+        &sandbox,
+        "wrapping.c",
+        "wrapping",
+        &[library.to_str().expect("a plain path"), "-lm", "-lgcc_s"],
+    );
+    let mut program = start(&sandbox, &stress, &["a"]);
+    expect(&sandbox, "bare", |state| state[0] > 3);
+    let definition = sandbox.path("count.wrap");
+    let pid = program.pid().to_string();
+    let run = |name: &str| {
+        let output =
+            sandbox.command(&wrapping).arg(&definition).args([name, &pid]).output().expect("it starts");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert_eq!(run("count"), "0 \n0 \n");
+    assert!(state(&sandbox)[1] > 1 && state(&sandbox)[4] == 0, "{:?}", state(&sandbox));
+    let said = run("other");
+    assert!(said.starts_with("0 \n1113 ") && said.contains("not wrapped by \"other\""), "{said}");
+    done(&unwrap(&sandbox, "count", &program));
+    assert_eq!(program.ended(), None, "{}", sandbox.text("err"));
+}
+
+/// The library for C, built.
+fn built_library() -> PathBuf {
+    let here = std::env::current_exe().expect("a test binary knows its path");
+    let target = here.ancestors().nth(3).expect("a test binary lies in target/PROFILE/deps").to_owned();
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(["build", "--quiet", "--package", "brant-connect-c", "--target-dir"]).arg(&target);
+    assert!(command.current_dir(repository()).status().expect("cargo starts").success());
+    target.join("debug/libbrant_connect.a")
+}
+
+/// A wrapped program is checkpointed with its wrappers in place, restored with them, unwrapped and wrapped again.
+#[test]
+fn wrapped_programs_are_checkpointed_and_restored() {
+    let sandbox = Sandbox::new(Who::Plain);
+    compile(&sandbox, "stress_library.c", "libtick.so", &[]);
+    compile(&sandbox, "stress_mediators.c", "libcount.so", &[]);
+    let stress = compile(&sandbox, "stress.c", "stress", &["-ltick"]);
+    let text = |path: &Path| path.to_str().expect("test paths are UTF-8").to_owned();
+    sandbox.write(
+        "count.wrap",
+        "wrapper count implementation \"libcount.so\"\nwrap tick in libtick with my_tick size 8\n",
+    );
+    let (definition, image) = (text(&sandbox.path("count.wrap")), text(&sandbox.path("image")));
+    let base = text(&sandbox.path("f"));
+    done(&sandbox.brant(&["run", "-d", "-n", "first", "--", &text(&stress), &base, "aw"]));
+    expect(&sandbox, "bare", |state| state[0] > 3);
+    done(&sandbox.brant(&["wrap", &definition, "first"]));
+    expect(&sandbox, "mediated", |state| state[1] > 3);
+    done(&sandbox.brant(&["checkpoint", "first", "--stop", "-o", &image]));
+    let before = state(&sandbox);
+    done(&sandbox.brant(&["restore", &image, "-d", "-n", "second"]));
+    expect(&sandbox, "restored and mediated", |state| state[1] > before[1] + 3 && state[2] == before[2]);
+    let listed = sandbox.brant(&["wrappers", "second"]);
+    assert!(done(&listed).stdout.contains("tick in"), "{}", listed.stdout);
+    done(&sandbox.brant(&["unwrap", "count", "second"]));
+    let before = state(&sandbox);
+    expect(&sandbox, "bare again", |state| state[2] > before[2] + 2);
+    done(&sandbox.brant(&["wrap", &definition, "second"]));
+    let before = state(&sandbox);
+    expect(&sandbox, "mediated again", |state| state[1] > before[1] + 2 && state[4] == 0);
+    done(&sandbox.brant(&["kill", "second"]));
+    sandbox.expect_no_leftovers();
+}
+
+/// An interpreter with threads, and one that generates code: their allocator is mediated, under load.
+#[test]
+fn real_programs_are_wrapped() {
+    const PYTHON: &str = "import threading, time, os, sys\n\
+        def work():\n    while True: [bytes(i) for i in range(2000)]\n\
+        for i in range(3): threading.Thread(target=work, daemon=True).start()\n\
+        n = 0\n\
+        while True:\n    n += 1\n    open(sys.argv[1] + '.p', 'w').write('%d 0' % n)\n    \
+        os.rename(sys.argv[1] + '.p', sys.argv[1] + '.state')\n    time.sleep(0.01)\n";
+    const NODE: &str = "const fs = require('fs'); const base = process.argv[2]; let n = 0; setInterval(() => {\n\
+        let a = []; for (let i = 0; i < 20000; i++) a.push({ x: i, s: 'v' + i }); a.sort((p, q) => q.x - p.x);\n\
+        fs.writeFileSync(base + '.p', ++n + ' 0'); fs.renameSync(base + '.p', base + '.state');\n\
+        fs.readFile('/etc/passwd', () => {}); }, 5);\n";
+    for (interpreter, script) in [("python3", PYTHON), ("node", NODE)] {
+        if !have_command(interpreter) {
+            skip(interpreter);
+            continue;
+        }
+        let sandbox = Sandbox::new(Who::Plain);
+        compile(&sandbox, "bench_mediators.c", "libpass.so", &[]);
+        sandbox.write(
+            "pass.wrap",
+            "wrapper pass implementation \"libpass.so\"\n\
+             wrap malloc in libc with my_malloc sig \"void *malloc(size_t size)\"\n\
+             wrap free in libc with my_free sig \"void free(void *ptr)\"\n",
+        );
+        sandbox.write("script", script);
+        let mut command = sandbox.command(interpreter);
+        command.arg(sandbox.path("script")).arg(sandbox.path("f"));
+        let mut program = sandbox.launch(command, false);
+        expect(&sandbox, interpreter, |state| state[0] > 3);
+        for _ in 0..5 {
+            for is_wrap in [true, false] {
+                let change = || match is_wrap {
+                    true => wrap(&sandbox, "pass.wrap", &program),
+                    false => unwrap(&sandbox, "pass", &program),
+                };
+                let mut outcome = change();
+                for _ in 0..5 {
+                    // Every thread may be in the allocator for a while.
+                    if outcome.stderr.contains("B-1108") {
+                        outcome = change();
+                    }
+                }
+                done(&outcome);
+                let before = state(&sandbox)[0];
+                expect(&sandbox, interpreter, |state| state[0] > before + 5);
+            }
+        }
+        assert_eq!(program.ended(), None, "{interpreter}: {}", sandbox.text("err"));
+    }
+}
+
 /// A program of musl, whose loader and allocator are the C library itself and which never unloads.
 #[test]
 fn programs_of_musl_are_wrapped() {

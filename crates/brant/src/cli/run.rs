@@ -16,7 +16,6 @@ use crate::failure::{Failure, exit};
 use crate::job::{Meta, Runtime};
 use crate::keeper::{Io, LaunchError, Launched, launch};
 use crate::report::Report;
-use crate::wrapper;
 
 /// Run a program as a job: with a name, findable, and independent of this terminal
 ///
@@ -48,7 +47,7 @@ impl Run {
         let wrappers: Vec<_> = self
             .wrap
             .iter()
-            .map(|name| wrapper::find(name))
+            .map(|name| super::wrap::defined(name))
             .collect::<Result<_, _>>()
             .map_err(|failure| Failure { exit: exit::OWN, ..failure })?;
         let reservation = Runtime::open()

@@ -1,13 +1,13 @@
 //! `brant wrap`.
 
 use brant_base::Pid;
+use brant_connect::Wrapper;
 use serde_json::json;
 
 use super::Done;
 use crate::failure::Failure;
 use crate::report::Report;
 use crate::target::Target;
-use crate::wrapper;
 
 /// Put a wrapper on a running program: its mediators stand before functions of libraries from now on
 ///
@@ -26,11 +26,11 @@ pub(super) struct Wrap {
 
 impl Wrap {
     pub(super) fn run(self, report: &Report) -> Done {
-        let mut wrapper = wrapper::find(&self.wrapper)?;
+        let mut wrapper = defined(&self.wrapper)?;
         wrapper.is_unguarded = self.no_guard;
         let target = Target::find(&self.target)?;
         let pid = only_process(&target)?;
-        let wrapped = brant_connect::wrap_process(&wrapper, pid)
+        let wrapped = brant_connect::wrap(&wrapper, pid)
             .map_err(|error| failed(&format!("{target} was not wrapped"), &target, &error))?;
         let functions: u32 = wrapped.functions.iter().sum();
         let pause_us = wrapped.pause.as_micros() as u64;
@@ -48,6 +48,24 @@ impl Wrap {
         }
         Ok(0)
     }
+}
+
+/// What a user named.
+pub(super) fn defined(text: &str) -> Result<Wrapper, Failure> {
+    brant_connect::definitions::find(text).map_err(|error| {
+        let failure = Failure::of_error(
+            error.code(),
+            format!("the wrapper \"{}\" cannot be used", text.escape_debug()),
+            &error,
+        );
+        match error {
+            brant_connect::Error::NoSuchName { .. } => {
+                failure.next("brant wrappers, or name the file by its path: ./NAME.wrap")
+            }
+            brant_connect::Error::NoDefinition { path, .. } => failure.next(format!("ls -l {path}")),
+            _ => failure,
+        }
+    })
 }
 
 /// The process that is wrapped: a job's root.

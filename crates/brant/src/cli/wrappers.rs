@@ -1,13 +1,12 @@
 //! `brant wrappers`.
 
-use brant_connect::Listed;
+use brant_connect::{Listed, definitions};
 use serde_json::{Value, json};
 
 use super::Done;
 use super::wrap::{failed, only_process};
 use crate::report::Report;
 use crate::target::Target;
-use crate::wrapper;
 
 /// List the wrappers that a program has, or the definitions that can be found by name
 #[derive(Debug, clap::Args)]
@@ -39,13 +38,13 @@ impl Wrappers {
 }
 
 fn definitions(report: &Report) {
-    let files = wrapper::all();
+    let files = definitions::all();
     if report.json {
         let paths: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
         report.json(json!({ "definitions": paths }));
     } else if files.is_empty() {
         let folders: Vec<String> =
-            wrapper::folders().iter().map(|folder| folder.display().to_string()).collect();
+            definitions::folders().iter().map(|folder| folder.display().to_string()).collect();
         report.note(&format!("there are no definitions in {}", folders.join(" and ")));
     } else {
         files.iter().for_each(|path| report.data(&path.display().to_string()));

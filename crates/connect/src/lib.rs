@@ -15,6 +15,7 @@ mod error;
 mod shape;
 mod target;
 
+mod sentinel;
 mod stack;
 mod stop;
 mod unwind;

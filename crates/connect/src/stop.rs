@@ -14,6 +14,7 @@ use brant_kernel::remote::{HandThread, Memory};
 use brant_kernel::sleep;
 
 use crate::error::Error;
+use crate::sentinel::Sentinel;
 
 /// How long all threads together may take to stop: a thread that could run must come to a processor for that. One in vfork
 /// does not stop before its child has executed a program.
@@ -28,6 +29,8 @@ pub(crate) struct Held<'w> {
     waiter: &'w Waiter,
     pid: Pid,
     threads: BTreeMap<Tid, Thread>,
+    /// Where more than one thread is held.
+    sentinel: Option<Sentinel>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +42,7 @@ struct Thread {
 
 impl<'w> Held<'w> {
     pub(crate) fn none(waiter: &'w Waiter, pid: Pid) -> Held<'w> {
-        Held { waiter, pid, threads: BTreeMap::new() }
+        Held { waiter, pid, threads: BTreeMap::new(), sentinel: None }
     }
 
     /// Stops one thread; `None` where it has ended.
@@ -72,13 +75,26 @@ impl<'w> Held<'w> {
         Err(Error::DoesNotStop(Tid(self.pid.0)))
     }
 
+    /// From now on, who executes a program does not wait for us in vain.
+    fn watch(&mut self, others: &[Tid]) {
+        let sentinel = Sentinel::start();
+        self.threads.keys().chain(others).for_each(|tid| sentinel.add(*tid));
+        self.sentinel = Some(sentinel);
+    }
+
     fn try_to_stop_all(&mut self, but: &[Tid]) -> Result<bool, Error> {
         let deadline = Instant::now() + STOP_TIMEOUT;
         loop {
             let tasks = proc::tasks(self.pid).map_err(|error| Error::looking(self.pid, error))?;
             let mut new = 0;
             for tid in tasks {
-                if !but.contains(&tid) && !self.threads.contains_key(&tid) && self.seize(tid)? {
+                if but.contains(&tid) || self.threads.contains_key(&tid) {
+                    continue;
+                }
+                if self.sentinel.is_none() && !but.is_empty() {
+                    self.watch(but);
+                }
+                if self.seize(tid)? {
                     new += 1;
                 }
             }
@@ -105,6 +121,10 @@ impl<'w> Held<'w> {
 
     /// Seizes a thread and asks it to stop. Tells whether it is there.
     fn seize(&mut self, tid: Tid) -> Result<bool, Error> {
+        if self.sentinel.is_none() && !self.threads.is_empty() {
+            self.watch(&[]);
+        }
+        let _stuck_is_freed = self.sentinel.as_ref().map(Sentinel::watch);
         let mut tries_left = SEIZE_TRIES;
         let slept = sleep::would_notice_stop(self.pid, tid).unwrap_or_default();
         while let Err(error) = ptrace::seize(tid, Options::default()) {
@@ -122,6 +142,9 @@ impl<'w> Held<'w> {
             std::thread::sleep(SEIZE_PAUSE);
         }
         self.threads.insert(tid, Thread { stopped: None, slept });
+        if let Some(sentinel) = &self.sentinel {
+            sentinel.add(tid);
+        }
         // Fails where it has ended, which the next poll shows.
         let _ = ptrace::interrupt(tid);
         Ok(true)

@@ -352,6 +352,26 @@ fn real_programs_are_wrapped() {
     }
 }
 
+/// A thread's exec ends all others: whoever holds them must not be in its way.
+#[test]
+fn programs_that_execute_themselves_are_not_held_up() {
+    let sandbox = Sandbox::new(Who::Plain);
+    compile(&sandbox, "stress_mediators.c", "libcount.so", &[]);
+    sandbox.write(
+        "count.wrap",
+        "wrapper count implementation \"libcount.so\"\nwrap usleep in libc with my_tick size 8\n",
+    );
+    let mut program = sandbox.start(&Program::fixture("churn").with_args(&["exec"]));
+    assert!(wait_until(PROMPT_S, || sandbox.path("f.ready").exists()), "{}", sandbox.text("f.result"));
+    for _ in 0..20 {
+        let begin = Instant::now();
+        let outcome = wrap(&sandbox, "count.wrap", &program);
+        assert!(outcome.code == 0 || outcome.stderr.contains("B-"), "{}", outcome.stderr);
+        assert!(begin.elapsed() < Duration::from_secs(PROMPT_S), "{}", outcome.stderr);
+    }
+    assert_eq!(program.ended(), None, "{}", sandbox.text("err"));
+}
+
 /// A program of musl, whose loader and allocator are the C library itself and which never unloads.
 #[test]
 fn programs_of_musl_are_wrapped() {

@@ -190,7 +190,9 @@ fn keep(
             drop(held_write);
             if !wrappers.is_empty() {
                 // Until the keeper holds this process.
-                let _ = File::from(held_read).read(&mut [0]);
+                if File::from(held_read).read(&mut [0]).ok() != Some(1) {
+                    task::exit_now(127);
+                }
             }
             let error = become_program(&ends, io, command, program_mask);
             let _ =
@@ -205,7 +207,7 @@ fn keep(
         [] => None,
         _ => Some(Launch::hold(root).map_err(|error| not_wrapped(root, &error))?),
     };
-    drop(held_write);
+    File::from(held_write).write_all(&[1])?;
     let mut errno = [0; 4];
     if File::from(exec_read).read_exact(&mut errno).is_ok() {
         let _ = task::wait_for(root);

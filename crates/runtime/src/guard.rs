@@ -111,7 +111,8 @@ pub(crate) fn lost(wrapper: u32) -> u32 {
     LOST[wrapper as usize % LOST.len()].load(Ordering::Relaxed)
 }
 
-fn lose(wrapper: u32) {
+/// A call of a wrapper is lost sight of: it will not be unloaded.
+pub(crate) fn lose(wrapper: u32) {
     LOST[wrapper as usize % LOST.len()].fetch_add(1, Ordering::Relaxed);
 }
 

@@ -78,6 +78,10 @@ pub(crate) fn wrap(
         });
     }
     let id = table.next_wrapper;
+    if is_unguarded {
+        // No account is kept of its calls.
+        guard::lose(id);
+    }
     let mut wrapper = Wrapper { id, name: name.to_vec(), path: path.to_vec(), handle, layers: Vec::new() };
     let mut writes = Vec::new();
     let mut moves = Vec::new();

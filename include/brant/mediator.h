@@ -37,6 +37,47 @@ struct brant_layer {
     struct brant_link *next;
     void *mediator;
     void *inner;
+    unsigned long index;
+};
+
+/*
+ * What happens to the wrapper. An implementation that exports
+ *
+ *     int brant_event(const struct brant_event *event);
+ *
+ * is told so, on one of the program's own threads. Its result counts for BRANT_LOAD only: other than 0 it declines, and may
+ * have written why to `answer`; then nothing is changed. What the pointers lead to stays as long as the library is loaded.
+ * In the child of a fork the wrapper is on without another BRANT_LOAD. A program that ends tells nothing: use a destructor.
+ */
+enum brant_event_kind {
+    BRANT_LOAD = 1,   /* The mediators are about to stand before their functions. */
+    BRANT_OFF = 2,    /* No new call reaches them; some may be under way. */
+    BRANT_UNLOAD = 3, /* No call is under way; the library is unloaded next. */
+};
+
+/*
+ * One `wrap` of the definition: `InnerIndex` of a call is its place. What the definition does not say is "".
+ *
+ * `kinds` is the signature in letters, the result first: v for void; c h i l for signed integers of 1, 2, 4 and 8 bytes, C H I L
+ * for unsigned ones; f d for float and double; s for const char *, S for char *, p for other pointers; ? for anything else;
+ * a dot at the end for variable arguments.
+ */
+struct brant_function {
+    const char *name;
+    const char *library;
+    const char *prototype;
+    const char *kinds;
+};
+
+struct brant_event {
+    unsigned bytes; /* of this */
+    unsigned kind;
+    const char *wrapper;
+    const char *options; /* behind the colon: brant wrap NAME:OPTIONS TARGET */
+    const struct brant_function *functions;
+    unsigned long function_count;
+    char *answer;
+    unsigned long answer_bytes;
 };
 
 #define BRANT_LAYER(icall) (*(struct brant_layer *const *)(icall))
@@ -52,6 +93,11 @@ static inline long InnerCall(void *icall) {
 /* What InnerCall calls. */
 static inline void *InnerFn(void *icall) {
     return BRANT_LAYER(icall)->next->entry;
+}
+
+/* Which `wrap` of the definition the call is for, from 0 on: one mediator can be for many functions. */
+static inline unsigned long InnerIndex(void *icall) {
+    return BRANT_LAYER(icall)->index;
 }
 
 #ifdef __cplusplus

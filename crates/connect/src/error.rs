@@ -50,6 +50,10 @@ pub enum Error {
     Unhookable(Vec<Unhookable>),
     #[error("{function}: {why}")]
     NotAble { function: String, why: &'static str },
+    #[error("\"{name}\" declines: {why}")]
+    Declined { name: String, why: String },
+    #[error("\"{0}\" takes no options: its library does not export brant_event")]
+    NoOptions(String),
     #[error("process {pid} is already wrapped by \"{name}\"")]
     AlreadyWrapped { pid: Pid, name: String },
     #[error("process {pid} is not wrapped by \"{name}\"")]
@@ -116,6 +120,7 @@ impl Error {
             Error::Unhookable(_) => "B-1111",
             Error::NotAble { .. } => "B-1117",
             Error::AlreadyWrapped { .. } => "B-1112",
+            Error::Declined { .. } | Error::NoOptions(_) => "B-1131",
             Error::NotWrapped { .. } => "B-1113",
             Error::OtherRuntime(_) => "B-1114",
             Error::Changed { .. } => "B-1115",

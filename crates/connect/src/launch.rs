@@ -52,7 +52,7 @@ impl Launch {
         self.run_until(0, |stop| matches!(stop, Stop::Event(libc::PTRACE_EVENT_EXEC)))?;
         let thread = self.run_to_entry(tid)?;
         let target = Target::inspect_own(self.pid)?;
-        let mut session = Session::open_with(&self.waiter, &target, thread)?;
+        let mut session = Session::open_with(&self.waiter, &target, thread, wrappers)?;
         for wrapper in wrappers {
             put_on(&self.waiter, &target, &mut session, wrapper)?;
         }

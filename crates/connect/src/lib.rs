@@ -32,8 +32,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use brant_base::{Addr, Pid, Tid};
+use brant_hook::exchange::{Event, NO_EVENTS, Reply, Request};
 pub use brant_hook::exchange::{Function, Listed, Mediation, Outcome, Shape, Word};
-use brant_hook::exchange::{Reply, Request};
 use brant_kernel::proc;
 use brant_kernel::ptrace::Waiter;
 use brant_kernel::remote::Memory;
@@ -51,6 +51,12 @@ pub struct Wrapper {
     pub name: String,
     /// The library with the mediators, by a path that is absolute in the program's file system.
     pub implementation: PathBuf,
+    /// The library itself, where it is no file but travels with brant. Its path is a name only.
+    pub carried: Option<&'static [u8]>,
+    /// For the implementation, which learns them when it is loaded.
+    pub options: Vec<u8>,
+    /// Functions and libraries that the program does not have are left out. Otherwise the wrapper is refused for one.
+    pub skips_missing: bool,
     /// A mediator's own calls of the wrapper's functions are mediated too.
     pub is_unguarded: bool,
     pub mediations: Vec<Mediation>,
@@ -61,7 +67,23 @@ impl Wrapper {
     pub fn new(definition: &brant_definition::Wrapper, implementation: PathBuf) -> Result<Wrapper, Error> {
         let name = definition.name.as_str().to_owned();
         let mediations = definition.wraps.iter().map(shape::mediation).collect::<Result<_, _>>()?;
-        Ok(Wrapper { name, implementation, is_unguarded: false, mediations })
+        Ok(Wrapper {
+            name,
+            implementation,
+            carried: None,
+            options: Vec::new(),
+            skips_missing: false,
+            is_unguarded: false,
+            mediations,
+        })
+    }
+}
+
+impl Wrapper {
+    /// The name of the library in the program, and what it is, where it travels with brant.
+    pub(crate) fn carried_as(&self) -> Option<(&[u8], &'static [u8])> {
+        let name = self.implementation.as_os_str().as_bytes();
+        self.carried.map(|library| (name.strip_prefix(b"/memfd:").unwrap_or(name), library))
     }
 }
 
@@ -107,7 +129,7 @@ pub fn wrap(wrapper: &Wrapper, pid: Pid) -> Result<Wrapped, Error> {
     let _turn = Turn::take(pid)?;
     let waiter = waiter(pid)?;
     let target = Target::inspect(pid)?;
-    let mut session = Session::open(&waiter, &target, true)?;
+    let mut session = Session::open(&waiter, &target, true, std::slice::from_ref(wrapper))?;
     let done = put_on(&waiter, &target, &mut session, wrapper);
     let closed = session.close();
     let done = done?;
@@ -126,13 +148,17 @@ fn put_on(
         return Err(Error::AlreadyWrapped { pid: target.pid, name: wrapper.name.clone() });
     }
     let path = wrapper.implementation.as_os_str().as_bytes();
-    let handle = session.load(path)?;
+    let handle = match wrapper.carried {
+        Some(_) => session.load_carried(wrapper)?,
+        None => session.load(path)?,
+    };
     let request = Request::Wrap {
         name: name.to_vec(),
         path: path.to_vec(),
         handle,
         iterate: target.loader.iterate.0,
         is_unguarded: wrapper.is_unguarded,
+        options: wrapper.options.clone(),
         mediations: wrapper.mediations.clone(),
     };
     let (id, planned) = match session.ask(&request)? {
@@ -141,8 +167,12 @@ fn put_on(
     };
     let committed = planned.and_then(|(writes, moves, outcomes)| {
         let functions = all_planned(wrapper, &outcomes)?;
-        let (committed, ()) = commit(waiter, target, session, &writes, &moves, |_, _| ())?;
-        Ok(Wrapped { functions, pause: committed.pause })
+        tell_load(session, wrapper, id)?;
+        let committed = commit(waiter, target, session, &writes, &moves, |_, _| ());
+        if committed.is_err() {
+            session.ask(&Request::Tell { wrapper: id, event: Event::Unload })?;
+        }
+        Ok(Wrapped { functions, pause: committed?.0.pause })
     });
     if committed.is_err() {
         // No call has reached it.
@@ -150,6 +180,22 @@ fn put_on(
         session.ask(&Request::Settle { wrapper: id, is_unloaded: true })?;
     }
     committed
+}
+
+/// Lets the implementation agree.
+fn tell_load(session: &mut Session<'_>, wrapper: &Wrapper, id: u32) -> Result<(), Error> {
+    let name = || wrapper.name.clone();
+    match session.ask(&Request::Tell { wrapper: id, event: Event::Load })? {
+        Reply::Told(why) if why.is_empty() => Ok(()),
+        Reply::Told(why) if why == NO_EVENTS => match wrapper.options.is_empty() {
+            true => Ok(()),
+            false => Err(Error::NoOptions(name())),
+        },
+        Reply::Told(why) => {
+            Err(Error::Declined { name: name(), why: String::from_utf8_lossy(&why).into_owned() })
+        }
+        _ => Err(Error::Runtime(Pid(session.thread.tid.0))),
+    }
 }
 
 /// The counts, where every mediation has found its function.
@@ -160,6 +206,7 @@ fn all_planned(wrapper: &Wrapper, outcomes: &[Outcome]) -> Result<Vec<u32>, Erro
     for (mediation, outcome) in wrapper.mediations.iter().zip(outcomes) {
         match outcome {
             Outcome::Planned(count) => functions.push(*count),
+            Outcome::NoFunction | Outcome::NoLibrary if wrapper.skips_missing => functions.push(0),
             Outcome::NoMediator => {
                 let path = wrapper.implementation.display().to_string();
                 return Err(Error::NoMediator { path, missing: text(&mediation.mediator) });
@@ -183,7 +230,7 @@ pub fn unwrap_process(name: &str, pid: Pid) -> Result<Unwrapped, Error> {
     if runtime::Runtime::find(pid)?.is_none() {
         return Err(missing());
     }
-    let mut session = Session::open(&waiter, &target, false)?;
+    let mut session = Session::open(&waiter, &target, false, &[])?;
     let taken = take_off(&waiter, &target, &mut session, name);
     let (wrapper, is_quiet, pause) = match taken {
         Ok(taken) => taken,
@@ -201,7 +248,7 @@ pub fn unwrap_process(name: &str, pid: Pid) -> Result<Unwrapped, Error> {
     if !wait_until_quiet(&waiter, &target, &wrapper)? {
         return Ok(Unwrapped { implementation: Implementation::InUse, pause });
     }
-    let mut session = Session::open(&waiter, &target, false)?;
+    let mut session = Session::open(&waiter, &target, false, &[])?;
     let implementation = unload(&target, &mut session, &wrapper);
     session.close()?;
     Ok(Unwrapped { implementation: implementation?, pause })
@@ -229,6 +276,7 @@ fn take_off(
     let (committed, is_quiet) = commit(waiter, target, session, &writes, &[], |threads, maps| {
         inside.is_empty(target, &memory, threads, maps)
     })?;
+    session.ask(&Request::Tell { wrapper: wrapper.id, event: Event::Off })?;
     Ok((wrapper, is_quiet, committed.pause))
 }
 
@@ -257,6 +305,7 @@ fn wait_until_quiet(waiter: &Waiter, target: &Target, wrapper: &Listed) -> Resul
 
 /// Unloads an implementation in which no thread is.
 fn unload(target: &Target, session: &mut Session<'_>, wrapper: &Listed) -> Result<Implementation, Error> {
+    session.ask(&Request::Tell { wrapper: wrapper.id, event: Event::Unload })?;
     session.unload(wrapper.handle)?;
     session.ask(&Request::Settle { wrapper: wrapper.id, is_unloaded: true })?;
     let maps = proc::maps(target.pid).map_err(|error| Error::looking(target.pid, error))?;
@@ -287,7 +336,7 @@ pub fn wrappers(pid: Pid) -> Result<Vec<Listed>, Error> {
     if runtime::Runtime::find(pid)?.is_none() {
         return Ok(Vec::new());
     }
-    let mut session = Session::open(&waiter, &target, false)?;
+    let mut session = Session::open(&waiter, &target, false, &[])?;
     let known = listed(&mut session);
     session.close()?;
     known

@@ -7,7 +7,7 @@
 //! State of the target: while a session is open the thread is away; it comes back by itself if brant is killed
 //! (`kernel::remote::Errand`). A library that was loaded stays loaded then.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use brant_base::{Addr, Pid, Tid};
 use brant_hook::exchange::{MESSAGE_BYTES_MAX, RUNTIME_NAME, Reply, Request};
@@ -15,6 +15,7 @@ use brant_kernel::proc::{self, MapEntry, MapKind};
 use brant_kernel::ptrace::{self, Waiter};
 use brant_kernel::remote::{Errand, Hand, HandThread, Memory, RemoteError};
 
+use crate::Wrapper;
 use crate::error::Error;
 use crate::runtime::{self, Runtime};
 use crate::stack::Stacks;
@@ -42,6 +43,8 @@ pub(crate) struct Session<'w> {
     pub(crate) thread: HandThread,
     /// The runtime's file, while it is being loaded.
     file: Option<u64>,
+    /// Files of implementations that travel with brant, by their names, likewise.
+    carried: Vec<(Vec<u8>, u64)>,
     pub(crate) runtime: Option<Runtime>,
 }
 
@@ -51,11 +54,12 @@ impl<'w> Session<'w> {
         waiter: &'w Waiter,
         target: &'w Target,
         with_runtime: bool,
+        wrappers: &[Wrapper],
     ) -> Result<Session<'w>, Error> {
         let runtime = Runtime::find(target.pid)?;
         let must_load = with_runtime && runtime.is_none();
         let (held, thread) = pass_gate(waiter, target)?;
-        Session::borrow(waiter, target, runtime, must_load, held, thread)
+        Session::borrow(waiter, target, runtime, must_load, wrappers, held, thread)
     }
 
     /// Borrows a thread that is stopped already, where nothing else of the program has run. The runtime is loaded.
@@ -63,8 +67,9 @@ impl<'w> Session<'w> {
         waiter: &'w Waiter,
         target: &'w Target,
         thread: HandThread,
+        wrappers: &[Wrapper],
     ) -> Result<Session<'w>, Error> {
-        Session::borrow(waiter, target, None, true, Held::none(waiter, target.pid), thread)
+        Session::borrow(waiter, target, None, true, wrappers, Held::none(waiter, target.pid), thread)
     }
 
     fn borrow(
@@ -72,21 +77,23 @@ impl<'w> Session<'w> {
         target: &'w Target,
         runtime: Option<Runtime>,
         must_load: bool,
+        wrappers: &[Wrapper],
         held: Held<'w>,
         thread: HandThread,
     ) -> Result<Session<'w>, Error> {
-        let (errand, file) = Errand::open(
-            waiter,
-            target.pid,
-            thread,
-            &target.executable(),
-            ROOM_BYTES,
-            |hand| match must_load {
-                true => make_file(hand, thread.tid).map(Some),
-                false => Ok(None),
-            },
-        )?;
-        let mut session = Session { target, errand, held, thread, file, runtime };
+        let (errand, (file, carried)) =
+            Errand::open(waiter, target.pid, thread, &target.executable(), ROOM_BYTES, |hand| {
+                let name = runtime::file_name();
+                let own = must_load.then_some((name.as_bytes(), runtime::LIBRARY));
+                let mut make = |(name, library): (&[u8], &[u8])| make_file(hand, thread.tid, name, library);
+                let own = own.map(&mut make).transpose()?;
+                let carried = wrappers.iter().filter_map(|wrapper| {
+                    let (name, library) = wrapper.carried_as()?;
+                    Some(make((name, library)).map(|file| (name.to_vec(), file)))
+                });
+                Ok((own, carried.collect::<Result<Vec<_>, _>>()?))
+            })?;
+        let mut session = Session { target, errand, held, thread, file, carried, runtime };
         if must_load {
             session.load_runtime()?;
         }
@@ -102,6 +109,18 @@ impl<'w> Session<'w> {
             return Err(Error::Runtime(self.target.pid));
         }
         Ok(())
+    }
+
+    /// Loads the implementation that travels with brant.
+    pub(crate) fn load_carried(&mut self, wrapper: &Wrapper) -> Result<u64, Error> {
+        let wanted = wrapper.carried_as().map(|(name, _)| name);
+        let made = self.carried.iter().find(|(name, _)| Some(name.as_slice()) == wanted);
+        let file = made.map(|(_, file)| *file).ok_or(Error::Runtime(self.target.pid))?;
+        // Loaders compare names first, and the number may have been another file's: so each file gets a name of its own.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
+        let spelled = (0..48).map(|bit| if now >> bit & 1 == 0 { "/" } else { "./" });
+        let path: String = ["/proc/self/fd/"].into_iter().chain(spelled).collect();
+        self.load(format!("{path}{file}").as_bytes())
     }
 
     /// Loads a library by the program's own dlopen and gives its handle.
@@ -175,22 +194,21 @@ impl<'w> Session<'w> {
 
     /// Gives the thread back and lets it go.
     pub(crate) fn close(self) -> Result<(), Error> {
-        let Session { errand, mut held, file, .. } = self;
-        let closed = errand.close(|hand| match file {
-            Some(file) => hand.call(0, libc::SYS_close, [file, 0, 0, 0, 0, 0]).map(drop),
-            None => Ok(()),
+        let Session { errand, mut held, file, carried, .. } = self;
+        let closed = errand.close(|hand| {
+            let mut files = file.into_iter().chain(carried.into_iter().map(|(_, file)| file));
+            files.try_for_each(|file| hand.call(0, libc::SYS_close, [file, 0, 0, 0, 0, 0]).map(drop))
         });
         held.release();
         Ok(closed?)
     }
 }
 
-/// Makes a file in memory that holds the runtime, and gives its descriptor.
-fn make_file(hand: &mut Hand<'_>, tid: Tid) -> Result<u64, RemoteError> {
-    let library = runtime::LIBRARY;
+/// Makes a file in memory that holds a library, and gives its descriptor.
+fn make_file(hand: &mut Hand<'_>, tid: Tid, name: &[u8], library: &[u8]) -> Result<u64, RemoteError> {
     let data = hand.data().start();
     let failed = |operation, error| RemoteError::Ptrace { tid, operation, error };
-    let name = [runtime::file_name().as_bytes(), b"\0"].concat();
+    let name = [name, b"\0"].concat();
     hand.memory().write(data, &name).map_err(|error| failed("writing arguments", error))?;
     let flags = u64::from(libc::MFD_CLOEXEC);
     let file = hand.call(0, libc::SYS_memfd_create, [data.0, flags, 0, 0, 0, 0])?;
@@ -201,7 +219,7 @@ fn make_file(hand: &mut Hand<'_>, tid: Tid) -> Result<u64, RemoteError> {
     let at = hand.call(0, libc::SYS_mmap, [0, bytes, protection, shared, file, 0])?;
     let written = hand.memory().write(Addr(at), library);
     hand.call(0, libc::SYS_munmap, [at, bytes, 0, 0, 0, 0])?;
-    written.map_err(|error| failed("writing the runtime", error))?;
+    written.map_err(|error| failed("writing a library", error))?;
     Ok(file)
 }
 

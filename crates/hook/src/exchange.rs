@@ -7,11 +7,13 @@ use alloc::vec::Vec;
 use crate::Refusal;
 
 /// Raised with every change of what is said here or of how the runtime lies in memory.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The beginning of the runtime's head.
 pub const MAGIC: [u8; 8] = *b"BRANTRT\0";
 /// The name of the runtime's memory file, which /proc/PID/maps shows.
 pub const RUNTIME_NAME: &str = "brant-runtime";
+/// What a runtime says of an implementation that does not want to know events.
+pub const NO_EVENTS: &[u8] = b"\0";
 /// The longest request or reply, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
@@ -47,6 +49,10 @@ pub struct Mediation {
     pub mediator: Vec<u8>,
     /// The mediator has the function's own prototype.
     pub is_native: bool,
+    /// The function's signature, for mediators that ask; empty where the definition has none.
+    pub prototype: Vec<u8>,
+    /// The same in letters: see `brant/mediator.h`.
+    pub kinds: Vec<u8>,
     pub shape: Shape,
 }
 
@@ -63,14 +69,35 @@ pub enum Request {
         iterate: u64,
         /// Calls of mediators are not kept from their own wrapper.
         is_unguarded: bool,
+        /// For the implementation, which [`Request::Tell`] gives them to.
+        options: Vec<u8>,
         mediations: Vec<Mediation>,
     },
+    /// Tell a wrapper's implementation what happens to it, where it wants to know.
+    Tell { wrapper: u32, event: Event },
     /// Plan to take a wrapper off.
     Unwrap { wrapper: u32 },
     /// The implementation of a wrapper that was taken off was unloaded (or it stays, dormant).
     Settle { wrapper: u32, is_unloaded: bool },
     /// What there is.
     List,
+}
+
+/// What happens to a wrapper. The numbers are those of `brant/mediator.h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Its mediators are about to stand before their functions. It may decline.
+    Load = 1,
+    /// No new call reaches it; some may be under way.
+    Off = 2,
+    /// No call is under way. It is unloaded next.
+    Unload = 3,
+}
+
+impl Event {
+    fn of(number: u8) -> Option<Event> {
+        [Event::Load, Event::Off, Event::Unload].into_iter().find(|event| *event as u8 == number)
+    }
 }
 
 /// Bytes to be written while no thread runs, if the old ones are there.
@@ -125,6 +152,8 @@ pub enum Reply {
         outcomes: Vec<Outcome>,
     },
     Settled,
+    /// What the implementation said: nothing where it agrees.
+    Told(Vec<u8>),
     List(Vec<Listed>),
     NoWrapper,
     NoMemory,
@@ -134,13 +163,14 @@ impl Request {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
-            Request::Wrap { name, path, handle, iterate, is_unguarded, mediations } => {
+            Request::Wrap { name, path, handle, iterate, is_unguarded, options, mediations } => {
                 out.push(1);
                 put_bytes(&mut out, name);
                 put_bytes(&mut out, path);
                 put(&mut out, *handle);
                 put(&mut out, *iterate);
                 out.push(u8::from(*is_unguarded));
+                put_bytes(&mut out, options);
                 put(&mut out, mediations.len() as u64);
                 mediations.iter().for_each(|mediation| mediation.encode(&mut out));
             }
@@ -154,6 +184,11 @@ impl Request {
                 out.push(u8::from(*is_unloaded));
             }
             Request::List => out.push(4),
+            Request::Tell { wrapper, event } => {
+                out.push(5);
+                put(&mut out, u64::from(*wrapper));
+                out.push(*event as u8);
+            }
         }
         out
     }
@@ -167,11 +202,13 @@ impl Request {
                 handle: from.number()?,
                 iterate: from.number()?,
                 is_unguarded: from.byte()? != 0,
+                options: from.bytes()?,
                 mediations: from.list(Mediation::decode)?,
             },
             2 => Request::Unwrap { wrapper: from.number()? as u32 },
             3 => Request::Settle { wrapper: from.number()? as u32, is_unloaded: from.byte()? != 0 },
             4 => Request::List,
+            5 => Request::Tell { wrapper: from.number()? as u32, event: Event::of(from.byte()?)? },
             _ => return None,
         })
     }
@@ -179,7 +216,9 @@ impl Request {
 
 impl Mediation {
     fn encode(&self, out: &mut Vec<u8>) {
-        for text in [&self.function, &self.version, &self.library, &self.mediator] {
+        for text in
+            [&self.function, &self.version, &self.library, &self.mediator, &self.prototype, &self.kinds]
+        {
             put_bytes(out, text);
         }
         out.extend([
@@ -206,6 +245,8 @@ impl Mediation {
             version: from.bytes()?,
             library: from.bytes()?,
             mediator: from.bytes()?,
+            prototype: from.bytes()?,
+            kinds: from.bytes()?,
             is_native: from.byte()? != 0,
             shape: Shape {
                 has_vectors: from.byte()? != 0,
@@ -244,6 +285,10 @@ impl Reply {
                 outcomes.iter().for_each(|outcome| put(&mut out, outcome.number()));
             }
             Reply::Settled => out.push(2),
+            Reply::Told(said) => {
+                out.push(6);
+                put_bytes(&mut out, said);
+            }
             Reply::List(wrappers) => {
                 out.push(3);
                 put(&mut out, wrappers.len() as u64);
@@ -270,6 +315,7 @@ impl Reply {
             3 => Reply::List(from.list(Listed::decode)?),
             4 => Reply::NoWrapper,
             5 => Reply::NoMemory,
+            6 => Reply::Told(from.bytes()?),
             _ => return None,
         })
     }

@@ -1,99 +1,148 @@
-//! Mediators in Rust: functions that stand before a function of a library in a running program. It runs in that program, with
-//! or without the standard library; `include/brant/mediator.h` is the same for C.
+//! Writing mediators for brant in Rust.
+//!
+//! A *mediator* stands before one function of a library in a running program. [`mediator!`] declares one with the function's
+//! own prototype; it calls the function never, once, or several times:
 //!
 //! ```
-//! use core::ffi::{c_int, c_void};
+//! use core::ffi::{c_char, c_int};
 //! use core::sync::atomic::{AtomicU64, Ordering};
-//! use brant_mediator::mediator;
 //!
-//! static BYTES: AtomicU64 = AtomicU64::new(0);
+//! static FAILED: AtomicU64 = AtomicU64::new(0);
 //!
-//! mediator! {
-//!     /// Counts what is read.
-//!     fn my_read(icall, fd: c_int, buffer: *mut c_void, bytes: usize) -> isize {
-//!         // SAFETY: the prototype is that of read(2).
-//!         let got: isize = unsafe { icall.inner() };
-//!         BYTES.fetch_add(got.max(0) as u64, Ordering::Relaxed);
-//!         got
+//! brant_mediator::mediator! {
+//!     /// Counts the files that could not be opened.
+//!     fn my_open(call, path: *const c_char, flags: c_int, mode: c_int) -> c_int {
+//!         let file = call.inner();
+//!         if file < 0 {
+//!             FAILED.fetch_add(1, Ordering::Relaxed);
+//!         }
+//!         file
 //!     }
 //! }
+//! # fn main() {}
 //! ```
 //!
-//! The library is a `cdylib`; its definition says `wrap read in libc with my_read sig "ssize_t(int, void *, size_t)"`. A
-//! constructor of it runs when it is loaded, a destructor when it is unloaded or the program exits. A panic must not leave a
-//! mediator: it ends the program.
+//! Built as a cdylib, with a definition beside it:
+//!
+//! ```text
+//! wrapper count implementation "libcount.so"
+//! wrap open in libc with my_open sig "int(const char *path, int flags, ...)"
+//! ```
+//!
+//! it is put on by `brant wrap ./count.wrap TARGET` and taken off by `brant unwrap count TARGET`. [`events!`] tells of that,
+//! and gives the options; [`PerThread`] is state of each thread; [`Frame`] has the arguments of any function, for a mediator
+//! that stands before many. Statics are state of the process.
+//!
+//! What a mediator must bear: it runs in any thread at any time, in a signal handler too, as its function may. Its own calls
+//! of functions that its wrapper mediates go to these functions themselves. `errno` is what the function left, unless
+//! the mediator changes it. Where the function may throw or be cancelled, the library must be built with
+//! `-Cforce-unwind-tables=yes`, and nothing that is to be dropped may live across `inner()` if it is built with panic=abort.
+//!
+//! In C the same is `brant/mediator.h`.
 #![no_std]
 
-use core::ffi::c_void;
+mod call;
+mod event;
+mod thread;
 
-/// The call that a mediator is in the middle of: its first argument.
-#[derive(Debug, Clone, Copy)]
-#[repr(transparent)]
-pub struct InnerCall(*mut Frame);
+#[cfg(feature = "freestanding")]
+mod freestanding;
 
-/// What the runtime's frame begins with.
-#[repr(C)]
-struct Frame {
-    layer: *const Layer,
-}
+pub use call::{Call, Frame};
+pub use event::{Event, Function, Load};
+#[doc(hidden)]
+pub use event::{Raw, deliver, leave};
+pub use thread::{Initial, PerThread, thread_pointer};
 
-#[repr(C)]
-struct Link {
-    code: *const c_void,
-    entry: *const c_void,
-}
-
-#[repr(C)]
-struct Layer {
-    link: Link,
-    next: *const Link,
-    mediator: *const c_void,
-    inner: *const c_void,
-}
-
-impl InnerCall {
-    /// Calls the function as its caller did, and gives its result. A mediator does so never, once, or several times.
-    ///
-    /// # Safety
-    ///
-    /// `R` is the result's type, and the call is still under way. What the function's caller must uphold was upheld for
-    /// the first call; the mediator vouches for what has changed since.
-    pub unsafe fn inner<R>(self) -> R {
-        // SAFETY: the frame of a call that is under way; layers are never freed.
-        let inner = unsafe { (*(*self.0).layer).inner };
-        // SAFETY: the inner call has this prototype for every result.
-        let inner: unsafe extern "C" fn(InnerCall) -> R = unsafe { core::mem::transmute(inner) };
-        // SAFETY: as promised by the caller.
-        unsafe { inner(self) }
-    }
-
-    /// What [`InnerCall::inner`] calls, for other arguments: cast it to the function's type. While it runs, calls of the
-    /// wrapper's own functions are not mediated.
-    ///
-    /// # Safety
-    ///
-    /// The call is still under way.
-    pub unsafe fn function(self) -> *const c_void {
-        // SAFETY: as above; the next link may change meanwhile, and each is one that may be called.
-        unsafe {
-            let next = (&raw const (*(*self.0).layer).next).read_volatile();
-            (*next).entry
-        }
-    }
-}
-
-/// Declares a mediator with the function's own prototype; the first name is that of its [`InnerCall`].
+/// Declares mediators.
+///
+/// `fn NAME(CALL, PARAMETER: TYPE, ...) -> TYPE { ... }` has the prototype of the function that it stands before, with a name
+/// for the [`Call`] in front. It is exported under its name.
+///
+/// ```
+/// use core::ffi::{c_double, c_int};
+///
+/// brant_mediator::mediator! {
+///     // Other arguments: twice what the caller gave.
+///     fn my_scale(call, value: c_double, times: c_int) -> c_double {
+///         let scale = call.inner_fn();
+///         unsafe { scale(value * 2.0, times) }
+///     }
+///
+///     // Not called at all.
+///     fn my_beep(_call) {}
+/// }
+/// # fn main() {}
+/// ```
 #[macro_export]
 macro_rules! mediator {
-    (
-        $(#[$attribute:meta])*
-        fn $name:ident($icall:ident $(, $parameter:ident : $kind:ty)* $(,)?) $(-> $result:ty)? $body:block
-    ) => {
-        $(#[$attribute])*
+    ($($(#[$attribute:meta])* fn $name:ident($call:ident $(, $parameter:ident: $kind:ty)* $(,)?) $(-> $result:ty)? $body:block)+) => {
+        $(
+            $(#[$attribute])*
+            #[cfg(panic = "abort")]
+            #[unsafe(no_mangle)]
+            #[allow(unused_variables, unreachable_pub)]
+            pub unsafe extern "C" fn $name(icall: *mut ::core::ffi::c_void $(, $parameter: $kind)*) $(-> $result)? {
+                // SAFETY: the runtime calls it with a call of the function that its definition names.
+                let $call = unsafe {
+                    $crate::Call::<unsafe extern "C" fn($($kind),*) $(-> $result)?, $crate::mediator!(@ $($result)?)>::new(icall)
+                };
+                $body
+            }
+
+            $(#[$attribute])*
+            #[cfg(panic = "unwind")]
+            #[unsafe(no_mangle)]
+            #[allow(unused_variables, unreachable_pub)]
+            pub unsafe extern "C-unwind" fn $name(icall: *mut ::core::ffi::c_void $(, $parameter: $kind)*) $(-> $result)? {
+                // SAFETY: the runtime calls it with a call of the function that its definition names.
+                let $call = unsafe {
+                    $crate::Call::<unsafe extern "C-unwind" fn($($kind),*) $(-> $result)?, $crate::mediator!(@ $($result)?)>::new(icall)
+                };
+                $body
+            }
+        )+
+    };
+    (@) => { () };
+    (@ $result:ty) => { $result };
+}
+
+/// Names the function that is told what happens to the wrapper: `fn(Event) -> Result<(), &'static str>`.
+///
+/// An error at [`Event::Load`] declines: nothing is changed in the program, and the user reads it.
+///
+/// ```
+/// use brant_mediator::Event;
+///
+/// fn on_event(event: Event) -> Result<(), &'static str> {
+///     match event {
+///         Event::Load(load) if load.options() == b"" => Ok(()),
+///         Event::Load(_) => Err("there are no options"),
+///         Event::Off | Event::Unload | Event::Exit => Ok(()),
+///     }
+/// }
+///
+/// brant_mediator::events!(on_event);
+/// # fn main() {}
+/// ```
+#[macro_export]
+macro_rules! events {
+    ($handler:path) => {
         #[unsafe(no_mangle)]
-        pub extern "C" fn $name($icall: $crate::InnerCall $(, $parameter: $kind)*) $(-> $result)? {
-            $(let _ = &$parameter;)*
-            $body
+        #[doc(hidden)]
+        #[allow(unreachable_pub)]
+        pub unsafe extern "C" fn brant_event(event: *const $crate::Raw) -> ::core::ffi::c_int {
+            // SAFETY: the runtime gives one as `brant/mediator.h` describes it.
+            unsafe { $crate::deliver(event, $handler) }
         }
+
+        #[used]
+        #[unsafe(link_section = ".fini_array")]
+        static BRANT_EXIT: extern "C" fn() = {
+            extern "C" fn exit() {
+                $crate::leave($handler)
+            }
+            exit
+        };
     };
 }

@@ -12,6 +12,7 @@
 
 extern crate alloc;
 
+mod event;
 mod guard;
 mod modules;
 mod plan;
@@ -23,6 +24,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use brant_hook::exchange::{MAGIC, Reply, Request, VERSION};
 
+use event::Known;
 use guard::State;
 
 /// What brant reads from outside. Found by its symbol.
@@ -94,9 +96,11 @@ pub unsafe extern "C" fn serve(request: *const u8, bytes: usize, reply: *mut u8,
 fn answer(request: &Request) -> Reply {
     let Some(_alone) = Turn::take() else { return Reply::NoMemory };
     match request {
-        Request::Wrap { name, path, handle, iterate, is_unguarded, mediations } => {
-            plan::wrap(name, path, *handle, *iterate, *is_unguarded, mediations)
+        Request::Wrap { name, path, handle, iterate, is_unguarded, options, mediations } => {
+            let known = Known::new(name, path, *handle, options, mediations);
+            plan::wrap(known, *iterate, *is_unguarded, mediations)
         }
+        Request::Tell { wrapper, event } => plan::tell(*wrapper, *event),
         Request::Unwrap { wrapper } => plan::unwrap(*wrapper),
         Request::Settle { wrapper, is_unloaded } => plan::settle(*wrapper, *is_unloaded),
         Request::List => Reply::List(plan::list()),

@@ -6,10 +6,11 @@ use alloc::vec::Vec;
 use core::cell::UnsafeCell;
 use core::ops::Range;
 
-use brant_hook::exchange::{Function, Listed, Mediation, Outcome, Reply, Write};
+use brant_hook::exchange::{Event, Function, Listed, Mediation, Outcome, Reply, Write};
 use brant_hook::symbols::is_library;
 use brant_hook::{JUMP_BYTES, PROLOGUE_BYTES_MAX, Refusal, branches_into, refused_by_name};
 
+use crate::event::Known;
 use crate::guard;
 use crate::modules::{self, Module};
 use crate::slot::{Layer, Layers, Look, Slot, Wanted, make_slots};
@@ -25,9 +26,7 @@ struct Table {
 
 struct Wrapper {
     id: u32,
-    name: Vec<u8>,
-    path: Vec<u8>,
-    handle: u64,
+    known: Known,
     /// Every layer that was made for it, whether or not it is in a chain.
     layers: Vec<*const Layer>,
 }
@@ -57,14 +56,7 @@ struct Target {
 }
 
 /// Plans a wrapper.
-pub(crate) fn wrap(
-    name: &[u8],
-    path: &[u8],
-    handle: u64,
-    iterate: u64,
-    is_unguarded: bool,
-    mediations: &[Mediation],
-) -> Reply {
+pub(crate) fn wrap(known: Known, iterate: u64, is_unguarded: bool, mediations: &[Mediation]) -> Reply {
     let table = table();
     let mut outcomes = vec![Outcome::NoLibrary; mediations.len()];
     let mut targets: Vec<Target> = Vec::new();
@@ -82,7 +74,8 @@ pub(crate) fn wrap(
         // No account is kept of its calls.
         guard::lose(id);
     }
-    let mut wrapper = Wrapper { id, name: name.to_vec(), path: path.to_vec(), handle, layers: Vec::new() };
+    let handle = known.handle;
+    let mut wrapper = Wrapper { id, known, layers: Vec::new() };
     let mut writes = Vec::new();
     let mut moves = Vec::new();
     // The first mediation of a function is the outermost; so the last one is put on first.
@@ -93,9 +86,14 @@ pub(crate) fn wrap(
             outcomes[target.mediation] = Outcome::NoMediator;
             continue;
         };
-        let Some(layer) =
-            table.layers.take(id, mediator, mediation.is_native, !is_unguarded, &mediation.shape)
-        else {
+        let Some(layer) = table.layers.take(
+            id,
+            mediator,
+            mediation.is_native,
+            !is_unguarded,
+            target.mediation,
+            &mediation.shape,
+        ) else {
             return Reply::NoMemory;
         };
         wrapper.layers.push(layer);
@@ -280,6 +278,15 @@ pub(crate) fn unwrap(wrapper: u32) -> Reply {
     Reply::Plan { wrapper, writes, moves: Vec::new(), outcomes: Vec::new() }
 }
 
+/// Tells an implementation what happens to it.
+pub(crate) fn tell(wrapper: u32, event: Event) -> Reply {
+    match table().wrappers.iter().find(|known| known.id == wrapper) {
+        // SAFETY: it is loaded: brant unloads it after the last event only.
+        Some(wrapper) => Reply::Told(unsafe { wrapper.known.tell(event) }),
+        None => Reply::NoWrapper,
+    }
+}
+
 /// Forgets a wrapper whose implementation was unloaded. One that stays keeps its layers for ever.
 pub(crate) fn settle(wrapper: u32, is_unloaded: bool) -> Reply {
     let table = table();
@@ -301,9 +308,9 @@ pub(crate) fn list() -> Vec<Listed> {
     let table = table();
     let listed = table.wrappers.iter().map(|wrapper| Listed {
         id: wrapper.id,
-        name: wrapper.name.clone(),
-        path: wrapper.path.clone(),
-        handle: wrapper.handle,
+        name: wrapper.known.name().to_vec(),
+        path: wrapper.known.path.clone(),
+        handle: wrapper.known.handle,
         functions: table.slots.iter().flat_map(|slot| functions_of(slot, wrapper.id)).collect(),
     });
     listed.collect()

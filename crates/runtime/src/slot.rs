@@ -26,7 +26,8 @@ pub(crate) struct Layer {
     next: AtomicPtr<Link>,
     mediator: usize,
     inner: usize,
-    unused: usize,
+    /// Which `wrap` of the definition it is for.
+    index: usize,
     words: *const i32,
     word_count: u32,
     stack_bytes: u32,
@@ -252,6 +253,7 @@ impl Layers {
         mediator: u64,
         is_native: bool,
         is_guarded: bool,
+        index: usize,
         shape: &Shape,
     ) -> Option<&'static Layer> {
         if self.free.is_empty() {
@@ -270,6 +272,7 @@ impl Layers {
         };
         layer.link.code = if is_native { mediator as usize } else { kind.thunk() };
         layer.mediator = mediator as usize;
+        layer.index = index;
         layer.inner = kind.inner();
         layer.word_count = words.len() as u32;
         layer.words = Box::leak(words.into_boxed_slice()).as_ptr();
@@ -338,6 +341,7 @@ const _: () = {
     assert!(core::mem::offset_of!(Layer, next) == 16);
     assert!(core::mem::offset_of!(Layer, mediator) == 24);
     assert!(core::mem::offset_of!(Layer, inner) == 32);
+    assert!(core::mem::offset_of!(Layer, index) == 40);
     assert!(core::mem::offset_of!(Layer, words) == 48);
     assert!(core::mem::offset_of!(Layer, word_count) == 56);
     assert!(core::mem::offset_of!(Layer, stack_bytes) == 60);

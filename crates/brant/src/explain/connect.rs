@@ -131,4 +131,19 @@ The message says for which function and why. Mediators for system calls (`in ker
 language, but nothing carries them out yet. Where an argument that fits into registers follows one that no longer does once
 `icall` comes before both, no mediator can be written for the function.",
     },
+    Entry {
+        code: "B-1131",
+        title: "a wrapper declines",
+        text: "\
+Before its mediators stand before anything a wrapper is asked whether it agrees, with the options that stand behind the colon
+of `brant wrap NAME:OPTIONS TARGET`. This one does not: its reason stands above. Often an option is wrong, or a file cannot be
+written by the program. A library that does not export brant_event takes no options. Nothing was changed in the program.",
+    },
+    Entry {
+        code: "B-1132",
+        title: "the options of a wrapper are wrong",
+        text: "\
+Options stand behind a colon, with commas between them: brant wrap trace:out=FILE,json TARGET. Each wrapper that ships has its
+own, which `brant wrappers` lists; docs/wrappers.md describes them. Nothing was touched.",
+    },
 ];

@@ -1,0 +1,146 @@
+//! What a wrapper is told. The layouts are those of `brant/mediator.h`.
+
+use core::ffi::{CStr, c_char, c_int};
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// What happens to the wrapper, on one of the program's own threads.
+#[derive(Debug, Clone, Copy)]
+pub enum Event {
+    /// The mediators are about to stand before their functions.
+    Load(Load),
+    /// No new call reaches them; some may be under way.
+    Off,
+    /// No call is under way; the library is unloaded next.
+    Unload,
+    /// The program ends by returning from main or by exit(3), while the wrapper is on. Other threads may still call.
+    Exit,
+}
+
+/// With what the wrapper is loaded. It stays as long as the library is loaded.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    wrapper: &'static CStr,
+    options: &'static CStr,
+    functions: &'static [Function],
+}
+
+impl Load {
+    pub fn wrapper(&self) -> &'static [u8] {
+        self.wrapper.to_bytes()
+    }
+
+    /// What stands behind the colon in `brant wrap NAME:OPTIONS TARGET`.
+    pub fn options(&self) -> &'static [u8] {
+        self.options.to_bytes()
+    }
+
+    /// One for each `wrap` of the definition: [`crate::Call::index`] is the place in it.
+    pub fn functions(&self) -> &'static [Function] {
+        self.functions
+    }
+}
+
+/// One `wrap` of the definition.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Function {
+    name: *const c_char,
+    library: *const c_char,
+    prototype: *const c_char,
+    kinds: *const c_char,
+}
+
+// SAFETY: nothing changes them, or what they point to.
+unsafe impl Sync for Function {}
+// SAFETY: as above.
+unsafe impl Send for Function {}
+
+impl Function {
+    pub fn name(&self) -> &'static [u8] {
+        text(self.name).to_bytes()
+    }
+
+    pub fn library(&self) -> &'static [u8] {
+        text(self.library).to_bytes()
+    }
+
+    /// The signature in C; empty where the definition has none.
+    pub fn prototype(&self) -> &'static [u8] {
+        text(self.prototype).to_bytes()
+    }
+
+    /// The signature in letters, see `brant/mediator.h`; empty where the definition has none.
+    pub fn kinds(&self) -> &'static [u8] {
+        text(self.kinds).to_bytes()
+    }
+}
+
+fn text(at: *const c_char) -> &'static CStr {
+    // SAFETY: only the runtime makes these; its texts end with a zero byte and stay.
+    unsafe { CStr::from_ptr(at) }
+}
+
+/// `struct brant_event`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Raw {
+    bytes: u32,
+    kind: u32,
+    wrapper: *const c_char,
+    options: *const c_char,
+    functions: *const Function,
+    function_count: usize,
+    answer: *mut c_char,
+    answer_bytes: usize,
+}
+
+type Handler = fn(Event) -> Result<(), &'static str>;
+
+static IS_ON: AtomicBool = AtomicBool::new(false);
+
+/// Behind [`crate::events!`].
+///
+/// # Safety
+///
+/// `raw` is as `brant/mediator.h` describes it.
+pub unsafe fn deliver(raw: *const Raw, handler: Handler) -> c_int {
+    // SAFETY: promised by the caller.
+    let raw = unsafe { &*raw };
+    let event = match raw.kind {
+        1 => Event::Load(Load {
+            wrapper: text(raw.wrapper),
+            options: text(raw.options),
+            // SAFETY: promised by the caller; they stay.
+            functions: unsafe { core::slice::from_raw_parts(raw.functions, raw.function_count) },
+        }),
+        2 => Event::Off,
+        3 => Event::Unload,
+        // Of a later version: there is nothing to decline.
+        _ => return 0,
+    };
+    if !matches!(event, Event::Load(_)) {
+        IS_ON.store(false, Ordering::Relaxed);
+    }
+    match handler(event) {
+        Ok(()) => {
+            IS_ON.fetch_or(matches!(event, Event::Load(_)), Ordering::Relaxed);
+            0
+        }
+        Err(why) => {
+            let bytes = why.len().min(raw.answer_bytes.saturating_sub(1));
+            // SAFETY: there is room for so many and a zero byte.
+            unsafe {
+                core::ptr::copy_nonoverlapping(why.as_ptr(), raw.answer.cast(), bytes);
+                raw.answer.add(bytes).write(0);
+            }
+            1
+        }
+    }
+}
+
+/// Behind [`crate::events!`]: called when the program ends, or the library is unloaded.
+pub fn leave(handler: Handler) {
+    if IS_ON.swap(false, Ordering::Relaxed) {
+        let _ = handler(Event::Exit);
+    }
+}

@@ -1,0 +1,122 @@
+//! What a wrapper's implementation is told: `brant_event` of `brant/mediator.h`.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::ffi::{CStr, c_char};
+
+use brant_hook::exchange::{Event, Mediation, NO_EVENTS};
+
+use crate::modules;
+
+const SYMBOL: &[u8] = b"brant_event";
+const ANSWER_BYTES: usize = 512;
+
+/// `struct brant_function`.
+#[repr(C)]
+struct Function {
+    name: *const c_char,
+    library: *const c_char,
+    prototype: *const c_char,
+    kinds: *const c_char,
+}
+
+/// `struct brant_event`.
+#[repr(C)]
+struct Message {
+    bytes: u32,
+    kind: u32,
+    wrapper: *const c_char,
+    options: *const c_char,
+    functions: *const Function,
+    function_count: usize,
+    answer: *mut c_char,
+    answer_bytes: usize,
+}
+
+/// A wrapper as its implementation knows it.
+pub(crate) struct Known {
+    pub(crate) path: Vec<u8>,
+    /// What dlopen gave.
+    pub(crate) handle: u64,
+    /// With a zero byte at the end, as all texts here.
+    name: Vec<u8>,
+    options: Vec<u8>,
+    /// The pointers lead into `texts`, whose elements do not move.
+    functions: Box<[Function]>,
+    _texts: Vec<Vec<u8>>,
+}
+
+impl Known {
+    pub(crate) fn new(
+        name: &[u8],
+        path: &[u8],
+        handle: u64,
+        options: &[u8],
+        mediations: &[Mediation],
+    ) -> Known {
+        let mut texts = Vec::new();
+        let mut keep = |text: &[u8]| -> *const c_char {
+            let text = terminated(text);
+            let at = text.as_ptr().cast();
+            texts.push(text);
+            at
+        };
+        let functions = mediations
+            .iter()
+            .map(|mediation| Function {
+                name: keep(&mediation.function),
+                library: keep(&mediation.library),
+                prototype: keep(&mediation.prototype),
+                kinds: keep(&mediation.kinds),
+            })
+            .collect();
+        Known {
+            path: path.to_vec(),
+            handle,
+            name: terminated(name),
+            options: terminated(options),
+            functions,
+            _texts: texts,
+        }
+    }
+
+    pub(crate) fn name(&self) -> &[u8] {
+        &self.name[..self.name.len() - 1]
+    }
+
+    /// Tells it, where it wants to know. What it answers; nothing where it agrees.
+    ///
+    /// # Safety
+    ///
+    /// The implementation is loaded, and this is a thread that may run its code.
+    pub(crate) unsafe fn tell(&self, event: Event) -> Vec<u8> {
+        // SAFETY: promised by the caller.
+        let Some(address) = (unsafe { modules::exported(self.handle, SYMBOL) }) else {
+            return NO_EVENTS.to_vec();
+        };
+        // SAFETY: `brant/mediator.h` says what it is.
+        let listen: extern "C" fn(*const Message) -> i32 = unsafe { core::mem::transmute(address as usize) };
+        let mut answer = [0u8; ANSWER_BYTES];
+        let message = Message {
+            bytes: size_of::<Message>() as u32,
+            kind: event as u32,
+            wrapper: self.name.as_ptr().cast(),
+            options: self.options.as_ptr().cast(),
+            functions: self.functions.as_ptr(),
+            function_count: self.functions.len(),
+            answer: answer.as_mut_ptr().cast(),
+            answer_bytes: ANSWER_BYTES,
+        };
+        if listen(&message) == 0 {
+            return Vec::new();
+        }
+        let why = CStr::from_bytes_until_nul(&answer).map_or(&[][..], CStr::to_bytes);
+        if why.is_empty() { b"it does not say why".to_vec() } else { why.to_vec() }
+    }
+}
+
+fn terminated(text: &[u8]) -> Vec<u8> {
+    let mut text = text.to_vec();
+    text.push(0);
+    text
+}

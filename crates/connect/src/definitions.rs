@@ -1,7 +1,8 @@
-//! Definition files: the path of one, or a name that is looked for.
+//! Definition files: the path of one, or a name that is looked for, and options behind a colon.
 //!
-//! `NAME` is `NAME.wrap` in `$XDG_CONFIG_HOME/brant/wrappers` (or `~/.config/...`), then in `/etc/brant/wrappers`. A relative
-//! path of an implementation starts at the definition's folder.
+//! `NAME` is `NAME.wrap` in `$XDG_CONFIG_HOME/brant/wrappers` (or `~/.config/...`), then in `/etc/brant/wrappers`, then a
+//! wrapper that ships. A relative path of an implementation starts at the definition's folder; `brant:NAME` is the
+//! implementation of a wrapper that ships.
 
 use std::path::{Path, PathBuf};
 
@@ -39,40 +40,106 @@ fn is_definition(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending == ENDING)
 }
 
-/// Finds and reads what a user named.
+/// A definition that was found.
+struct Found {
+    /// For messages.
+    shown: String,
+    source: Vec<u8>,
+    /// The file; nothing where it ships.
+    path: Option<PathBuf>,
+    /// The wrapper that is meant where the file defines several.
+    stem: String,
+}
+
+/// Finds and reads what a user named: `NAME`, `./PATH.wrap`, `NAME:OPTIONS`.
 pub fn find(text: &str) -> Result<Wrapper, Error> {
-    let path = locate(text)?;
-    let shown = path.display().to_string();
-    let source = std::fs::read(&path).map_err(|error| Error::NoDefinition { path: shown.clone(), error })?;
+    let (name, options) = split(text);
+    let found = read(name)?;
+    let shown = &found.shown;
     let definition =
-        brant_definition::parse(&source, Convention::SysV).map_err(|errors| Error::Definition {
+        brant_definition::parse(&found.source, Convention::SysV).map_err(|errors| Error::Definition {
             code: errors.iter().next().map_or("B-1102", |first| first.code()),
-            text: errors.render(&shown, &source),
+            text: errors.render(shown, &found.source),
             path: shown.clone(),
         })?;
-    let wanted = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let chosen = match definition.wrappers.as_slice() {
         [only] => only,
-        several => several.iter().find(|wrapper| wrapper.name.as_str() == wanted).ok_or_else(|| {
+        several => several.iter().find(|wrapper| wrapper.name.as_str() == found.stem).ok_or_else(|| {
             let names: Vec<&str> = several.iter().map(|wrapper| wrapper.name.as_str()).collect();
             Error::SeveralWrappers { path: shown.clone(), names: names.join(", ") }
         })?,
     };
+    let text = chosen.implementation.as_str();
+    let shipped = text.strip_prefix(brant_wrappers::IMPLEMENTATION);
+    if let Some(shipped) = shipped {
+        let mut wrapper = Wrapper::new(chosen, PathBuf::from(format!("/memfd:brant-wrapper-{shipped}")))?;
+        wrapper.carried = Some(brant_wrappers::LIBRARY);
+        // Not every C library has every function of a set that ships.
+        wrapper.skips_missing = found.path.is_none();
+        wrapper.options = shipped_options(shipped, options, chosen)?.into_bytes();
+        return Ok(wrapper);
+    }
+    let path = found.path.as_deref().unwrap_or(Path::new(""));
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let implementation = folder.join(chosen.implementation.as_str());
-    let found = implementation
+    let implementation = folder.join(text);
+    let library = implementation
         .canonicalize()
         .map_err(|error| Error::NoDefinition { path: implementation.display().to_string(), error })?;
-    Wrapper::new(chosen, found)
+    let mut wrapper = Wrapper::new(chosen, library)?;
+    wrapper.options = options.into();
+    Ok(wrapper)
 }
 
-fn locate(text: &str) -> Result<PathBuf, Error> {
-    if text.contains('/') || is_definition(Path::new(text)) {
-        return Ok(PathBuf::from(text));
+/// The name, and what stands behind its colon.
+fn split(text: &str) -> (&str, &str) {
+    // A file's own name may have a colon.
+    if Path::new(text).is_file() {
+        return (text, "");
     }
-    let candidates = folders().into_iter().map(|folder| folder.join(format!("{text}.{ENDING}")));
-    candidates.into_iter().find(|path| path.is_file()).ok_or_else(|| Error::NoSuchName {
-        name: text.escape_debug().to_string(),
-        folders: folders().iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(" or "),
-    })
+    let ending = format!(".{ENDING}:");
+    if let Some(at) = text.find(&ending) {
+        let (name, options) = text.split_at(at + ending.len() - 1);
+        return (name, &options[1..]);
+    }
+    text.split_once(':').unwrap_or((text, ""))
+}
+
+/// Options of an implementation that ships, checked before anything is touched.
+fn shipped_options(name: &str, options: &str, chosen: &brant_definition::Wrapper) -> Result<String, Error> {
+    let wrong = |why| Error::Options { name: chosen.name.as_str().to_owned(), why };
+    let shipped = brant_wrappers::find(name).ok_or_else(|| {
+        let names: Vec<&str> = brant_wrappers::all().iter().map(|shipped| shipped.name).collect();
+        wrong(format!("no implementation \"brant:{name}\" ships; there are {}", names.join(", ")))
+    })?;
+    let functions: Vec<&str> = chosen.wraps.iter().map(|wrap| wrap.function.as_str()).collect();
+    let folder = std::env::current_dir().map_err(|error| wrong(format!("no working folder: {error}")))?;
+    brant_wrappers::prepare(shipped, options, &functions, &folder).map_err(wrong)
+}
+
+fn read(text: &str) -> Result<Found, Error> {
+    let Some(path) = locate(text) else {
+        let shipped = brant_wrappers::find(text).ok_or_else(|| {
+            let folders: Vec<String> = folders().iter().map(|folder| folder.display().to_string()).collect();
+            Error::NoSuchName { name: text.escape_debug().to_string(), folders: folders.join(" or ") }
+        })?;
+        return Ok(Found {
+            shown: format!("{}.{ENDING}", shipped.name),
+            source: shipped.definition.into(),
+            path: None,
+            stem: shipped.name.into(),
+        });
+    };
+    let shown = path.display().to_string();
+    let source = std::fs::read(&path).map_err(|error| Error::NoDefinition { path: shown.clone(), error })?;
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok(Found { shown, source, path: Some(path), stem })
+}
+
+/// The file that is meant; nothing where the name is in no folder.
+fn locate(text: &str) -> Option<PathBuf> {
+    if text.contains('/') || is_definition(Path::new(text)) {
+        return Some(PathBuf::from(text));
+    }
+    let mut candidates = folders().into_iter().map(|folder| folder.join(format!("{text}.{ENDING}")));
+    candidates.find(|path| path.is_file())
 }

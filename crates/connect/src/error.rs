@@ -52,6 +52,8 @@ pub enum Error {
     NotAble { function: String, why: &'static str },
     #[error("\"{name}\" declines: {why}")]
     Declined { name: String, why: String },
+    #[error("the options of \"{name}\": {why}")]
+    Options { name: String, why: String },
     #[error("\"{0}\" takes no options: its library does not export brant_event")]
     NoOptions(String),
     #[error("process {pid} is already wrapped by \"{name}\"")]
@@ -120,6 +122,7 @@ impl Error {
             Error::Unhookable(_) => "B-1111",
             Error::NotAble { .. } => "B-1117",
             Error::AlreadyWrapped { .. } => "B-1112",
+            Error::Options { .. } => "B-1132",
             Error::Declined { .. } | Error::NoOptions(_) => "B-1131",
             Error::NotWrapped { .. } => "B-1113",
             Error::OtherRuntime(_) => "B-1114",

@@ -15,7 +15,8 @@ use crate::target::Target;
 /// Children that it forks from now on are wrapped too, programs that it executes are not.
 #[derive(Debug, clap::Args)]
 pub(super) struct Wrap {
-    /// The path of a definition, or a name: `brant wrappers` tells which there are
+    /// The path of a definition, or a name (`brant wrappers` tells which there are), and options behind a colon:
+    /// trace:out=FILE,json
     wrapper: String,
     /// A job's name or a pid
     target: String,

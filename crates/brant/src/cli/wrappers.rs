@@ -8,7 +8,7 @@ use super::wrap::{failed, only_process};
 use crate::report::Report;
 use crate::target::Target;
 
-/// List the wrappers that a program has, or the definitions that can be found by name
+/// List the wrappers that a program has, or those that can be put on by name
 #[derive(Debug, clap::Args)]
 pub(super) struct Wrappers {
     /// A job's name or a pid
@@ -37,17 +37,20 @@ impl Wrappers {
     }
 }
 
+/// Those in the folders, then those that ship. A file hides one that ships with its name.
 fn definitions(report: &Report) {
     let files = definitions::all();
     if report.json {
         let paths: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
-        report.json(json!({ "definitions": paths }));
-    } else if files.is_empty() {
-        let folders: Vec<String> =
-            definitions::folders().iter().map(|folder| folder.display().to_string()).collect();
-        report.note(&format!("there are no definitions in {}", folders.join(" and ")));
-    } else {
-        files.iter().for_each(|path| report.data(&path.display().to_string()));
+        let shipped: Vec<Value> = brant_wrappers::all()
+            .iter()
+            .map(|shipped| json!({ "name": shipped.name, "about": shipped.about }))
+            .collect();
+        return report.json(json!({ "definitions": paths, "shipped": shipped }));
+    }
+    files.iter().for_each(|path| report.data(&path.display().to_string()));
+    for shipped in brant_wrappers::all() {
+        report.data(&format!("{:<8} {}", shipped.name, shipped.about));
     }
 }
 

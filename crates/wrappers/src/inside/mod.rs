@@ -1,0 +1,49 @@
+//! What runs in wrapped programs: the mediators of all wrappers that ship. Each load of this library serves one of them.
+//!
+//! Nothing here allocates by malloc, changes errno, or keeps a descriptor open: system calls are made directly. Arguments of
+//! the program that may be no valid addresses are read by the kernel.
+
+mod journal;
+mod line;
+mod system;
+
+mod faults;
+mod files;
+mod net;
+mod trace;
+
+use brant_mediator::{Event, Load};
+
+use crate::options::value;
+
+brant_mediator::events!(on_event);
+
+fn on_event(event: Event) -> Result<(), &'static str> {
+    match event {
+        Event::Load(load) => on_load(load),
+        Event::Off | Event::Exit => {
+            journal::write_through();
+            Ok(())
+        }
+        Event::Unload => {
+            journal::close();
+            system::forget();
+            Ok(())
+        }
+    }
+}
+
+fn on_load(load: Load) -> Result<(), &'static str> {
+    let options = core::str::from_utf8(load.options()).map_err(|_| "its options are no UTF-8")?;
+    match value(options, "as") {
+        Some("trace") => trace::prepare(options, load.functions())?,
+        Some("files") => files::prepare(options)?,
+        Some("net") => net::prepare(options),
+        Some("faults") => faults::prepare(options, load.functions())?,
+        _ => return Err("brant does not say which wrapper it is"),
+    }
+    if let Some(path) = value(options, "out") {
+        journal::open(path.as_bytes(), value(options, "direct").is_some())?;
+    }
+    Ok(())
+}

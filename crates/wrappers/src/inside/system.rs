@@ -1,0 +1,256 @@
+//! System calls, and the two functions that are imported from the program's C library.
+
+use core::arch::asm;
+use core::cell::UnsafeCell;
+use core::ffi::{c_char, c_int};
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
+
+unsafe extern "C" {
+    fn __errno_location() -> *mut c_int;
+    // By way of the vDSO; a system call of its own would cost as much as all the rest of a record.
+    fn clock_gettime(clock: c_int, time: *mut Time) -> c_int;
+}
+
+#[repr(C)]
+struct Time {
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+const SYS_WRITE: usize = 1;
+const SYS_OPEN: usize = 2;
+const SYS_CLOSE: usize = 3;
+const SYS_MMAP: usize = 9;
+const SYS_MUNMAP: usize = 11;
+const SYS_SCHED_YIELD: usize = 24;
+const SYS_MADVISE: usize = 28;
+const SYS_GETPID: usize = 39;
+const SYS_GETPEERNAME: usize = 52;
+const SYS_GETTID: usize = 186;
+const SYS_PROCESS_VM_READV: usize = 310;
+
+const PAGE: usize = 4096;
+const PROT_READ_WRITE: usize = 3;
+const MAP_PRIVATE_ANONYMOUS: usize = 0x22;
+const MADV_WIPEONFORK: usize = 18;
+const O_WRONLY: usize = 1;
+const O_CREAT: usize = 0o100;
+const O_NOCTTY: usize = 0o400;
+const O_APPEND: usize = 0o2000;
+const O_CLOEXEC: usize = 0o2_000_000;
+
+/// # Safety
+///
+/// As the system call of that number.
+unsafe fn call(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> isize {
+    let result: isize;
+    // SAFETY: the kernel changes rax, rcx, r11 and what the call is documented to; the caller vouches for that.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number as isize => result,
+            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result
+}
+
+pub(super) fn errno() -> u32 {
+    // SAFETY: the calling thread's own.
+    unsafe { *__errno_location() as u32 }
+}
+
+pub(super) fn set_errno(number: u32) {
+    // SAFETY: the calling thread's own.
+    unsafe { *__errno_location() = number as c_int }
+}
+
+fn clock(which: c_int) -> u64 {
+    let mut time = Time { seconds: 0, nanoseconds: 0 };
+    // SAFETY: there is room for the time.
+    unsafe { clock_gettime(which, &raw mut time) };
+    (time.seconds as u64).wrapping_mul(1_000_000_000).wrapping_add(time.nanoseconds as u64)
+}
+
+/// Nanoseconds since 1970.
+pub(super) fn wall_ns() -> u64 {
+    clock(0)
+}
+
+/// Nanoseconds of a clock that only goes forward.
+pub(super) fn monotonic_ns() -> u64 {
+    clock(1)
+}
+
+pub(super) fn thread() -> u32 {
+    // SAFETY: takes nothing and cannot fail.
+    unsafe { call(SYS_GETTID, [0; 6]) as u32 }
+}
+
+/// Where the number of this process is kept: memory that a fork leaves empty.
+static PROCESS: AtomicPtr<AtomicUsize> = AtomicPtr::new(core::ptr::null_mut());
+
+/// The number of this process, kept where that is possible: it is asked for with every text.
+fn process() -> usize {
+    // SAFETY: takes nothing and cannot fail.
+    let ask = || unsafe { call(SYS_GETPID, [0; 6]) as usize };
+    let mut at = PROCESS.load(Ordering::Relaxed);
+    if at.is_null() {
+        let Some(page) = map_wiped_on_fork(PAGE) else { return ask() };
+        let other = PROCESS.compare_exchange(at, page.cast(), Ordering::AcqRel, Ordering::Acquire);
+        if let Err(other) = other {
+            // SAFETY: nobody else has it.
+            unsafe { unmap(page, PAGE) };
+            at = other;
+        } else {
+            at = page.cast();
+        }
+    }
+    // SAFETY: never unmapped while mediators run; zeros are a valid number.
+    let kept = unsafe { &*at };
+    match kept.load(Ordering::Relaxed) {
+        0 => {
+            let number = ask();
+            kept.store(number, Ordering::Relaxed);
+            number
+        }
+        number => number,
+    }
+}
+
+/// Gives back what is kept: no mediator runs any more.
+pub(super) fn forget() {
+    let at = PROCESS.swap(core::ptr::null_mut(), Ordering::AcqRel);
+    if !at.is_null() {
+        // SAFETY: mapped by `process`, and nobody uses it.
+        unsafe { unmap(at.cast(), PAGE) };
+    }
+}
+
+pub(super) fn give_way() {
+    // SAFETY: takes nothing.
+    unsafe { call(SYS_SCHED_YIELD, [0; 6]) };
+}
+
+/// New memory of zeros. In the child of a fork it is all zeros again.
+pub(super) fn map_wiped_on_fork(bytes: usize) -> Option<*mut u8> {
+    // SAFETY: new anonymous memory, which replaces nothing.
+    let at = unsafe { call(SYS_MMAP, [0, bytes, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, usize::MAX, 0]) };
+    if at <= 0 {
+        return None;
+    }
+    // SAFETY: our own pages. Linux 4.14.
+    if unsafe { call(SYS_MADVISE, [at as usize, bytes, MADV_WIPEONFORK, 0, 0, 0]) } != 0 {
+        // SAFETY: nobody has them yet.
+        unsafe { unmap(at as *mut u8, bytes) };
+        return None;
+    }
+    Some(at as *mut u8)
+}
+
+/// # Safety
+///
+/// Pages of [`map_wiped_on_fork`] that nobody uses any more.
+pub(super) unsafe fn unmap(at: *mut u8, bytes: usize) {
+    // SAFETY: promised by the caller.
+    unsafe { call(SYS_MUNMAP, [at as usize, bytes, 0, 0, 0, 0]) };
+}
+
+/// Opens a file to append to it, at its end. `path` ends with a zero byte. An error is its number.
+pub(super) fn open_to_append(path: &[u8]) -> Result<usize, u32> {
+    debug_assert!(path.ends_with(&[0]));
+    let flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY;
+    // SAFETY: the path ends with a zero byte.
+    match unsafe { call(SYS_OPEN, [path.as_ptr() as usize, flags, 0o666, 0, 0, 0]) } {
+        file if file >= 0 => Ok(file as usize),
+        error => Err(-error as u32),
+    }
+}
+
+/// Writes all of it, or tells that it could not.
+pub(super) fn write_all(file: usize, mut bytes: &[u8]) -> bool {
+    const EINTR: isize = -4;
+    while !bytes.is_empty() {
+        // SAFETY: the kernel reads so many bytes.
+        match unsafe { call(SYS_WRITE, [file, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0]) } {
+            EINTR => {}
+            done if done > 0 => bytes = &bytes[done as usize..],
+            _ => return false,
+        }
+    }
+    true
+}
+
+pub(super) fn close(file: usize) {
+    // SAFETY: our own descriptor.
+    unsafe { call(SYS_CLOSE, [file, 0, 0, 0, 0, 0]) };
+}
+
+/// Reads memory of the program at an address that may be none: all of it, or nothing of worth.
+pub(super) fn read_bytes(at: usize, room: &mut [u8]) -> bool {
+    let local = [room.as_mut_ptr() as usize, room.len()];
+    let remote = [at, room.len()];
+    let (local, remote) = (&raw const local as usize, &raw const remote as usize);
+    // SAFETY: writes to `room` only, so many bytes.
+    let done = unsafe { call(SYS_PROCESS_VM_READV, [process(), local, 1, remote, 1, 0]) };
+    done == room.len() as isize
+}
+
+/// The address of the other end of a socket, in `room`.
+pub(super) fn peer(socket: c_int, room: &mut [u8]) -> Option<&[u8]> {
+    let mut bytes = room.len() as u32;
+    let (at, length) = (room.as_mut_ptr() as usize, &raw mut bytes as usize);
+    // SAFETY: writes as many bytes as there is room for, and how many there are.
+    let done = unsafe { call(SYS_GETPEERNAME, [socket as usize, at, length, 0, 0, 0]) };
+    (done == 0).then(|| &room[..room.len().min(bytes as usize)])
+}
+
+/// Reads the program's text at an address that may be none, up to a zero byte. `None` where there is nothing.
+pub(super) fn read_text(at: *const c_char, room: &mut [u8]) -> Option<(&[u8], bool)> {
+    let mut got = 0;
+    // Page by page: the kernel gives nothing of a range that ends in a hole.
+    while got < room.len() {
+        let from = (at as usize).wrapping_add(got);
+        let bytes = (PAGE - from % PAGE).min(room.len() - got);
+        if !read_bytes(from, &mut room[got..got + bytes]) {
+            return (got > 0).then_some((&room[..got], false));
+        }
+        if let Some(end) = room[got..got + bytes].iter().position(|byte| *byte == 0) {
+            return Some((&room[..got + end], true));
+        }
+        got += bytes;
+    }
+    Some((&room[..got], false))
+}
+
+/// A value that is set once, before any mediator runs.
+pub(super) struct Once<T> {
+    is_set: AtomicU8,
+    value: UnsafeCell<MaybeUninit<T>>,
+}
+
+// SAFETY: written once, before it is set.
+unsafe impl<T: Sync + Send> Sync for Once<T> {}
+
+impl<T> Once<T> {
+    pub(super) const fn new() -> Once<T> {
+        Once { is_set: AtomicU8::new(0), value: UnsafeCell::new(MaybeUninit::uninit()) }
+    }
+
+    /// Later values are dropped.
+    pub(super) fn set(&self, value: T) {
+        if self.is_set.compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            // SAFETY: nobody else writes, and nobody reads before it is set.
+            unsafe { (*self.value.get()).write(value) };
+            self.is_set.store(2, Ordering::Release);
+        }
+    }
+
+    pub(super) fn get(&self) -> Option<&T> {
+        // SAFETY: it was written, and is not any more.
+        (self.is_set.load(Ordering::Acquire) == 2).then(|| unsafe { (*self.value.get()).assume_init_ref() })
+    }
+}

@@ -1,0 +1,232 @@
+//! brant's side: which wrappers there are, and whether options are right.
+
+use std::path::{Path, PathBuf};
+
+use crate::options;
+
+/// The library with all mediators.
+pub static LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/wrappers.so"));
+
+/// `implementation "brant:NAME"` means [`LIBRARY`] as the wrapper NAME, in definitions of users too.
+pub const IMPLEMENTATION: &str = "brant:";
+
+/// What an option's value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// There is none.
+    Flag,
+    /// A file's path; one of brant's own working folder.
+    Path,
+    /// `A=B`: two absolute paths.
+    Pair,
+    /// A number up to this.
+    Number(u64),
+}
+
+/// One option.
+#[derive(Debug)]
+struct Known {
+    key: &'static str,
+    kind: Kind,
+}
+
+/// Where records go, for every wrapper that writes any.
+const OUT: Known = Known { key: "out", kind: Kind::Path };
+const JSON: Known = Known { key: "json", kind: Kind::Flag };
+const DIRECT: Known = Known { key: "direct", kind: Kind::Flag };
+const STRINGS: Known = Known { key: "strings", kind: Kind::Number(options::STRINGS_MAX as u64) };
+const MAP: Known = Known { key: "map", kind: Kind::Pair };
+
+const TRACE: &[Known] = &[OUT, JSON, DIRECT, STRINGS];
+const NET: &[Known] = &[OUT, JSON, DIRECT];
+const FILES: &[Known] = &[OUT, JSON, DIRECT, MAP];
+
+/// A wrapper that ships.
+#[derive(Debug)]
+pub struct Shipped {
+    pub name: &'static str,
+    /// What it does, in one line.
+    pub about: &'static str,
+    /// Its definition file.
+    pub definition: &'static str,
+    options: &'static [Known],
+    /// Every other key is a function: `FUNCTION=N:ERRNO`.
+    has_faults: bool,
+    /// It must be told where its records go.
+    needs_out: bool,
+}
+
+static SHIPPED: [Shipped; 5] = [
+    Shipped {
+        name: "trace",
+        about: "calls with arguments and results: out=FILE[,json][,strings=N][,direct]",
+        definition: include_str!("../definitions/trace.wrap"),
+        options: TRACE,
+        has_faults: false,
+        needs_out: true,
+    },
+    Shipped {
+        name: "files",
+        about: "files that the program opens, and other ones in their place: [out=FILE][,json][,direct][,map=A=B...]",
+        definition: include_str!("../definitions/files.wrap"),
+        options: FILES,
+        has_faults: false,
+        needs_out: false,
+    },
+    Shipped {
+        name: "net",
+        about: "connections made and accepted: out=FILE[,json][,direct]",
+        definition: include_str!("../definitions/net.wrap"),
+        options: NET,
+        has_faults: false,
+        needs_out: true,
+    },
+    Shipped {
+        name: "procs",
+        about: "processes, threads, executed programs and ends: out=FILE[,json][,strings=N][,direct]",
+        definition: include_str!("../definitions/procs.wrap"),
+        options: TRACE,
+        has_faults: false,
+        needs_out: true,
+    },
+    Shipped {
+        name: "faults",
+        about: "calls that fail: FUNCTION=N:ERRNO, or FUNCTION=N+:ERRNO from the N-th on",
+        definition: include_str!("../definitions/faults.wrap"),
+        options: &[],
+        has_faults: true,
+        needs_out: false,
+    },
+];
+
+/// Every wrapper that ships.
+pub fn all() -> &'static [Shipped] {
+    &SHIPPED
+}
+
+/// The one of this name.
+pub fn find(name: &str) -> Option<&'static Shipped> {
+    SHIPPED.iter().find(|shipped| shipped.name == name)
+}
+
+/// Checks options for a wrapper with such functions, and gives them as the wrapper reads them, with paths from `folder` on.
+pub fn prepare(
+    shipped: &Shipped,
+    options: &str,
+    functions: &[&str],
+    folder: &Path,
+) -> Result<String, String> {
+    let mut out = format!("as={}", shipped.name);
+    let mut said: Vec<&str> = Vec::new();
+    for (key, value) in options::each(options) {
+        let known = shipped.options.iter().find(|known| known.key == key);
+        if said.contains(&key) && known.is_none_or(|known| known.kind != Kind::Pair) {
+            return Err(format!("{key:?} is said twice"));
+        }
+        said.push(key);
+        let value = match known {
+            Some(known) => checked(known, value, folder)?,
+            None if shipped.has_faults => fault(key, value, functions)?,
+            None => {
+                let keys: Vec<&str> = shipped.options.iter().map(|known| known.key).collect();
+                return Err(format!("there is no option {key:?}; there are {}", keys.join(", ")));
+            }
+        };
+        out.push_str(&format!(",{key}{value}"));
+    }
+    if shipped.needs_out && !said.contains(&"out") {
+        return Err("it must be told where to write: out=FILE".into());
+    }
+    if said.is_empty() {
+        return Err(format!("it must be told what to do: {}", shipped.about));
+    }
+    if said.iter().filter(|key| **key == "map").count() > options::MAPS_MAX {
+        return Err(format!("\"map\" is said more than {} times", options::MAPS_MAX));
+    }
+    Ok(out)
+}
+
+fn checked(known: &Known, value: Option<&str>, folder: &Path) -> Result<String, String> {
+    let key = known.key;
+    let value = match (known.kind, value) {
+        (Kind::Flag, None) => return Ok(String::new()),
+        (Kind::Flag, Some(_)) => return Err(format!("{key:?} takes no value")),
+        (_, None | Some("")) => return Err(format!("{key:?} needs a value: {key}=...")),
+        (_, Some(value)) => value,
+    };
+    let fits = |path: &Path| path.as_os_str().len() < options::PATH_BYTES_MAX;
+    match known.kind {
+        Kind::Flag => Ok(String::new()),
+        Kind::Number(most) => match value.parse::<u64>() {
+            Ok(number) if number <= most => Ok(format!("={number}")),
+            _ => Err(format!("{key:?} is a number from 0 to {most}, not {value:?}")),
+        },
+        Kind::Path => {
+            let path: PathBuf = folder.join(value);
+            match path.to_str() {
+                Some(text) if fits(&path) && !text.contains(',') => Ok(format!("={text}")),
+                _ => Err(format!(
+                    "{} cannot be given in options: it has a comma, or is too long",
+                    path.display()
+                )),
+            }
+        }
+        Kind::Pair => match value.split_once('=') {
+            Some((from, to))
+                if [from, to].iter().all(|path| path.starts_with('/') && fits(Path::new(path))) =>
+            {
+                Ok(format!("={value}"))
+            }
+            _ => Err(format!("{key:?} takes two absolute paths: {key}=/A=/B, not {value:?}")),
+        },
+    }
+}
+
+fn fault(key: &str, value: Option<&str>, functions: &[&str]) -> Result<String, String> {
+    if !functions.contains(&key) {
+        return Err(format!("{key:?} is no function of its definition; there are {}", functions.join(", ")));
+    }
+    match (options::fault(key, value), value) {
+        (Some(_), Some(value)) => Ok(format!("={value}")),
+        _ => Err(format!("{key:?} takes the number of a call and an error: {key}=3:EIO, or {key}=3+:EIO")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prepared(name: &str, options: &str) -> Result<String, String> {
+        prepare(find(name).unwrap(), options, &["open", "read"], Path::new("/here"))
+    }
+
+    #[test]
+    fn options_are_checked_and_made_absolute() {
+        assert_eq!(prepared("trace", "out=t,json").unwrap(), "as=trace,out=/here/t,json");
+        assert_eq!(prepared("trace", "out=/t,strings=9").unwrap(), "as=trace,out=/t,strings=9");
+        assert_eq!(prepared("files", "map=/a=/b,map=/c=/d").unwrap(), "as=files,map=/a=/b,map=/c=/d");
+        assert_eq!(
+            prepared("faults", "open=3:EIO,read=1+:EINTR").unwrap(),
+            "as=faults,open=3:EIO,read=1+:EINTR"
+        );
+        for (name, options, why) in [
+            ("trace", "", "out=FILE"),
+            ("trace", "json", "out=FILE"),
+            ("trace", "out", "needs a value"),
+            ("trace", "out=a,out=b", "said twice"),
+            ("trace", "out=a,jsn", "no option \"jsn\""),
+            ("trace", "out=a,json=1", "no value"),
+            ("trace", "out=a,strings=257", "0 to 256"),
+            ("files", "", "what to do"),
+            ("files", "map=/a", "two absolute paths"),
+            ("files", "map=a=/b", "two absolute paths"),
+            ("faults", "close=1:EIO", "no function"),
+            ("faults", "open=0:EIO", "number of a call"),
+            ("faults", "open=1:EFOO", "number of a call"),
+            ("faults", "open", "number of a call"),
+        ] {
+            let said = prepared(name, options).unwrap_err();
+            assert!(said.contains(why), "{name}:{options}: {said}");
+        }
+    }
+}

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use brant_hook::exchange::{Function as Listed, Mediation, Outcome, Reply, Request, Shape, Word, Write};
+use brant_hook::exchange::{
+    Event, Function as Listed, Mediation, Outcome, Reply, Request, Shape, Word, Write,
+};
 use brant_hook::symbols::{self, Tables};
 use brant_hook::{Function, PROLOGUE_BYTES_MAX, Refusal, branches_into, relocate};
 use proptest::prelude::*;
@@ -150,7 +152,8 @@ prop_compose! {
             prop_oneof![(0u8..6).prop_map(Word::Register), (0u16..500).prop_map(Word::Stack)], 0..9),
     ) -> Mediation {
         let shape = Shape { has_vectors: flags[0], is_sret: flags[1], stack_bytes, words };
-        Mediation { function, version, library, mediator, is_native: flags[2], shape }
+        let (prototype, kinds) = (library.clone(), function.clone());
+        Mediation { function, version, library, mediator, is_native: flags[2], prototype, kinds, shape }
     }
 }
 
@@ -162,9 +165,11 @@ proptest! {
         name in bytes(), path in bytes(), handle: u64, iterate: u64, is_unguarded: bool,
         mediations in proptest::collection::vec(mediation(), 0..5), wrapper: u32,
     ) {
-        let wrap = Request::Wrap { name, path, handle, iterate, is_unguarded, mediations };
+        let options = path.clone();
+        let wrap = Request::Wrap { name, path, handle, iterate, is_unguarded, options, mediations };
+        let tell = Request::Tell { wrapper, event: Event::Off };
         let settle = Request::Settle { wrapper, is_unloaded: is_unguarded };
-        for request in [wrap, Request::Unwrap { wrapper }, settle, Request::List] {
+        for request in [wrap, Request::Unwrap { wrapper }, tell, settle, Request::List] {
             let encoded = request.encode();
             for cut in 0..encoded.len() {
                 prop_assert_eq!(Request::decode(&encoded[..cut]), None);
@@ -175,7 +180,7 @@ proptest! {
 
     #[test]
     fn replies_come_back(
-        wrapper: u32, address: u64, old in bytes(), new in bytes(), moves in any::<Vec<(u64, u64)>>(), count in 0u32..9,
+        name in bytes(), wrapper: u32, address: u64, old in bytes(), new in bytes(), moves in any::<Vec<(u64, u64)>>(), count in 0u32..9,
         refusal in 0usize..Refusal::ALL.len(),
     ) {
         let outcomes = vec![
@@ -187,7 +192,8 @@ proptest! {
             id: wrapper, name: old.clone(), path: new.clone(), handle: address, functions: vec![function],
         };
         let plan = Reply::Plan { wrapper, writes: vec![Write { address, old, new }], moves, outcomes };
-        for reply in [plan, Reply::Settled, Reply::List(vec![listed]), Reply::NoWrapper, Reply::NoMemory] {
+        let told = Reply::Told(name.clone());
+        for reply in [plan, told, Reply::Settled, Reply::List(vec![listed]), Reply::NoWrapper, Reply::NoMemory] {
             prop_assert_eq!(Reply::decode(&reply.encode()), Some(reply));
         }
     }

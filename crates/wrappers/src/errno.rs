@@ -134,7 +134,7 @@ static NAMES: [&str; 134] = [
     "EOWNERDEAD",
     "ENOTRECOVERABLE",
     "ERFKILL",
-    "",
+    "EHWPOISON",
 ];
 
 /// The name of an error number.

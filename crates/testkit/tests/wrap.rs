@@ -359,7 +359,7 @@ fn programs_that_execute_themselves_are_not_held_up() {
     compile(&sandbox, "stress_mediators.c", "libcount.so", &[]);
     sandbox.write(
         "count.wrap",
-        "wrapper count implementation \"libcount.so\"\nwrap usleep in libc with my_tick size 8\n",
+        "wrapper count implementation \"libcount.so\"\nwrap usleep in libc with my_pass size 8\n",
     );
     let mut program = sandbox.start(&Program::fixture("churn").with_args(&["exec"]));
     assert!(wait_until(PROMPT_S, || sandbox.path("f.ready").exists()), "{}", sandbox.text("f.result"));

@@ -10,13 +10,12 @@ use std::time::{Duration, Instant};
 use brant_base::{Addr, Pid, Refusals, Tid, fault};
 use brant_kernel::ending::{self, Mortal};
 use brant_kernel::proc;
-use brant_kernel::ptrace::{self, Options, Stop, UserRegisters, Waiter};
+use brant_kernel::ptrace::{self, Options, Sentinel, Stop, UserRegisters, Waiter};
 use brant_kernel::remote::Memory;
+use brant_kernel::sleep::{self, Sleep};
 
 use crate::error::Error;
 use crate::preflight;
-use crate::sentinel::Sentinel;
-use crate::sleep::{self, Sleep};
 use crate::tree::{self, Member};
 
 /// A whole tree, stopped.

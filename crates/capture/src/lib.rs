@@ -13,7 +13,6 @@ mod freeze;
 mod headroom;
 mod preflight;
 mod refusals;
-mod sentinel;
 mod sleep;
 mod tables;
 mod tree;

@@ -15,7 +15,6 @@ mod error;
 mod shape;
 mod target;
 
-mod sentinel;
 mod stack;
 mod stop;
 mod unwind;

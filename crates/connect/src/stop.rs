@@ -9,12 +9,11 @@ use std::time::{Duration, Instant};
 
 use brant_base::{Addr, Pid, Tid};
 use brant_kernel::proc;
-use brant_kernel::ptrace::{self, Options, Stop, Waiter};
+use brant_kernel::ptrace::{self, Options, Sentinel, Stop, Waiter};
 use brant_kernel::remote::{HandThread, Memory};
-use brant_kernel::sleep;
+use brant_kernel::sleep::{self, Sleep};
 
 use crate::error::Error;
-use crate::sentinel::Sentinel;
 
 /// How long all threads together may take to stop: a thread that could run must come to a processor for that. One in vfork
 /// does not stop before its child has executed a program.
@@ -37,7 +36,8 @@ pub(crate) struct Held<'w> {
 struct Thread {
     /// `None` while it runs.
     stopped: Option<HandThread>,
-    slept: Duration,
+    /// The call that it slept in before it was stopped, where a stop alone would end that.
+    sleep: Option<Sleep>,
 }
 
 impl<'w> Held<'w> {
@@ -126,7 +126,7 @@ impl<'w> Held<'w> {
         }
         let _stuck_is_freed = self.sentinel.as_ref().map(Sentinel::watch);
         let mut tries_left = SEIZE_TRIES;
-        let slept = sleep::would_notice_stop(self.pid, tid).unwrap_or_default();
+        let sleep = sleep::would_notice_stop(tid).then(|| sleep::measure(self.pid, tid)).flatten();
         while let Err(error) = ptrace::seize(tid, Options::default()) {
             let Ok(status) = proc::status((self.pid, tid)) else { return Ok(false) };
             if status.is_zombie() || status.state == b'X' {
@@ -141,7 +141,7 @@ impl<'w> Held<'w> {
             tries_left -= 1;
             std::thread::sleep(SEIZE_PAUSE);
         }
-        self.threads.insert(tid, Thread { stopped: None, slept });
+        self.threads.insert(tid, Thread { stopped: None, sleep });
         if let Some(sentinel) = &self.sentinel {
             sentinel.add(tid);
         }
@@ -167,7 +167,8 @@ impl<'w> Held<'w> {
         let (Ok(registers), Ok(mask)) = (ptrace::registers(tid), ptrace::signal_mask(tid)) else {
             return Ok(());
         };
-        let again = sleep::call_again(tid, &registers, thread.slept);
+        thread.sleep = thread.sleep.map(|sleep| sleep.at_stop(tid));
+        let again = sleep::call_again(tid, &registers, thread.sleep);
         if let Some(again) = &again {
             ptrace::set_registers(tid, again)
                 .map_err(|error| Error::thread(tid, "putting its call back", error))?;

@@ -1,8 +1,10 @@
-//! Calls that a stop alone ends: what a thread slept in, and its registers to make the call again.
+//! Threads that sleep in a system call with a time-out: how much of it is left, and how the call goes on.
 //!
-//! Some calls give EINTR when a stop wakes them although no signal handler ran (signal(7), "Interruption of system calls and
-//! library functions by stop signals"). The kernel does not show what remains of a relative time-out. But a thread that
-//! sleeps last ran when it fell asleep, and `se.exec_start` in /proc/TID/sched says when that was.
+//! The kernel does not show what remains of a relative time-out. But a thread that sleeps last ran when it fell
+//! asleep, and `se.exec_start` in /proc/TID/sched says when that was, on the clock of its CPU. So the elapsed time is
+//! the difference to our own `exec_start` on that CPU, read before the thread is disturbed. Where the file is missing
+//! the time-out counts as unspent; so it does where the thread has been awake between this look and its stop (the kernel
+//! counts how often it went to sleep): then it may be in another call.
 
 use std::time::Duration;
 
@@ -13,7 +15,69 @@ use crate::ptrace::{self, Interrupted, Queue, UserRegisters};
 use crate::remote::{TimeoutForm, timeout_form};
 use crate::thread;
 
-/// Calls that have had no effect when they give EINTR for a stop.
+/// A timed call that a thread was asleep in before it was disturbed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sleep {
+    pub number: u64,
+    pub elapsed: Duration,
+    /// How often the thread had gone to sleep by then.
+    switches: u64,
+}
+
+impl Sleep {
+    /// The same of a thread that has been stopped since, and stands: nothing of the time-out counts as spent unless the
+    /// stop alone has woken it.
+    pub fn at_stop(self, tid: Tid) -> Sleep {
+        // The stop is a sleep of its own.
+        let slept_on = switches(Pid(tid.0)) == Some(self.switches + 1);
+        Sleep { elapsed: if slept_on { self.elapsed } else { Duration::ZERO }, ..self }
+    }
+}
+
+fn switches(of: impl Into<proc::Subject>) -> Option<u64> {
+    proc::status(of).ok().map(|status| status.voluntary_switches)
+}
+
+/// Looks at a running thread; `None` where it is not asleep in a call with a relative time-out.
+pub fn measure(process: Pid, tid: Tid) -> Option<Sleep> {
+    let of = (process, tid);
+    let before = switches(of)?;
+    let CurrentCall::Inside { number, arguments, .. } = proc::current_call(of).ok()? else { return None };
+    let number = original_number(tid, number as u64, arguments);
+    timeout_form(number as i64, arguments)?;
+    let cpu = proc::stat(of).ok()?.processor as u32;
+    let own = Pid(std::process::id() as i32);
+    let exec_start = |who: Option<Tid>| {
+        who.map_or_else(|| proc::exec_start_ns(own), |tid| proc::exec_start_ns((process, tid))).ok()
+    };
+    let elapsed_ns = thread::asleep_for_ns(tid, cpu, exec_start).unwrap_or_default();
+    // A thread that went on meanwhile is found out at its stop.
+    Some(Sleep { number, elapsed: Duration::from_nanos(elapsed_ns), switches: before })
+}
+
+/// The call that the program made: after an earlier stop, the kernel goes on with a sleep under the number of
+/// restart_syscall. The place where the thread hangs then tells which call it was; the arguments are still there.
+fn original_number(tid: Tid, number: u64, arguments: [u64; 6]) -> u64 {
+    if number != libc::SYS_restart_syscall as u64 {
+        return number;
+    }
+    const LARGEST_CLOCK: u64 = 4095;
+    let place = std::fs::read_to_string(format!("/proc/{tid}/wchan")).unwrap_or_default();
+    if place.contains("futex") {
+        return 202;
+    }
+    if place.contains("poll") || place.contains("select") {
+        return 7;
+    }
+    if place.contains("nanosleep") {
+        // clock_nanosleep's first argument is a clock, nanosleep's a pointer.
+        return if arguments[0] <= LARGEST_CLOCK { 230 } else { 35 };
+    }
+    number
+}
+
+/// System calls that give EINTR when a stop wakes them, although no signal handler ran, and that have had no effect then
+/// (signal(7), "Interruption of system calls and library functions by stop signals").
 const EINTR_WITHOUT_EFFECT: [i64; 15] = [
     libc::SYS_accept,
     libc::SYS_accept4,
@@ -32,36 +96,27 @@ const EINTR_WITHOUT_EFFECT: [i64; 15] = [
     libc::SYS_sendmsg,
 ];
 
-/// For how long a running thread has slept in a call that a stop would end; `None` where it is in none. To be asked
-/// before the stop.
-pub fn would_notice_stop(process: Pid, tid: Tid) -> Option<Duration> {
-    let of = (process, tid);
-    let CurrentCall::Inside { number, arguments, .. } = proc::current_call(of).ok()? else { return None };
-    if !EINTR_WITHOUT_EFFECT.contains(&number) {
-        return None;
-    }
-    if timeout_form(number, arguments).is_none() {
-        return Some(Duration::ZERO);
-    }
-    let cpu = proc::stat(of).ok()?.processor as u32;
-    let own = Pid(std::process::id() as i32);
-    let exec_start = |who: Option<Tid>| {
-        who.map_or_else(|| proc::exec_start_ns(own), |tid| proc::exec_start_ns((process, tid))).ok()
-    };
-    Some(Duration::from_nanos(thread::asleep_for_ns(tid, cpu, exec_start).unwrap_or_default()))
+/// Whether a running thread is in a call that a stop would end with EINTR.
+pub fn would_notice_stop(tid: Tid) -> bool {
+    let call = proc::current_call(Pid(tid.0));
+    matches!(call, Ok(CurrentCall::Inside { number, .. }) if EINTR_WITHOUT_EFFECT.contains(&number))
 }
 
-/// The registers with which a stopped thread whose call our stop has ended with EINTR makes it again, or `None` where the
-/// kernel does what is right by itself. A time-out in a register is what remains after `slept`.
-pub fn call_again(tid: Tid, registers: &UserRegisters, slept: Duration) -> Option<UserRegisters> {
+/// The call of a stopped thread that our stop alone has ended with EINTR.
+pub fn ended_by_stop(tid: Tid, registers: &UserRegisters) -> Option<u64> {
     let Interrupted::Eintr { number } = registers.interrupted() else { return None };
-    if !EINTR_WITHOUT_EFFECT.contains(&(number as i64)) || has_deliverable_signal(tid) {
-        return None;
-    }
+    (EINTR_WITHOUT_EFFECT.contains(&(number as i64)) && !has_deliverable_signal(tid)).then_some(number)
+}
+
+/// The registers with which a thread whose call our stop has ended with EINTR makes it again, or `None` where the kernel
+/// does what is right by itself. A time-out in a register is what remains of it.
+pub fn call_again(tid: Tid, registers: &UserRegisters, sleep: Option<Sleep>) -> Option<UserRegisters> {
+    let number = ended_by_stop(tid, registers)?;
     let mut again = registers.with_call_again(number);
-    let arguments = [again.rdi, again.rsi, again.rdx, again.r10, again.r8, again.r9];
-    if let Some(TimeoutForm::Milliseconds { argument: 3 }) = timeout_form(number as i64, arguments) {
-        let left_ms = i64::from(again.r10 as i32).saturating_sub(slept.as_millis() as i64);
+    if let (Some(TimeoutForm::Milliseconds { argument: 3 }), Some(sleep)) =
+        (timeout_form(number as i64, again.arguments()), sleep)
+    {
+        let left_ms = (again.r10 as i32 as i64).saturating_sub(sleep.elapsed.as_millis() as i64);
         again.r10 = left_ms.max(0) as u64;
     }
     Some(again)
@@ -76,4 +131,42 @@ fn has_deliverable_signal(tid: Tid) -> bool {
             (1..=64).contains(&signal) && mask & (1 << (signal - 1)) == 0
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::ptrace::{Options, Waiter};
+
+    #[test]
+    fn what_has_elapsed_counts_only_if_the_thread_slept_on() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let (pid, tid) = (Pid(child.id() as i32), Tid(child.id() as i32));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let asleep = loop {
+            assert!(Instant::now() < deadline, "it does not sleep");
+            std::thread::sleep(Duration::from_millis(20));
+            if let Some(asleep) = measure(pid, tid) {
+                break Sleep { elapsed: Duration::from_secs(1), ..asleep };
+            }
+        };
+        ptrace::seize(tid, Options::default()).unwrap();
+        let waiter = Waiter::new().unwrap();
+        let stop = || {
+            ptrace::interrupt(tid).unwrap();
+            waiter.wait(tid, Duration::from_secs(10)).unwrap();
+            ptrace::registers(tid).unwrap();
+        };
+        stop();
+        assert_eq!(asleep.at_stop(tid).elapsed, Duration::from_secs(1));
+        // Awake once more, it is in the same call again; who looks from afar cannot tell.
+        ptrace::resume(tid, 0).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        stop();
+        assert_eq!(asleep.at_stop(tid).elapsed, Duration::ZERO);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }

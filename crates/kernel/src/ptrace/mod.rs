@@ -4,9 +4,11 @@
 //! was seized without [`Options::exit_kill`] runs on when its tracer dies (ptrace(2), PTRACE_SEIZE).
 
 mod registers;
+mod sentinel;
 mod stop;
 
 pub use registers::{Interrupted, UserRegisters, in_rseq_section};
+pub use sentinel::{Sentinel, Watch};
 pub use stop::{Stop, WaitError, Waiter, reap_ended, reap_zombie};
 
 use std::io;

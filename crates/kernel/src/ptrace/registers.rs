@@ -70,6 +70,11 @@ impl UserRegisters {
         self.cs == USER_CS_64
     }
 
+    /// The arguments of the system call that the thread is in or makes next.
+    pub fn arguments(&self) -> [u64; 6] {
+        [self.rdi, self.rsi, self.rdx, self.r10, self.r8, self.r9]
+    }
+
     /// What the thread was doing, from registers read at an event stop.
     pub fn interrupted(&self) -> Interrupted {
         if (self.orig_rax as i64) < 0 {

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use brant_base::{Pid, Tid};
-use brant_kernel::ptrace;
 
-use crate::tree;
+use super::reap_zombie;
+use crate::proc;
 
 /// How long one thread may take to be seized before the others are looked at.
 const SEIZE_WAIT: Duration = Duration::from_millis(20);
@@ -22,13 +22,13 @@ struct Shared {
     done: bool,
 }
 
-/// Watches one capture's seizing. Ends when it is dropped.
-pub(crate) struct Sentinel {
+/// Watches the seizing of threads. Ends when it is dropped.
+pub struct Sentinel {
     shared: Arc<Mutex<Shared>>,
 }
 
 /// While this lives, something may hang.
-pub(crate) struct Watch {
+pub struct Watch {
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -37,7 +37,8 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 }
 
 impl Sentinel {
-    pub(crate) fn start() -> Sentinel {
+    /// Nothing is seized yet.
+    pub fn start() -> Sentinel {
         let shared = Arc::new(Mutex::new(Shared::default()));
         let watched = Arc::clone(&shared);
         std::thread::spawn(move || {
@@ -48,8 +49,8 @@ impl Sentinel {
                     return;
                 }
                 if shared.seizing_since.is_some_and(|since| since.elapsed() > SEIZE_WAIT) {
-                    let zombie = |tid: &&Tid| tree::thread_ended(Pid(tid.0), **tid);
-                    shared.held.iter().filter(zombie).for_each(|tid| ptrace::reap_zombie(*tid));
+                    let zombie = |tid: &&Tid| has_ended(**tid);
+                    shared.held.iter().filter(zombie).for_each(|tid| reap_zombie(*tid));
                 }
             }
         });
@@ -57,12 +58,12 @@ impl Sentinel {
     }
 
     /// From now on we hold `tid`.
-    pub(crate) fn add(&self, tid: Tid) {
+    pub fn add(&self, tid: Tid) {
         lock(&self.shared).held.push(tid);
     }
 
     /// A seizing begins; it ends with the result's life.
-    pub(crate) fn watch(&self) -> Watch {
+    pub fn watch(&self) -> Watch {
         lock(&self.shared).seizing_since = Some(Instant::now());
         Watch { shared: Arc::clone(&self.shared) }
     }
@@ -78,4 +79,8 @@ impl Drop for Sentinel {
     fn drop(&mut self) {
         lock(&self.shared).done = true;
     }
+}
+
+fn has_ended(tid: Tid) -> bool {
+    proc::stat((Pid(tid.0), tid)).map_or(true, |stat| matches!(stat.state, b'Z' | b'X'))
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use brant_base::{Addr, PAGE_SIZE, PageRange, Pid};
 
 use super::hand::ptrace_error;
+use super::thunk::go_on;
 use super::{Hand, HandThread, Memory, RemoteError};
 use crate::ptrace::{self, Stop, Waiter};
 
@@ -310,15 +311,7 @@ fn stub(thread: &HandThread, data: u64) -> Stub {
         ([0x49, 0xbf], resumed.r15),
         ([0x48, 0xbc], resumed.rsp),
     ];
-    for (opcode, value) in values {
-        code.extend(opcode); // mov r64, imm64
-        code.extend(value.to_le_bytes());
-    }
-    code.extend([0xff, 0x25, 0, 0, 0, 0]); // jmp [rip + 0]
-    code.extend(resumed.rip.to_le_bytes());
-    let mask_offset = (code.len() - (mask_reference + 4)) as u32;
-    code.extend(thread.mask.to_le_bytes());
-    code[mask_reference..mask_reference + 4].copy_from_slice(&mask_offset.to_le_bytes());
+    go_on(&mut code, &values, resumed.rip, (mask_reference, thread.mask));
     debug_assert!(code.len() as u64 <= PAGE_SIZE && data.is_multiple_of(PAGE_SIZE));
     Stub { code, call_at, reported_at }
 }

@@ -47,16 +47,23 @@ pub(crate) fn thunk(registers: &UserRegisters, mask: u64) -> [u8; THUNK_BYTES] {
         ([0x49, 0xba], resumed.r10),
         ([0x49, 0xbb], resumed.r11),
     ];
-    for (opcode, value) in values {
-        code.extend(opcode); // mov r64, imm64
-        code.extend(value.to_le_bytes());
-    }
-    code.extend([0xff, 0x25, 0, 0, 0, 0]); // jmp [rip + 0]
-    code.extend(resumed.rip.to_le_bytes());
-    let mask_offset = (code.len() - (mask_reference + 4)) as u32;
-    code.extend(mask.to_le_bytes());
-    code[mask_reference..mask_reference + 4].copy_from_slice(&mask_offset.to_le_bytes());
+    go_on(&mut code, &values, resumed.rip, (mask_reference, mask));
     let mut slot = [0xcc; THUNK_BYTES];
     slot[..code.len()].copy_from_slice(&code);
     slot
+}
+
+/// The end of what brings a thread back: registers, each by its instruction's first bytes (mov r64, imm64), and the jump to
+/// `rip`. Behind it lies the signal mask, which the code refers to at offset `mask.0`.
+pub(super) fn go_on(code: &mut Vec<u8>, values: &[([u8; 2], u64)], rip: u64, mask: (usize, u64)) {
+    for (opcode, value) in values {
+        code.extend(opcode);
+        code.extend(value.to_le_bytes());
+    }
+    code.extend([0xff, 0x25, 0, 0, 0, 0]); // jmp [rip + 0]
+    code.extend(rip.to_le_bytes());
+    let (reference, mask) = mask;
+    let offset = (code.len() - (reference + 4)) as u32;
+    code.extend(mask.to_le_bytes());
+    code[reference..reference + 4].copy_from_slice(&offset.to_le_bytes());
 }

@@ -18,7 +18,7 @@ const FLAGS: [&str; 8] = [
 fn main() {
     let here = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
-    for folder in ["runtime", "hook"] {
+    for folder in ["runtime", "hook", "mediator"] {
         for part in ["src", "Cargo.toml"] {
             println!("cargo:rerun-if-changed={}", here.join("..").join(folder).join(part).display());
         }

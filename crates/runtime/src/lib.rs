@@ -11,6 +11,9 @@
 #![no_std]
 
 extern crate alloc;
+// What a library without imports needs: memory functions and a panic handler.
+#[cfg(feature = "loaded")]
+use brant_mediator as _;
 
 mod event;
 mod guard;

@@ -106,8 +106,8 @@ fn kill_often<O: Operation>(operation: &mut O, part: u64) {
         }
         match once(operation, &kill, span) {
             None => killed += 1,
-            // What else the machine does changes.
-            Some(duration) => (late, span) = (late + 1, (span + duration) / 2),
+            // What else the machine does changes: this is how long it takes now.
+            Some(duration) => (late, span) = (late + 1, duration),
         }
     }
     eprintln!(

@@ -240,6 +240,17 @@ impl Sandbox {
 
     /// Processes that this test left behind: `PID NAME`, without zombies.
     pub fn leftovers(&self) -> Vec<(i32, String)> {
+        // One that forks or executes something meanwhile is missed by a look: nothing is what two say.
+        const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+        let found = self.look();
+        if !found.is_empty() {
+            return found;
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
+        self.look()
+    }
+
+    fn look(&self) -> Vec<(i32, String)> {
         let mark = self.root.to_str().expect("test paths are UTF-8");
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc").expect("/proc is mounted").flatten() {

@@ -26,6 +26,7 @@ fn read_all(bytes: &[u8]) {
     file.write_all_at(bytes, 0).expect("the scratch file is ours");
     let _ = Head::read(file);
     let Ok(image) = Image::open(file.try_clone().expect("a descriptor is free")) else { return };
+    let _ = image.notes("record");
     let _ = brant_image::inspect::inspect(&image).to_string();
     if image.verify().is_ok() {
         for owner in image.owners() {

@@ -5,6 +5,7 @@
 //! of how a checkpoint is made: the engine's crates do.
 #![forbid(unsafe_code)]
 
+mod beholder;
 mod cli;
 mod client;
 mod explain;

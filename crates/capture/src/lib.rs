@@ -5,6 +5,7 @@
 //! (see `freeze` and `brant_kernel::remote::Hand`). It ends only by [`Captured::end`].
 #![forbid(unsafe_code)]
 
+mod beholder;
 mod collect;
 mod copies;
 mod error;
@@ -21,18 +22,20 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use brant_base::{Pid, Refusals, fault};
-use brant_image::model::{Carried, Checkpoint, PageOwner};
+use brant_image::model::{Carried, Checkpoint, PageOwner, Process};
 use brant_image::{Codec, Summary, Writer};
 use brant_kernel::facts::HostFacts;
 use brant_kernel::proc;
 use brant_kernel::remote::Memory;
 
+pub use beholder::{Beheld, Beholder, Nobody};
 pub use copies::CopiedStanding;
 pub use error::Error;
 pub use refusals::EXPLANATIONS;
 pub use tables::Carry;
 pub use tree::Member;
 
+use beholder::Said;
 use collect::memory::Part;
 use copies::Copies;
 use freeze::Frozen;
@@ -60,6 +63,8 @@ pub struct Options {
     pub job: Option<String>,
     /// What could not be brought back anywhere, of a tree whose state is known: asked before anything is written.
     pub never_restored: fn(&Checkpoint) -> Refusals,
+    /// Looks at the tree while it stands still.
+    pub beholder: &'static dyn Beholder,
 }
 
 /// A written image whose tree is still held, where that was asked for. Dropping it lets the tree go on.
@@ -140,7 +145,7 @@ pub fn checkpoint<W: Write>(
     let refusals = check_carrying(roots, facts, &options.carry)?;
     refusals.into_result(()).map_err(Error::Refused)?;
     let sink = sink()?;
-    let Still { frozen, members, mut tables, checkpoint, started } = hold_still(roots, facts, options)?;
+    let Still { frozen, members, said, mut tables, checkpoint, started } = hold_still(roots, facts, options)?;
     fault::reach("capture.described");
     let mut writer = Writer::create(sink, &checkpoint, options.codec)?;
     let copies = match options.copy && !options.stop {
@@ -149,7 +154,8 @@ pub fn checkpoint<W: Write>(
     };
     fault::reach("capture.copied");
     tables.write_contents(&mut writer)?;
-    write_standing(&members, &checkpoint, &copies, &mut writer)?;
+    write_notes(&members, &said, &mut writer)?;
+    write_standing((&members, &said), &checkpoint, &copies, &mut writer)?;
     let threads = frozen.processes.iter().map(|process| process.threads.len()).sum();
     let frozen = if options.stop {
         Some(frozen)
@@ -159,7 +165,7 @@ pub fn checkpoint<W: Write>(
         None
     };
     let pause = started.elapsed();
-    write_copied(&members, &checkpoint, &copies, &mut writer)?;
+    write_copied((&members, &said), &checkpoint, &copies, &mut writer)?;
     tables.write_carried(Carried::Copy, &mut writer)?;
     fault::reach("capture.written");
     let copied_standing = copies.standing;
@@ -179,6 +185,8 @@ pub fn describe_only(roots: &[Pid], facts: &HostFacts, options: &Options) -> Res
 struct Still {
     frozen: Frozen,
     members: Vec<Member>,
+    /// By the beholder, of each member.
+    said: Vec<Said>,
     tables: Tables,
     checkpoint: Checkpoint,
     started: Instant,
@@ -218,7 +226,12 @@ fn hold_still_once(roots: &[Pid], facts: &HostFacts, options: &Options) -> Resul
     let mut never = (options.never_restored)(&checkpoint);
     never.0.iter_mut().for_each(|refusal| refusal.code = "B-0312");
     never.into_result(()).map_err(Error::Refused)?;
-    Ok(Still { frozen, members, tables, checkpoint, started })
+    let ask = |(member, process): (&Member, &Process)| match &process.body {
+        Some(body) => beholder::ask(options.beholder, member, &body.memory),
+        None => Said::default(),
+    };
+    let said = members.iter().zip(&checkpoint.processes).map(ask).collect();
+    Ok(Still { frozen, members, said, tables, checkpoint, started })
 }
 
 fn found(roots: &[Pid]) -> Result<Vec<Member>, Error> {
@@ -260,9 +273,19 @@ fn describe(
     })
 }
 
+/// Writes what others keep.
+fn write_notes<W: Write>(members: &[Member], said: &[Said], writer: &mut Writer<W>) -> Result<(), Error> {
+    for (member, said) in members.iter().zip(said) {
+        for (name, bytes) in &said.notes {
+            writer.note(member.pid, name, bytes)?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes what is not to be read from copies, of a tree that stands still.
 fn write_standing<W: Write>(
-    members: &[Member],
+    (members, said): (&[Member], &[Said]),
     checkpoint: &Checkpoint,
     copies: &Copies,
     writer: &mut Writer<W>,
@@ -272,14 +295,16 @@ fn write_standing<W: Write>(
         let memory =
             Memory::open(member.task()).map_err(|error| Error::Memory { pid: member.host, error })?;
         let part = if copies.of(index).is_some() { Part::NotForked } else { Part::All };
-        collect::memory::write_private(member, &body.memory, (member.task(), &memory), part, writer)?;
+        let unread = &said[index].unread;
+        let source = (member.task(), &memory);
+        collect::memory::write_private((member, &body.memory), unread, source, part, writer)?;
     }
     Ok(())
 }
 
 /// Writes the memory of a tree that runs on. Each copy ends when it has been written.
 fn write_copied<W: Write>(
-    members: &[Member],
+    (members, said): (&[Member], &[Said]),
     checkpoint: &Checkpoint,
     copies: &Copies,
     writer: &mut Writer<W>,
@@ -287,7 +312,9 @@ fn write_copied<W: Write>(
     for (index, (member, process)) in members.iter().zip(&checkpoint.processes).enumerate() {
         let (Some(body), Some(copy)) = (&process.body, copies.of(index)) else { continue };
         let source = (copy.pid(), copy.memory());
-        let written = collect::memory::write_private(member, &body.memory, source, Part::Forked, writer);
+        let unread = &said[index].unread;
+        let written =
+            collect::memory::write_private((member, &body.memory), unread, source, Part::Forked, writer);
         match written {
             Err(Error::Image(error)) => return Err(error.into()),
             // A copy that was killed can be read no more.

@@ -75,6 +75,7 @@ impl Running {
             carry: brant_capture::Carry::default(),
             job: None,
             never_restored: |_| brant_base::Refusals::default(),
+            beholder: &brant_capture::Nobody,
         };
         let path = self.folder.join("image");
         let sink = || Ok(File::create(&path).unwrap());

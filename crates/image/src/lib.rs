@@ -11,8 +11,8 @@ mod validate;
 mod wire;
 
 pub use container::{
-    Codec, Head, Identity, Image, ImageId, Pack, PackRun, PageContent, PageSource, Run, SourceRun, Summary,
-    Writer, is_zero_page, section_memory_bytes,
+    Codec, Head, Identity, Image, ImageId, Note, Pack, PackRun, PageContent, PageSource, Run, SourceRun,
+    Summary, Writer, is_zero_page, section_memory_bytes,
 };
 pub use error::ImageError;
 pub use validate::validate;

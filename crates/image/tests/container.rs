@@ -213,3 +213,41 @@ fn a_full_disk_ends_the_threads() {
     let error = writer.pages_from(PageOwner::Process(Pid(5)), &RUNS, &Striped { hole: 0 }).unwrap_err();
     assert!(matches!(error, ImageError::Write(_)), "{error:?}");
 }
+
+#[test]
+fn notes_come_back() {
+    for codec in [Codec::Raw, Codec::Auto, Codec::Lz4, Codec::Zstd(3)] {
+        let file = tempfile();
+        let mut writer = Writer::create(&file, &tiny(), codec).unwrap();
+        let long = vec![7; 3 << 20];
+        writer.note(Pid(5), "record", b"one").unwrap();
+        writer.pages(PageOwner::Process(Pid(5)), 0x10, &[1; 8192]).unwrap();
+        writer.note(Pid(5), "other", &long).unwrap();
+        writer.note(Pid(9), "record", b"").unwrap();
+        let too_long = writer.note(Pid(5), "other", &vec![0; 8 << 20]).unwrap_err();
+        assert_eq!(too_long.code(), "B-0508");
+        writer.finish().unwrap();
+        let image = Image::open(file).unwrap();
+        let found: Vec<_> =
+            image.notes("record").unwrap().into_iter().map(|note| (note.pid, note.bytes)).collect();
+        assert_eq!(found, [(Pid(5), b"one".to_vec()), (Pid(9), Vec::new())]);
+        assert_eq!(image.notes("other").unwrap()[0].bytes, long);
+        assert!(image.notes("none").unwrap().is_empty());
+        assert_eq!(image.verify().unwrap().pages, 2);
+    }
+}
+
+#[test]
+fn a_damaged_note_is_told() {
+    let mut bytes = Vec::new();
+    let mut writer = Writer::create(&mut bytes, &tiny(), Codec::Raw).unwrap();
+    writer.note(Pid(5), "record", b"what is kept").unwrap();
+    writer.finish().unwrap();
+    let at = bytes.windows(12).position(|window| window == b"what is kept").unwrap();
+    bytes[at] ^= 1;
+    let mut file = tempfile();
+    file.write_all(&bytes).unwrap();
+    let image = Image::open(file).unwrap();
+    assert_eq!(image.notes("record").unwrap_err().code(), "B-0505");
+    assert_eq!(image.verify().unwrap_err().code(), "B-0505");
+}

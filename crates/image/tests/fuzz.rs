@@ -6,7 +6,7 @@ mod support;
 
 use brant_image::{Codec, Head, Image};
 use support::generate::Generator;
-use support::{file_of, forge, image_of};
+use support::{file_of, forge, image_of, noted_image_of};
 
 const COUNT_DEFAULT: u64 = 3000;
 const SEED: u64 = 0x6272_616e_7400;
@@ -21,7 +21,7 @@ fn forged_images_never_panic() {
         if number % 8 == 0 {
             let checkpoint = generator.checkpoint();
             let codec = generator.one_of(&[Codec::Raw, Codec::Auto, Codec::Lz4, Codec::Zstd(1)]);
-            bytes = image_of(&checkpoint, &generator.pages(&checkpoint), codec).unwrap();
+            bytes = noted_image_of(&checkpoint, &generator.pages(&checkpoint), codec).unwrap();
         }
         let mut forged = bytes.clone();
         for _ in 0..=generator.below(4) {
@@ -46,6 +46,7 @@ fn read_all(bytes: &[u8]) -> bool {
     if image.verify().is_err() {
         return false;
     }
+    image.notes("record").unwrap();
     for owner in image.owners() {
         image.read_blob(owner, 1 << 16).unwrap();
     }

@@ -106,6 +106,7 @@ impl Checkpoint {
             carry: self.content.carry(),
             job: target.job().map(|job| job.name().to_string()),
             never_restored: brant_restore::never_restored,
+            beholder: &crate::beholder::Binary,
         };
         let carried_bytes = brant_capture::carried_bytes(&roots, &facts, &options.carry)
             .map_err(|error| failed(&target, error))?;

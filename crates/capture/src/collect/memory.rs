@@ -10,6 +10,7 @@ use brant_image::{ImageError, PageSource, SourceRun, Writer};
 use brant_kernel::proc::{self, MapEntry, MapKind, PageKind, Pagemap, Stat, VmFlags};
 use brant_kernel::remote::Memory;
 
+use crate::beholder;
 use crate::error::Error;
 use crate::tables::{self, Tables};
 use crate::tree::Member;
@@ -132,17 +133,17 @@ fn private_pages(task: Pid, space: &AddressSpace, part: Part) -> Result<Vec<Page
 }
 
 /// Copies the private pages of a process into the image, as `task` has them: a thread of it, or its copy. A page of zeros
-/// is left out where nothing lies below it.
+/// is left out where nothing lies below it, and so are those of `unread`.
 pub(crate) fn write_private<W: std::io::Write>(
-    member: &Member,
-    space: &AddressSpace,
+    (member, space): (&Member, &AddressSpace),
+    unread: &[PageRange],
     (task, memory): (Pid, &Memory),
     part: Part,
     writer: &mut Writer<W>,
 ) -> Result<(), Error> {
     let mut mappings = space.mappings.iter().peekable();
     let mut runs = Vec::new();
-    for run in private_pages(task, space, part)? {
+    for run in beholder::without(private_pages(task, space, part)?, unread) {
         while mappings.peek().is_some_and(|mapping| mapping.range.end() <= run.start()) {
             mappings.next();
         }

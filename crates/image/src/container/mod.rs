@@ -6,6 +6,7 @@
 
 mod codec;
 mod header;
+mod note;
 mod pack;
 mod read;
 mod runs;
@@ -15,6 +16,7 @@ mod write;
 
 pub use codec::Codec;
 pub use header::{Identity, ImageId};
+pub use note::{NOTE_BYTES_MAX, NOTE_NAME_BYTES_MAX, Note};
 pub use pack::{Pack, PackRun, PageContent, is_zero_page};
 pub use read::{Head, Image};
 pub use runs::Run;

@@ -8,6 +8,7 @@ use brant_base::PAGE_SIZE;
 
 use super::codec;
 use super::header::{HEADER_BYTES, Identity, ImageId, u32_at, u64_at};
+use super::note::{self, NOTE_BYTES_MAX, Note};
 use super::pack::{self, INDEX_HEAD_BYTES, Pack, PackRun, PageContent};
 use super::runs::{IndexEntry, PageBounds, Run, RunTable};
 use super::section::{FLAG_CRITICAL, SECTION_HEADER_BYTES, SECTION_VERSION, SectionHeader, SectionKind};
@@ -42,6 +43,7 @@ pub struct Image {
     identity: Identity,
     checkpoint: Checkpoint,
     packs: Vec<PackPlace>,
+    notes: Vec<Section>,
     /// Sections that this brant does not know and need not.
     others: Vec<Section>,
     table: RunTable,
@@ -74,7 +76,8 @@ impl Image {
         let checkpoint = source.manifest(&manifest)?;
         let bounds = PageBounds::of(&checkpoint);
         walk.pass(&manifest);
-        let (mut packs, mut others, mut table) = (Vec::new(), Vec::new(), RunTable::default());
+        let (mut packs, mut notes, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        let mut table = RunTable::default();
         loop {
             let section = source.section(walk.offset, walk.sequence)?;
             match section.header.kind {
@@ -84,12 +87,23 @@ impl Image {
                     packs.push(place);
                 }
                 SectionKind::Manifest => return Err(section.misplaced("there is a second manifest")),
+                SectionKind::Note => notes.push(section),
                 SectionKind::Other(_) => others.push(section),
                 SectionKind::End => {
                     let digest = source.end(&section, &walk)?;
                     table.check()?;
                     let bytes = source.bytes;
-                    return Ok(Image { file, identity, checkpoint, packs, others, table, bytes, digest });
+                    return Ok(Image {
+                        file,
+                        identity,
+                        checkpoint,
+                        packs,
+                        notes,
+                        others,
+                        table,
+                        bytes,
+                        digest,
+                    });
                 }
             }
             walk.pass(&section);
@@ -184,11 +198,32 @@ impl Image {
         Ok(blob)
     }
 
+    /// The notes of this name, in the order in which they were written.
+    pub fn notes(&self, name: &str) -> Result<Vec<Note>, ImageError> {
+        let mut found = Vec::new();
+        for section in &self.notes {
+            let note = self.note(section)?;
+            if note.name == name {
+                found.push(note);
+            }
+        }
+        Ok(found)
+    }
+
+    fn note(&self, section: &Section) -> Result<Note, ImageError> {
+        let source = Source { file: &self.file, bytes: self.bytes };
+        let raw = source.contents(section, NOTE_BYTES_MAX)?;
+        note::decode(&raw).map_err(|what| section.damaged(what))
+    }
+
     /// Reads and verifies everything, on as many threads as there are processors.
     pub fn verify(&self) -> Result<Summary, ImageError> {
         let source = Source { file: &self.file, bytes: self.bytes };
         for section in &self.others {
             source.payload_digest(section)?;
+        }
+        for section in &self.notes {
+            self.note(section)?;
         }
         let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(16));
         let verify_every = |first: usize| {
@@ -366,9 +401,16 @@ impl Source<'_> {
 
     /// Reads, verifies, decodes and validates the manifest.
     fn manifest(&self, section: &Section) -> Result<Checkpoint, ImageError> {
+        let checkpoint = wire::decode(&self.contents(section, MANIFEST_BYTES_MAX)?)?;
+        validate(&checkpoint)?;
+        Ok(checkpoint)
+    }
+
+    /// Reads, verifies and decompresses a whole section of at most so many bytes.
+    fn contents(&self, section: &Section, bytes_max: u64) -> Result<Vec<u8>, ImageError> {
         let header = &section.header;
-        section.bound(header.stored_bytes, MANIFEST_BYTES_MAX)?;
-        section.bound(header.raw_bytes, MANIFEST_BYTES_MAX)?;
+        section.bound(header.stored_bytes, bytes_max)?;
+        section.bound(header.raw_bytes, bytes_max)?;
         let mut stored = vec![0; header.stored_bytes as usize];
         self.read(section.payload(), &mut stored)?;
         if *blake3::hash(&stored).as_bytes() != header.digest {
@@ -376,9 +418,7 @@ impl Source<'_> {
         }
         let mut raw = vec![0; header.raw_bytes as usize];
         codec::decompress(header.codec, &stored, &mut raw).map_err(|what| section.damaged(what))?;
-        let checkpoint = wire::decode(&raw)?;
-        validate(&checkpoint)?;
-        Ok(checkpoint)
+        Ok(raw)
     }
 
     /// Reads and verifies a pack's index, not its pages.

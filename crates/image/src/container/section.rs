@@ -21,6 +21,8 @@ pub enum SectionKind {
     PagePack,
     /// The closing section.
     End,
+    /// What others than the engine keep of a process. Never critical.
+    Note,
     /// Any other number.
     Other(u16),
 }
@@ -31,6 +33,7 @@ impl SectionKind {
             SectionKind::Manifest => 1,
             SectionKind::PagePack => 2,
             SectionKind::End => 3,
+            SectionKind::Note => 4,
             SectionKind::Other(number) => number,
         }
     }
@@ -40,6 +43,7 @@ impl SectionKind {
             1 => SectionKind::Manifest,
             2 => SectionKind::PagePack,
             3 => SectionKind::End,
+            4 => SectionKind::Note,
             other => SectionKind::Other(other),
         }
     }
@@ -51,6 +55,7 @@ impl fmt::Display for SectionKind {
             SectionKind::Manifest => f.write_str("manifest"),
             SectionKind::PagePack => f.write_str("page pack"),
             SectionKind::End => f.write_str("end"),
+            SectionKind::Note => f.write_str("note"),
             SectionKind::Other(number) => write!(f, "kind {number}"),
         }
     }

@@ -2,10 +2,11 @@
 
 use std::io::Write;
 
-use brant_base::PAGE_SIZE;
+use brant_base::{PAGE_SIZE, Pid};
 
 use super::codec::{CODEC_RAW, Codec, Compressor};
 use super::header::{HEADER_BYTES, Identity};
+use super::note::{self, NOTE_BYTES_MAX};
 use super::pack::{OpenPack, SealedPack};
 use super::runs::{IndexEntry, PageBounds, RunTable};
 use super::section::{FLAG_CRITICAL, SECTION_HEADER_BYTES, SECTION_VERSION, SectionHeader, SectionKind};
@@ -104,6 +105,36 @@ impl<W: Write> Writer<W> {
         self.bounds.check(&entry)?;
         self.open.push(entry);
         self.seal_if_full()
+    }
+
+    /// Adds what somebody called `name` keeps of a process. Whoever reads the image may ask for it, and nobody must.
+    ///
+    /// # Panics
+    /// Where `name` is not 1 to 32 lower-case letters, digits and dashes.
+    pub fn note(&mut self, pid: Pid, name: &str, bytes: &[u8]) -> Result<(), ImageError> {
+        assert!(note::is_name(name.as_bytes()), "no name of a note");
+        let raw = note::encode(pid, name, bytes);
+        let raw_bytes = raw.len() as u64;
+        if raw_bytes > NOTE_BYTES_MAX {
+            let (sequence, kind) = (self.sequence, SectionKind::Note);
+            return Err(ImageError::TooLarge { sequence, kind, bytes: raw_bytes, bytes_max: NOTE_BYTES_MAX });
+        }
+        let mut room = Vec::new();
+        let (codec, stored) = match self.compressor.compress(&raw, &mut room) {
+            Some((codec, length)) => (codec, &room[..length]),
+            None => (CODEC_RAW, &raw[..]),
+        };
+        self.section(SectionHeader {
+            kind: SectionKind::Note,
+            version: SECTION_VERSION,
+            flags: 0,
+            codec,
+            sequence: 0,
+            stored_bytes: stored.len() as u64,
+            raw_bytes,
+            digest: *blake3::hash(stored).as_bytes(),
+        })?;
+        self.put(stored)
     }
 
     /// Writes what is left and the closing section, and flushes the sink. The sink still has to be made

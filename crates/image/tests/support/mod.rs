@@ -36,6 +36,20 @@ pub type Pages = (PageOwner, u64, Option<Vec<u8>>);
 
 /// An image's bytes, with a fixed identity.
 pub fn image_of(checkpoint: &Checkpoint, pages: &[Pages], codec: Codec) -> Result<Vec<u8>, ImageError> {
+    written(checkpoint, pages, codec, &[])
+}
+
+/// The same with two notes.
+pub fn noted_image_of(checkpoint: &Checkpoint, pages: &[Pages], codec: Codec) -> Result<Vec<u8>, ImageError> {
+    written(checkpoint, pages, codec, &[("record", b"what somebody keeps"), ("other", &[7; 300])])
+}
+
+fn written(
+    checkpoint: &Checkpoint,
+    pages: &[Pages],
+    codec: Codec,
+    notes: &[(&str, &[u8])],
+) -> Result<Vec<u8>, ImageError> {
     let identity = Identity { id: ImageId(*b"0123456789abcdef"), created_ns: 1_000_000_007 };
     let mut writer = Writer::create_as(Vec::new(), checkpoint, codec, identity)?;
     for (owner, first_page, content) in pages {
@@ -43,6 +57,9 @@ pub fn image_of(checkpoint: &Checkpoint, pages: &[Pages], codec: Codec) -> Resul
             Some(bytes) => writer.pages(*owner, *first_page, bytes)?,
             None => writer.zero_pages(*owner, *first_page, 1)?,
         }
+    }
+    for (name, bytes) in notes {
+        writer.note(checkpoint.root, name, bytes)?;
     }
     Ok(writer.finish()?.0)
 }

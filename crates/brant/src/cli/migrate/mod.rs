@@ -262,6 +262,7 @@ impl Migrate {
             carry: self.content.carry(),
             job: target.job().map(|job| job.name().to_string()),
             never_restored: brant_restore::never_restored,
+            beholder: &crate::beholder::Binary,
         }
     }
 

@@ -230,6 +230,31 @@ pub fn fork_sleeper(number: Pid) -> io::Result<()> {
     }
 }
 
+/// Forks a task as [`fork_sleeper`] does, with any number, in a place where no namespace's end would end it: it ends with the
+/// calling thread, which is the only one of its process.
+pub fn fork_bound_sleeper() -> io::Result<()> {
+    let parent = nix::unistd::getpid().as_raw();
+    // SAFETY: as in `fork_sleeper`: the child makes system calls with plain numbers.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            // SAFETY: plain numbers.
+            let bound = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+            // SAFETY: takes nothing.
+            let still = unsafe { libc::getppid() } == parent;
+            if bound != 0 || !still {
+                // SAFETY: ends the child at once.
+                unsafe { libc::_exit(1) }
+            }
+            loop {
+                // SAFETY: no arguments.
+                unsafe { libc::syscall(libc::SYS_pause) };
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Closes every descriptor of the caller except `keep`.
 pub fn close_all_but(keep: &[i32]) {
     let mut keep: Vec<u32> = keep.iter().filter_map(|number| u32::try_from(*number).ok()).collect();

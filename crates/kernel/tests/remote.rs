@@ -183,21 +183,21 @@ fn a_puppet_forks_threads_and_children_from_an_empty_address_space() {
         puppet.end(0).unwrap();
         return;
     }
-    let mut child = puppet.fork(Fork::Child { exit_signal: libc::SIGCHLD }, 31_000).unwrap();
+    let mut child = puppet.fork(Fork::Child { exit_signal: libc::SIGCHLD }, Some(31_000)).unwrap();
     assert_eq!(child.call(libc::SYS_getpid, &[]).unwrap(), 31_000);
     assert_eq!(child.call(libc::SYS_getppid, &[]).unwrap(), root.0 as u64);
-    let mut thread = child.fork(Fork::Thread, 31_001).unwrap();
+    let mut thread = child.fork(Fork::Thread, Some(31_001)).unwrap();
     assert_eq!(thread.call(libc::SYS_gettid, &[]).unwrap(), 31_001);
     assert_eq!(thread.call(libc::SYS_getpid, &[]).unwrap(), 31_000);
     assert_eq!(child.call(libc::SYS_gettid, &[]).unwrap(), 31_000);
-    let zombie = puppet.fork(Fork::Child { exit_signal: libc::SIGCHLD }, 31_002).unwrap();
+    let zombie = puppet.fork(Fork::Child { exit_signal: libc::SIGCHLD }, Some(31_002)).unwrap();
     zombie.end(7 << 8).unwrap();
     let room = puppet.arguments().start();
     assert_eq!(puppet.call(libc::SYS_wait4, &[31_002, room.0, 0, 0]).unwrap(), 31_002);
     let mut status = [0u8; 4];
     puppet.read_memory(room, &mut status).unwrap();
     assert_eq!(i32::from_le_bytes(status), 7 << 8);
-    let zombie = puppet.fork(Fork::Child { exit_signal: libc::SIGCHLD }, 31_003).unwrap();
+    let zombie = puppet.fork(Fork::Child { exit_signal: libc::SIGCHLD }, Some(31_003)).unwrap();
     zombie.end(libc::SIGTERM).unwrap();
     puppet.call(libc::SYS_wait4, &[31_003, room.0, 0, 0]).unwrap();
     puppet.read_memory(room, &mut status).unwrap();

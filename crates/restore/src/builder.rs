@@ -6,20 +6,20 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use brant_base::{Pid, fault};
 use brant_image::Image;
 use brant_image::model::{Checkpoint, Process, ProcessBody, ProcessState, TerminalId, Thread};
-use brant_kernel::namespace::{self as kernel_namespace, NamespaceError, Side};
+use brant_kernel::namespace as kernel_namespace;
 use brant_kernel::proc;
 use brant_kernel::ptrace::Waiter;
 use brant_kernel::remote::Puppet;
-use brant_kernel::task;
 
+use crate::build::credentials::Rights;
 use crate::build::files::FdStore;
 use crate::build::script::Script;
 use crate::build::shape::TreeShape;
@@ -27,8 +27,10 @@ use crate::build::threads::{self, Setting};
 use crate::build::tree::Tasks;
 use crate::build::vdso::{self, Gap, OwnVdso};
 use crate::build::{carried, fill, limits, memory, signals, timers};
+use crate::hosting::{Hosted, host};
+use crate::numbers::Numbers;
 use crate::resume::{self, Ready};
-use crate::{Error, FilesPolicy, Plan, namespace};
+use crate::{Error, FilesPolicy, Plan, Way, namespace};
 
 /// What a user may choose.
 #[derive(Debug)]
@@ -42,22 +44,22 @@ pub struct Options {
     pub copies_folder: PathBuf,
     /// What descriptors 0-2 whose other end was outside the tree are connected to.
     pub stdio: [OwnedFd; 3],
+    /// Without namespaces of the restore's own, with whatever process numbers the kernel gives.
+    pub any_pid: bool,
     /// Redirect the vdso even where it is the same: for tests of that path.
     pub redirect_vdso: bool,
 }
 
-/// What the keeper, pid 1 of the tree's pid namespace, gets.
+/// What the keeper gets: pid 1 of the tree's pid namespace or, without one, a subreaper among the user's processes.
 #[derive(Debug)]
 pub struct Handoff {
-    /// The root of the tree, by its number inside.
-    pub root: Pid,
     /// The keeper is its parent and reaps it. Else a placeholder is, and its wait status comes through `status`.
     pub root_is_child: bool,
     /// Tasks that hold a number and sleep for ever, by their numbers inside. The keeper ends them when only they
-    /// are left.
+    /// are left. Empty without a pid namespace: [`Restored`] has them.
     pub sleepers: Vec<Pid>,
-    /// One byte comes when the tree runs; the end of the pipe before that means that it never will: the
-    /// keeper ends.
+    /// [`go_message`] comes when the tree runs; the end of the pipe before that means that it never will: the
+    /// keeper ends all that is below it, and itself.
     pub go: OwnedFd,
     /// Four bytes, little-endian: the root's wait status, where a placeholder is its parent.
     pub status: OwnedFd,
@@ -65,13 +67,20 @@ pub struct Handoff {
     pub terminals: Vec<(TerminalId, OwnedFd)>,
 }
 
+/// What [`Handoff::go`] gets, four bytes: the root of the tree, by the number that the keeper knows it by.
+pub fn go_message(root: Pid) -> [u8; 4] {
+    root.0.to_le_bytes()
+}
+
 /// A tree that runs.
 #[derive(Debug, Clone)]
 pub struct Restored {
-    /// The root's number on this host and inside.
+    /// The root's number on this host, and by which it knows itself.
     pub root_host: Pid,
     pub root_inside: Pid,
     pub keeper_host: Pid,
+    /// Tasks that only hold a number, where the keeper could not know them before: without a pid namespace.
+    pub sleepers: Vec<Pid>,
     /// Settings that this user may not restore, for people.
     pub warnings: Vec<String>,
 }
@@ -93,17 +102,14 @@ pub fn restore(
     let own_vdso = OwnVdso::find()?;
     let gap = Gap::find(checkpoint, &own_vdso)?;
     let made = carried::provide(image, &plan)?;
-    let entered = namespace::enter(checkpoint)?;
-    fault::reach("restore.entered");
-    if !checkpoint.terminals.is_empty() {
-        kernel_namespace::mount_terminals()?;
-    }
-    let mut store = FdStore::open(image, &plan, &options)?;
+    let (rights, numbers) = enter(checkpoint, &plan)?;
+    let mut store = FdStore::open(image, &plan, &options, numbers)?;
     let hosted = host(checkpoint, &shape, &mut store, keeper)?;
     let mut warnings = store.take_warnings();
-    warnings.extend(shape.outside.map(|number| {
+    warnings.extend(shape.outside.filter(|_| plan.way == Way::Namespaces).map(|number| {
         format!("sessions and process groups that showed as 0 are {number} now: their leader stayed behind")
     }));
+    warnings.extend(plan.differences.iter().cloned());
     let builder = Builder {
         image,
         checkpoint,
@@ -113,8 +119,8 @@ pub fn restore(
         own_vdso: &own_vdso,
         gap: &gap,
         options: &options,
-        in_user_namespace: entered.user,
-        hard_limits: limits::own_hard_limits(!entered.user),
+        rights,
+        hard_limits: limits::own_hard_limits(rights == Rights::Root),
         warnings,
     };
     let restored = builder.build(hosted, announce)?;
@@ -122,109 +128,18 @@ pub fn restore(
     Ok(restored)
 }
 
-/// The keeper and the first task exist.
-struct Hosted {
-    keeper: Pid,
-    first: Pid,
-    go: PipeWriter,
-    status_fd: RawFd,
-}
-
-const PIPE: &str = "making a pipe";
-
-/// Forks the keeper, which mounts /proc and makes the first task.
-#[allow(unreachable_code, reason = "the empty match tells the type checker that a keeper never returns")]
-fn host(
-    checkpoint: &Checkpoint,
-    shape: &TreeShape,
-    store: &mut FdStore,
-    keeper: impl FnOnce(Handoff) -> Infallible,
-) -> Result<Hosted, Error> {
-    let (go_reader, go) = io::pipe().map_err(Error::builder(PIPE))?;
-    let (status_reader, status_writer) = io::pipe().map_err(Error::builder(PIPE))?;
-    let (start_reader, start) = io::pipe().map_err(Error::builder(PIPE))?;
-    let (mut report_reader, report) = io::pipe().map_err(Error::builder(PIPE))?;
-    let status_fd = store.adopt(status_writer.into())?;
-    let keeper_pid = match kernel_namespace::fork()? {
-        Side::Parent(pid) => pid,
-        Side::Child => {
-            drop((go, start, report_reader));
-            let reaps_root = !shape.parents.iter().any(|parent| {
-                checkpoint
-                    .processes
-                    .iter()
-                    .any(|process| process.pid == checkpoint.root && process.ppid == *parent)
-            });
-            let slave = shape.keeper_terminal.and_then(|terminal| store.terminal_slave(terminal));
-            let terminal = slave.and_then(|number| store.borrow(number));
-            run_keeper(start_reader, report, shape.first, terminal);
-            let handoff = Handoff {
-                root: checkpoint.root,
-                root_is_child: reaps_root,
-                sleepers: shape.sleepers.clone(),
-                terminals: store.take_relayed_masters(),
-                go: go_reader.into(),
-                status: status_reader.into(),
-            };
-            store.close_all(&keep_of(&handoff));
-            match keeper(handoff) {}
-        }
-    };
-    drop((start_reader, report, go_reader, status_reader));
-    fault::reach("restore.keeper-forked");
-    // A mount namespace of our own again, in which /proc stays the host's.
-    kernel_namespace::leave_mounts()?;
-    { start }.write_all(&[1]).map_err(|_| Error::KeeperEnded)?;
-    read_report(&mut report_reader)?;
-    let children = proc::children(keeper_pid)?;
-    let [first] = children[..] else { return Err(Error::KeeperEnded) };
-    Ok(Hosted { keeper: keeper_pid, first, go, status_fd })
-}
-
-fn keep_of(handoff: &Handoff) -> Vec<RawFd> {
-    let masters = handoff.terminals.iter().map(|(_, master)| master.as_raw_fd());
-    masters.chain([handoff.go.as_raw_fd(), handoff.status.as_raw_fd()]).collect()
-}
-
-const REPORT_READY: u8 = 0;
-const REPORT_NO_PROC: u8 = 1;
-const REPORT_NO_TASK: u8 = 2;
-
-/// In the keeper: waits until the builder is in other mounts, then mounts /proc, leads a session, with `terminal` as its
-/// controlling one, and makes the first task in it.
-fn run_keeper(mut start: PipeReader, mut report: PipeWriter, first: Pid, terminal: Option<BorrowedFd<'_>>) {
-    let mut byte = [0];
-    if start.read(&mut byte).unwrap_or(0) == 0 {
-        std::process::exit(1);
+/// Moves us to where the tree is to be.
+fn enter(checkpoint: &Checkpoint, plan: &Plan) -> Result<(Rights, Numbers), Error> {
+    if plan.way == Way::AnyPid {
+        let rights = if plan.is_privileged { Rights::Root } else { Rights::Plain };
+        return Ok((rights, Numbers::given()));
     }
-    let mounted = kernel_namespace::mount_proc();
-    fault::reach("restore.keeper-mounted");
-    let (kind, error) = match mounted {
-        Err(NamespaceError::Mount { error, .. }) => (REPORT_NO_PROC, Some(error)),
-        Err(_) => (REPORT_NO_PROC, None),
-        Ok(()) => match task::lead_session(terminal).and_then(|()| kernel_namespace::fork_sleeper(first)) {
-            Err(error) => (REPORT_NO_TASK, Some(error)),
-            Ok(()) => (REPORT_READY, None),
-        },
-    };
-    let errno = error.and_then(|error| error.raw_os_error()).unwrap_or(0);
-    let mut bytes = vec![kind];
-    bytes.extend(errno.to_le_bytes());
-    let written = report.write_all(&bytes);
-    if kind != REPORT_READY || written.is_err() {
-        std::process::exit(1);
+    let entered = namespace::enter(checkpoint)?;
+    fault::reach("restore.entered");
+    if !checkpoint.terminals.is_empty() {
+        kernel_namespace::mount_terminals()?;
     }
-}
-
-fn read_report(report: &mut PipeReader) -> Result<(), Error> {
-    let mut bytes = [0; 5];
-    report.read_exact(&mut bytes).map_err(|_| Error::KeeperEnded)?;
-    let error = io::Error::from_raw_os_error(i32::from_le_bytes(bytes[1..].try_into().expect("four bytes")));
-    match bytes[0] {
-        REPORT_READY => Ok(()),
-        REPORT_NO_PROC => Err(NamespaceError::Mount { what: "/proc", error }.into()),
-        _ => Err(Error::Builder { operation: "making the first task", error }),
-    }
+    Ok((if entered.user { Rights::OwnNamespace } else { Rights::Root }, Numbers::same()))
 }
 
 struct Builder<'a> {
@@ -236,7 +151,7 @@ struct Builder<'a> {
     own_vdso: &'a OwnVdso,
     gap: &'a Gap,
     options: &'a Options,
-    in_user_namespace: bool,
+    rights: Rights,
     hard_limits: Vec<u64>,
     warnings: Vec<String>,
 }
@@ -262,23 +177,34 @@ impl<'a> Builder<'a> {
         let mut ready = self.restore_threads(&mut tasks, &call_sites)?;
         fault::reach("restore.threads-made");
         for process in &mut ready {
-            process.finish(self.gap, &self.checkpoint.host.xstate_layout, &mut self.warnings)?;
+            let layout = &self.checkpoint.host.xstate_layout[..];
+            process.finish(self.gap, (layout, &self.store.numbers), &mut self.warnings)?;
         }
         let root = ready.iter().find(|process| process.pid == self.checkpoint.root);
         let root_host = root.map_or(Pid(0), |process| Pid(process.threads[0].0.tid().0));
         let root_host = self.host_number(root_host);
         let restored = Restored {
             root_host,
-            root_inside: self.checkpoint.root,
+            root_inside: self.store.numbers.of(self.checkpoint.root)?,
             keeper_host: hosted.keeper,
+            sleepers: self.sleepers()?,
             warnings: self.warnings,
         };
         fault::reach("restore.ready");
         announce(&restored).map_err(Error::builder("writing down where the job is"))?;
         fault::reach("restore.announced");
         self.plan.rewind_files()?;
-        resume::commit(ready, tasks.puppets, File::from(OwnedFd::from(hosted.go)))?;
+        let root = self.store.numbers.of(self.checkpoint.root)?;
+        resume::commit(ready, tasks.puppets, root, File::from(OwnedFd::from(hosted.go)))?;
         Ok(restored)
+    }
+
+    fn sleepers(&self) -> Result<Vec<Pid>, Error> {
+        let numbers = &self.store.numbers;
+        match numbers.are_given() {
+            true => self.shape.sleepers.iter().map(|pid| numbers.of(*pid)).collect(),
+            false => Ok(Vec::new()),
+        }
     }
 
     /// The number of a thread's process.
@@ -300,6 +226,10 @@ impl<'a> Builder<'a> {
 
     fn restore_memory(&mut self, tasks: &mut Tasks) -> Result<CallSites, Error> {
         let mut sites = CallSites::new();
+        let has_executed = self.rights == Rights::Plain;
+        if has_executed {
+            self.execute_programs(tasks)?;
+        }
         for (process, body) in self.bodies() {
             let puppet = tasks.get(process.pid);
             let site = vdso::restore(
@@ -312,7 +242,7 @@ impl<'a> Builder<'a> {
             sites.insert(process.pid, site);
         }
         for (process, body) in self.bodies() {
-            memory::set_marks(tasks.get(process.pid), process.pid, body, self.store)?;
+            memory::set_marks(tasks.get(process.pid), process.pid, body, self.store, has_executed)?;
         }
         memory::fill_shared(self.image, self.store)?;
         memory::seal(self.checkpoint, self.store, false)?;
@@ -326,6 +256,19 @@ impl<'a> Builder<'a> {
             memory::compare(tasks.get(process.pid), process.pid, &body.memory, self.gap.range())?;
         }
         Ok(sites)
+    }
+
+    /// Each process takes its program as its own, which only execve(2) gives to a plain user.
+    fn execute_programs(&self, tasks: &mut Tasks) -> Result<(), Error> {
+        for (process, body) in self.bodies() {
+            let puppet = tasks.get(process.pid);
+            let failed = || Error::remote(process.pid, "executing its program");
+            self.store.keep_open(puppet).map_err(failed())?;
+            let program = self.store.disk_file(body.executable, false).unwrap_or(-1);
+            let kernels = puppet.execute(program, self.gap.stub).map_err(failed())?;
+            self.gap.take_vdso(puppet, process.pid, &self.own_vdso.moved_to(&kernels))?;
+        }
+        Ok(())
     }
 
     /// Surroundings and descriptors.
@@ -363,7 +306,7 @@ impl<'a> Builder<'a> {
         let mut all = Vec::new();
         for (process, body) in self.bodies() {
             let mut main = tasks.puppets.remove(&process.pid).expect("the plan makes every process");
-            let others = threads::make(&mut main, process.pid, body)?;
+            let others = threads::make(&mut main, process.pid, body, &self.store.numbers)?;
             all.push((process, body, main, others));
         }
         for (process, _, main, _) in &mut all {
@@ -396,18 +339,15 @@ impl<'a> Builder<'a> {
         timers::set_interval_timers(&mut script, body);
         threads::drop_old_trampolines(&mut script, &main, body);
         script.run(&mut main, pid, &mut self.warnings)?;
-        timers::set_posix_timers(&mut main, pid, body)?;
-        signals::queue(&mut main, pid, None, &body.pending)?;
+        let numbers = &self.store.numbers;
+        timers::set_posix_timers(&mut main, pid, body, numbers)?;
+        signals::queue(&mut main, (pid, None), numbers, &body.pending)?;
         let registers = threads::registers(&mut main, pid, body, self.gap)?;
-        let setting = Setting {
-            pid,
-            credentials: &body.credentials,
-            dumpable: body.dumpable,
-            in_user_namespace: self.in_user_namespace,
-        };
+        let setting =
+            Setting { pid, credentials: &body.credentials, dumpable: body.dumpable, rights: self.rights };
         let is_others = |thread: &&Thread| thread.tid.0 != pid.0;
         for (puppet, thread) in others.iter_mut().zip(body.threads.iter().filter(is_others)) {
-            signals::queue(puppet, pid, Some(thread.tid.0), &thread.pending)?;
+            signals::queue(puppet, (pid, Some(thread.tid.0)), numbers, &thread.pending)?;
             threads::set(puppet, thread, setting, &mut self.warnings)?;
         }
         let mut puppets: Vec<Option<Puppet>> = Vec::new();
@@ -418,7 +358,7 @@ impl<'a> Builder<'a> {
             }
             puppets.extend(body.threads.iter().filter(|thread| !is_others(thread)).map(|_| None));
         } else if let Some(thread) = body.threads.iter().find(|thread| thread.tid.0 == pid.0) {
-            signals::queue(&mut main, pid, Some(thread.tid.0), &thread.pending)?;
+            signals::queue(&mut main, (pid, Some(thread.tid.0)), numbers, &thread.pending)?;
             threads::set(&mut main, thread, setting, &mut self.warnings)?;
             puppets.push(Some(main));
         }
@@ -440,7 +380,8 @@ impl<'a> Builder<'a> {
             children.filter(|child| matches!(child.state, ProcessState::Stopped { announced: true, .. }))
         {
             let flags = (libc::WUNTRACED | libc::WNOHANG | libc::__WALL) as u64;
-            script.any("seeing that a child is stopped", libc::SYS_wait4, &[child.pid.0 as u64, 0, flags, 0]);
+            let number = self.store.numbers.of(child.pid)?;
+            script.any("seeing that a child is stopped", libc::SYS_wait4, &[number.0 as u64, 0, flags, 0]);
         }
         script.run(puppet, parent.pid, &mut self.warnings).map(drop)
     }

@@ -7,13 +7,15 @@
 mod build;
 mod builder;
 mod error;
+mod hosting;
 mod namespace;
+mod numbers;
 mod plan;
 mod resume;
 
-pub use builder::{Handoff, Options, Restored, restore};
+pub use builder::{Handoff, Options, Restored, go_message, restore};
 pub use error::Error;
-pub use plan::{FilesPolicy, Plan, Rewind, plan, plan_of, plan_of_running};
+pub use plan::{FilesPolicy, Plan, Rewind, Way, plan, plan_of, plan_of_running};
 
 /// What no host could bring back: a shape of the tree that no order of forks gives. A checkpoint that is to end its
 /// source asks for it before.

@@ -4,6 +4,7 @@
 //! (a file can be changed, a port be taken): the builder meets that with an error of its own, before anything runs.
 
 mod addresses;
+mod any_pid;
 mod copies;
 mod files;
 mod host;
@@ -36,6 +37,16 @@ pub enum FilesPolicy {
     Rewind,
 }
 
+/// In what surroundings a tree is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Way {
+    /// Namespaces of its own (user, pid, mount, time), in which it has the numbers that it had.
+    #[default]
+    Namespaces,
+    /// Among the user's other processes, with whatever numbers the kernel gives.
+    AnyPid,
+}
+
 /// A plan without refusals. It prints as what `--dry-run` shows.
 #[derive(Debug, Default)]
 pub struct Plan {
@@ -47,6 +58,11 @@ pub struct Plan {
     pub(crate) copies_folder: PathBuf,
     /// Carried files that are made anew, and where.
     pub(crate) creations: BTreeMap<DiskFileId, PathBuf>,
+    pub(crate) way: Way,
+    /// The tree may be given to any user.
+    pub(crate) is_privileged: bool,
+    /// What is otherwise for the program than with namespaces, for people.
+    pub(crate) differences: Vec<String>,
     /// The program runs on meanwhile, and may write to its files.
     runs_on: bool,
     /// What the restore does, for people.
@@ -84,6 +100,11 @@ impl Plan {
         }
     }
 
+    /// In what surroundings the tree will be built.
+    pub fn way(&self) -> Way {
+        self.way
+    }
+
     /// The files that will be cut.
     pub fn rewinds(&self) -> &[Rewind] {
         &self.rewinds
@@ -97,7 +118,7 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, step) in self.steps.iter().enumerate() {
+        for (index, step) in self.steps.iter().chain(&self.differences).enumerate() {
             if index > 0 {
                 writeln!(f)?;
             }
@@ -109,7 +130,9 @@ impl fmt::Display for Plan {
 
 /// Looks at the image and the host and changes nothing.
 pub fn plan(image: &Image, facts: &HostFacts, options: &Options) -> Result<Plan, Refusals> {
-    let mut plan = plan_of(image.checkpoint(), facts, options.files, &options.map_paths)?;
+    let way = if options.any_pid { Way::AnyPid } else { Way::Namespaces };
+    let plan = Plan { map_paths: options.map_paths.clone(), way, ..Plan::default() };
+    let mut plan = finished(plan, image.checkpoint(), facts, options.files)?;
     plan.copies_folder = options.copies_folder.clone();
     let mut refusals = Refusals::default();
     if !plan.copies.is_empty() {
@@ -148,7 +171,11 @@ fn finished(
 ) -> Result<Plan, Refusals> {
     let mut refusals = Refusals::default();
     plan.steps.push(outline(checkpoint));
-    host::check(checkpoint, facts, &mut refusals);
+    plan.is_privileged = facts.is_privileged();
+    host::check(checkpoint, facts, plan.way, &mut refusals);
+    if plan.way == Way::AnyPid {
+        any_pid::check(checkpoint, facts, &mut plan, &mut refusals);
+    }
     files::check(checkpoint, policy, &mut plan, &mut refusals);
     addresses::check(checkpoint, facts, &plan, &mut refusals);
     refusals.into_result(plan)

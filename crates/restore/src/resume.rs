@@ -1,7 +1,7 @@
 //! The last steps: the stub goes, final registers come, the tree is let go.
 //!
-//! Before [`commit`] everything dies with the builder. Within it, until the keeper has its byte, the keeper ends
-//! when the builder does and takes the whole pid namespace with it. After it the tree runs, or, where the builder
+//! Before [`commit`] everything dies with the builder. Within it, until the keeper has its message, the keeper ends
+//! when the builder does and takes the whole pid namespace with it; without such a namespace it ends all that is below it first. After it the tree runs, or, where the builder
 //! was killed before it let go of all, the kernel lets go of the rest; every thread has its true state.
 //!
 //! What cannot be closed: of a builder that is killed between its first task's independence and the byte (some microseconds;
@@ -21,11 +21,14 @@ use brant_image::model::{ProcessBody, QueuedSignal, Thread, XstateComponent};
 use brant_kernel::facts;
 use brant_kernel::ptrace::UserRegisters;
 use brant_kernel::remote::Puppet;
+use brant_kernel::thread;
 
 use crate::Error;
 use crate::build::signals::action_bytes;
 use crate::build::threads::{adapt_xstate, find_call};
 use crate::build::vdso::Gap;
+use crate::builder::go_message;
+use crate::numbers::Numbers;
 
 /// A process whose threads all exist, in the order of the image (a main thread that has ended is not among them).
 pub(crate) struct Ready<'i> {
@@ -43,13 +46,13 @@ impl Ready<'_> {
     pub(crate) fn finish(
         &mut self,
         gap: &Gap,
-        layout: &[XstateComponent],
+        (layout, numbers): (&[XstateComponent], &Numbers),
         warnings: &mut Vec<String>,
     ) -> Result<(), Error> {
         let pid = self.pid;
         let call_at = self.call_at.or_else(|| find_call(&self.threads[0].0, self.body));
         match call_at {
-            Some(at) => self.leave_stub(gap, at)?,
+            Some(at) => self.leave_stub(gap, at, numbers)?,
             None => warnings.push(format!(
                 "process {pid}: none of its code makes a system call; {} bytes of brant stay mapped",
                 gap.stub.range.bytes()
@@ -71,8 +74,9 @@ impl Ready<'_> {
     }
 
     /// What needs the stub's SIGTRAP or the stub itself no longer: all by calls at the program's own instruction.
-    fn leave_stub(&mut self, gap: &Gap, at: Addr) -> Result<(), Error> {
+    fn leave_stub(&mut self, gap: &Gap, at: Addr, numbers: &Numbers) -> Result<(), Error> {
         let pid = self.pid;
+        let process = numbers.of(pid)?;
         let failed = || Error::remote(pid, "leaving the stub");
         let trap = libc::SIGTRAP;
         let room = gap.stub.data().start();
@@ -84,11 +88,12 @@ impl Ready<'_> {
         }
         for signal in self.body.pending.iter().filter(|signal| signal.signal == trap) {
             puppet.write_memory(room, &signal.info.0).map_err(failed())?;
-            let arguments = [pid.0 as u64, signal.signal as u64, room.0];
+            let arguments = [process.0 as u64, signal.signal as u64, room.0];
             puppet.call_at(at, libc::SYS_rt_sigqueueinfo, &arguments).map_err(failed())?;
         }
         for signal in thread.pending.iter().filter(|signal| signal.signal == trap) {
-            queue_trap(puppet, pid, at, room, signal, thread).map_err(failed())?;
+            let own = (process, numbers.of(Pid(thread.tid.0))?);
+            queue_trap(puppet, own, at, room, signal).map_err(failed())?;
         }
         let arguments = [gap.stub.range.start().0, gap.stub.range.bytes()];
         puppet.call_at(at, libc::SYS_munmap, &arguments).map(drop).map_err(failed())
@@ -97,14 +102,13 @@ impl Ready<'_> {
 
 fn queue_trap(
     puppet: &mut Puppet,
-    pid: Pid,
+    (process, thread): (Pid, Pid),
     at: Addr,
     room: Addr,
     signal: &QueuedSignal,
-    thread: &Thread,
 ) -> Result<(), brant_kernel::remote::RemoteError> {
     puppet.write_memory(room, &signal.info.0)?;
-    let arguments = [pid.0 as u64, thread.tid.0 as u64, signal.signal as u64, room.0];
+    let arguments = [process.0 as u64, thread.0 as u64, signal.signal as u64, room.0];
     puppet.call_at(at, libc::SYS_rt_tgsigqueueinfo, &arguments).map(drop)
 }
 
@@ -112,19 +116,18 @@ fn queue_trap(
 pub(crate) fn commit(
     ready: Vec<Ready<'_>>,
     stand_ins: BTreeMap<Pid, Puppet>,
-    mut go: File,
+    root: Pid,
+    go: File,
 ) -> Result<(), Error> {
-    let tasks = || {
+    let told = make_independent(&ready, &stand_ins, root, go);
+    if told.is_err() {
+        // Without a namespace nobody else ends those that would outlive us already.
         let threads = ready.iter().flat_map(|process| process.threads.iter().map(|(puppet, ..)| puppet));
-        threads.chain(stand_ins.values())
-    };
-    for puppet in tasks() {
-        puppet.survive().map_err(Error::remote(Pid(puppet.tid().0), "letting it outlive us"))?;
-        fault::reach("restore.half-independent");
+        for puppet in threads.chain(stand_ins.values()) {
+            let _ = thread::kill(Pid(puppet.tid().0));
+        }
+        return told;
     }
-    fault::reach("restore.independent");
-    go.write_all(&[1]).map_err(|_| Error::KeeperEnded)?;
-    fault::reach("restore.told-keeper");
     // From here on the tree lives; what cannot be let go of is let go of by our end.
     for puppet in stand_ins.into_values() {
         let _ = puppet.release();
@@ -136,5 +139,25 @@ pub(crate) fn commit(
         }
     }
     fault::reach("restore.released");
+    Ok(())
+}
+
+fn make_independent(
+    ready: &[Ready<'_>],
+    stand_ins: &BTreeMap<Pid, Puppet>,
+    root: Pid,
+    mut go: File,
+) -> Result<(), Error> {
+    let tasks = || {
+        let threads = ready.iter().flat_map(|process| process.threads.iter().map(|(puppet, ..)| puppet));
+        threads.chain(stand_ins.values())
+    };
+    for puppet in tasks() {
+        puppet.survive().map_err(Error::remote(Pid(puppet.tid().0), "letting it outlive us"))?;
+        fault::reach("restore.half-independent");
+    }
+    fault::reach("restore.independent");
+    go.write_all(&go_message(root)).map_err(|_| Error::KeeperEnded)?;
+    fault::reach("restore.told-keeper");
     Ok(())
 }

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
+use crate::denied;
+
 /// The user that plain rows run as where the tests themselves run as root.
 const PLAIN_USER: &str = "brant-test";
 
@@ -16,6 +18,8 @@ pub(crate) const SYSTEM_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sb
 pub enum Who {
     /// An ordinary uid without any capability, with a supplementary group.
     Plain,
+    /// The same where no user namespaces are to be had; only where the tests run as root.
+    Denied,
     /// Uid 0 with all capabilities; only where the tests run as root.
     Root,
 }
@@ -26,10 +30,11 @@ impl Who {
         if !is_root() || self == Who::Root {
             return Vec::new();
         }
+        let place = if self == Who::Denied { denied::prefix() } else { Vec::new() };
         let (uid, gid) = plain_user();
         let words =
             ["--reuid", &uid.to_string(), "--regid", &gid.to_string(), "--init-groups"].map(String::from);
-        let mut prefix = vec!["setpriv".to_owned()];
+        let mut prefix = [place, vec!["setpriv".to_owned()]].concat();
         prefix.extend(words);
         prefix.extend(["--inh-caps=-all", "--bounding-set=-all", "--"].map(String::from));
         prefix
@@ -37,7 +42,7 @@ impl Who {
 
     /// The owner that this user's folders need, where it is not the test's own user.
     pub(crate) fn owner(self) -> Option<(u32, u32)> {
-        (is_root() && self == Who::Plain).then(plain_user)
+        (is_root() && self != Who::Root).then(plain_user)
     }
 }
 

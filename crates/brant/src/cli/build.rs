@@ -215,6 +215,9 @@ fn build(
             publish(reservation)?;
             gate.pass(&restored.warnings)?;
         }
+        if !restored.sleepers.is_empty() {
+            crate::job::write_placeholders(reservation.folder(), &restored.sleepers)?;
+        }
         let meta = reservation.meta_mut();
         meta.root = Process::now(restored.root_host);
         meta.inside_pid = Some(restored.root_inside.0);

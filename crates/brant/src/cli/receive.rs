@@ -187,6 +187,7 @@ impl Receiver<'_> {
             map_paths: self.map_paths(),
             copies_folder: Store::default_copies_folder().map_err(|error| store_failed(&error))?,
             stdio,
+            any_pid: false,
             redirect_vdso: false,
         };
         let plan = brant_restore::plan(&image, &self.facts, &options)

@@ -54,6 +54,11 @@ pub(super) struct Restore {
     /// Look for paths that begin with A at B instead
     #[arg(long, value_name = "A=B", value_parser = parse_map)]
     map_path: Vec<(PathBuf, PathBuf)>,
+    /// Make no namespaces: the program gets new process numbers, and keeps its groups and what runs as another user
+    ///
+    /// What the program remembers of process numbers is then not true any more.
+    #[arg(long)]
+    any_pid: bool,
     /// Bring an image back although a migration that was broken off may have left its program running elsewhere
     #[arg(long)]
     take_over: bool,
@@ -113,7 +118,7 @@ impl Restore {
             report.note(&left);
         }
         self.write_pid_file(&meta)?;
-        if let Some(change) = after_restore() {
+        if let Some(change) = after_restore().filter(|_| !self.any_pid) {
             report.detail(&change);
         }
         if self.detach {
@@ -143,6 +148,7 @@ impl Restore {
             map_paths: self.map_path.iter().map(|(from, to)| (bytes(from), bytes(to))).collect(),
             copies_folder: Store::default_copies_folder().map_err(|error| store_failed(&error))?,
             stdio,
+            any_pid: self.any_pid,
             redirect_vdso: false,
         };
         let facts = HostFacts::probe().map_err(|error| not_built("looking at this host", &error))?;

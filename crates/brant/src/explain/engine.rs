@@ -235,6 +235,16 @@ $XDG_STATE_HOME/brant/files, which lies on a file system that is mounted noexec.
 The program uses something that only newer kernels have, such as memory that the kernel may drop (MAP_DROPPABLE, Linux 6.11).",
     },
     Entry {
+        code: "B-0422",
+        title: "something that only namespaces give",
+        text: "\
+With --any-pid a restore makes no namespaces: the program lives among your other processes, under numbers that the kernel
+gives, with your user, your groups and the clocks of this host. What is named here cannot be had so: other users and
+capabilities, another root directory, clocks that were ahead of this host's, several threads (the C library remembers
+their numbers), and names of unix sockets in folders that you may not write to. Restore it where user namespaces are
+allowed, or as root.",
+    },
+    Entry {
         code: "B-0601",
         title: "an image could not be read",
         text: "Reading the image's file failed: the disk, the file server, or the permissions.",

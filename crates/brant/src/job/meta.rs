@@ -188,7 +188,8 @@ pub(super) fn write_json<T: Serialize>(path: &Path, value: &T) -> std::io::Resul
 }
 
 /// Notes the processes of a restored job that only hold a number, by their numbers inside.
-pub(crate) fn write_placeholders(folder: &Path, inside_pids: &[i32]) -> std::io::Result<()> {
+pub(crate) fn write_placeholders(folder: &Path, inside: &[Pid]) -> std::io::Result<()> {
+    let inside_pids: Vec<i32> = inside.iter().map(|pid| pid.0).collect();
     write_json(&folder.join("placeholders.json"), &inside_pids)
 }
 

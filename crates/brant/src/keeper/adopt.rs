@@ -1,4 +1,5 @@
-//! The keeper of a restored job: forked by the builder, pid 1 of the job's own pid namespace.
+//! The keeper of a restored job: forked by the builder, pid 1 of the job's own pid namespace; without such a namespace a
+//! subreaper.
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,21 +30,18 @@ pub(crate) struct Inheritance {
 struct Notes {
     folder: PathBuf,
     name: String,
-    root: i32,
     has_status: bool,
     has_output: bool,
     has_client: bool,
 }
 
-/// Keeps the restored job. Called in the keeper, with /proc of its own namespace mounted.
+/// Keeps the restored job. Called in the keeper, with the /proc of its own pid namespace.
 pub(crate) fn adopt(inheritance: Inheritance, handoff: Handoff) -> Infallible {
     fault::reach("keeper.adopting");
-    let sleepers: Vec<i32> = handoff.sleepers.iter().map(|pid| pid.0).collect();
-    let _ = crate::job::write_placeholders(&inheritance.folder, &sleepers);
+    let _ = crate::job::write_placeholders(&inheritance.folder, &handoff.sleepers);
     let notes = Notes {
         folder: inheritance.folder,
         name: inheritance.name,
-        root: handoff.root.0,
         has_status: !handoff.root_is_child,
         has_output: inheritance.output.is_some(),
         has_client: inheritance.client.is_some(),
@@ -80,7 +78,8 @@ fn keep_job(descriptors: Vec<OwnedFd>, notes: Vec<u8>) -> ! {
         terminals: descriptors.collect(),
         outputs,
         clients,
-        root: Pid(notes.root),
+        // Comes with the builder's word.
+        root: Pid(0),
         status_pipe,
         go,
         end_with_root: true,

@@ -45,25 +45,24 @@ pub(crate) struct KeeperConfig {
     pub(crate) outputs: Vec<OwnedFd>,
     /// Connections that were made before the keeper was: attached from the first byte on.
     pub(crate) clients: Vec<UnixStream>,
-    /// The root process.
+    /// The root process; what is said with `go` takes its place.
     pub(crate) root: Pid,
     /// Where the root is not the keeper's child: its parent writes the raw wait status here, 4 bytes.
     pub(crate) status_pipe: Option<OwnedFd>,
-    /// The builder's word: one byte and the job lives on its own; end of file before it and all is undone.
+    /// The builder's word (`brant_restore::go_message`): the job lives on its own; end of file before it and all is undone.
     pub(crate) go: Option<OwnedFd>,
-    /// Whether the job ends with its root process (the rest is killed with the pid namespace).
+    /// Whether the job ends with its root process; the rest is killed then.
     pub(crate) end_with_root: bool,
 }
 
 /// Keeps the job until it has ended, then ends this process. It wants no other thread in the process.
-pub(crate) fn serve(config: KeeperConfig) -> ! {
+pub(crate) fn serve(mut config: KeeperConfig) -> ! {
     if let Some(go) = &config.go {
-        let mut word = [0];
-        loop {
-            match nix::unistd::read(go, &mut word) {
-                Ok(1) => break,
-                Err(Errno::EINTR) => {}
-                _ => task::exit_now(1),
+        match await_go(go) {
+            Some(root) => config.root = root,
+            None => {
+                end_descendants();
+                task::exit_now(1)
             }
         }
     }
@@ -75,6 +74,38 @@ pub(crate) fn serve(config: KeeperConfig) -> ! {
         Err(_) => 1,
     };
     task::exit_now(code)
+}
+
+/// The root of the tree that the builder has let go; `None` where the builder has ended before.
+fn await_go(go: &OwnedFd) -> Option<Pid> {
+    let mut word = [0; 4];
+    loop {
+        // A pipe gives so few bytes at once, or none.
+        match nix::unistd::read(go, &mut word) {
+            Ok(4) => return Some(Pid(i32::from_le_bytes(word))),
+            Err(Errno::EINTR) => {}
+            _ => return None,
+        }
+    }
+}
+
+/// Kills all that is left below the keeper. The end of its pid namespace would do that too, where it has one.
+fn end_descendants() {
+    const ROUNDS_MAX: u32 = 1000;
+    let own = Pid(nix::unistd::getpid().as_raw());
+    for _ in 0..ROUNDS_MAX {
+        let left = descendants(own);
+        if left.is_empty() {
+            return;
+        }
+        for pidfd in left.into_iter().filter_map(|pid| task::pidfd_open(pid).ok()) {
+            let _ = task::pidfd_send_signal(&pidfd, Signal::SIGKILL as i32);
+        }
+        while let Ok(Waited::Ended { .. } | Waited::Stopped { .. } | Waited::Continued { .. }) =
+            task::wait_any()
+        {}
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 struct Keeper {
@@ -176,6 +207,9 @@ impl Keeper {
             }
             self.tick(Instant::now());
             self.peers.retain(|peer| !peer.gone);
+        }
+        if self.end_with_root {
+            end_descendants();
         }
         self.linger();
         let _ = std::fs::remove_file(self.folder.join("socket"));

@@ -7,6 +7,7 @@
 
 mod copy;
 mod errand;
+mod execute;
 mod hand;
 mod memory;
 mod puppet;

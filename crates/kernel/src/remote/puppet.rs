@@ -61,19 +61,21 @@ pub enum Fork {
 
 /// A stopped task that performs system calls for us.
 pub struct Puppet {
-    waiter: Rc<Waiter>,
+    pub(super) waiter: Rc<Waiter>,
     /// Its number in our pid namespace.
-    tid: Tid,
-    memory: Rc<Memory>,
-    stub: Addr,
-    data: PageRange,
+    pub(super) tid: Tid,
+    pub(super) memory: Rc<Memory>,
+    pub(super) stub: Addr,
+    pub(super) data: PageRange,
     /// Registers that calls start from: the task's own segments.
-    base: UserRegisters,
+    pub(super) base: UserRegisters,
 }
 
 const NR_CLONE3: i64 = libc::SYS_clone3;
 /// SIGTRAP must stay open: int3 reports back with it.
-const MASK_ALL_BUT_TRAP: u64 = !(1 << (libc::SIGTRAP - 1));
+pub(super) const MASK_ALL_BUT_TRAP: u64 = !(1 << (libc::SIGTRAP - 1));
+/// Where the addresses of programs end.
+pub(super) const USER_END: u64 = 0x7fff_ffff_f000;
 /// Room for calls in the data area; what is above is the caller's.
 const BATCH_CALLS_MAX: usize = 1024;
 
@@ -144,7 +146,6 @@ impl Puppet {
     }
 
     fn unmap_all_but(&mut self, stub: PageRange, keep: &[PageRange]) -> Result<(), RemoteError> {
-        const USER_END: u64 = 0x7fff_ffff_f000;
         let mut kept: Vec<PageRange> = keep.to_vec();
         kept.push(stub);
         kept.sort();
@@ -198,7 +199,7 @@ impl Puppet {
         call_result(self.tid, number, after.rax)
     }
 
-    fn start_call(&mut self, number: i64, arguments: &[u64]) -> Result<(), RemoteError> {
+    pub(super) fn start_call(&mut self, number: i64, arguments: &[u64]) -> Result<(), RemoteError> {
         let Call { arguments: [rdi, rsi, rdx, r10, r8, r9], .. } = Call::new(number, arguments);
         let rip = self.stub.0 + StubEntry::Call.offset();
         let rax = number as u64;
@@ -261,7 +262,7 @@ impl Puppet {
     }
 
     /// Runs until a stop that is not one of being interrupted.
-    fn run_to_stop(&self) -> Result<Stop, RemoteError> {
+    pub(super) fn run_to_stop(&self) -> Result<Stop, RemoteError> {
         let tid = self.tid;
         loop {
             ptrace::resume(tid, 0).map_err(self.failed("resuming"))?;
@@ -283,9 +284,9 @@ impl Puppet {
         }
     }
 
-    /// Makes a new task whose number in the innermost pid namespace is `number`; it comes stopped, in the same
-    /// stub, and dies with us too.
-    pub fn fork(&mut self, kind: Fork, number: i32) -> Result<Puppet, RemoteError> {
+    /// Makes a new task whose number in the innermost pid namespace is `number`, or any where that is not said; it comes
+    /// stopped, in the same stub, and dies with us too.
+    pub fn fork(&mut self, kind: Fork, number: Option<i32>) -> Result<Puppet, RemoteError> {
         let room = self.arguments().start();
         let (flags, exit_signal) = match kind {
             Fork::Child { exit_signal } => (0, exit_signal as u64),
@@ -296,12 +297,12 @@ impl Puppet {
         let arguments = CloneArguments {
             flags,
             exit_signal,
-            set_tid: number_at,
-            set_tid_size: 1,
+            set_tid: number.map_or(0, |_| number_at),
+            set_tid_size: u64::from(number.is_some()),
             ..CloneArguments::default()
         };
         self.write_memory(room, arguments.as_bytes())?;
-        self.write_memory(Addr(number_at), &number.to_le_bytes())?;
+        self.write_memory(Addr(number_at), &number.unwrap_or(0).to_le_bytes())?;
         self.start_call(NR_CLONE3, &[room.0, size_of::<CloneArguments>() as u64])?;
         let child = self.run_to_clone()?;
         wait_for_first_stop(&self.waiter, child)?;
@@ -395,7 +396,7 @@ impl Puppet {
         call_result(self.tid, number, after.rax)
     }
 
-    fn run_to_syscall_stop(&mut self) -> Result<(), RemoteError> {
+    pub(super) fn run_to_syscall_stop(&mut self) -> Result<(), RemoteError> {
         let tid = self.tid;
         loop {
             ptrace::resume_to_syscall(tid, 0).map_err(self.failed("resuming"))?;
@@ -408,7 +409,10 @@ impl Puppet {
         }
     }
 
-    fn failed(&self, operation: &'static str) -> impl FnOnce(std::io::Error) -> RemoteError + use<> {
+    pub(super) fn failed(
+        &self,
+        operation: &'static str,
+    ) -> impl FnOnce(std::io::Error) -> RemoteError + use<> {
         let tid = self.tid;
         move |error| RemoteError::Ptrace { tid, operation, error }
     }

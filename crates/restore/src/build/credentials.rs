@@ -2,7 +2,8 @@
 //! is what the building needed.
 //!
 //! In a user namespace of our own one uid and one gid exist, which every task has already; the rights that came
-//! with the namespace are given up, so that the program is the ordinary user that it was.
+//! with the namespace are given up, so that the program is the ordinary user that it was. A plain user without one can give
+//! nobody but itself, and has no rights to give up: the plan has seen that the program was that user.
 
 use brant_image::model::Credentials;
 
@@ -15,21 +16,32 @@ const PR_CAP_AMBIENT: u64 = 47;
 const PR_CAP_AMBIENT_RAISE: u64 = 2;
 const CAPABILITIES: u32 = 64;
 
-/// Adds the calls that make a thread what `credentials` say. `in_user_namespace`: ours, with one uid.
-pub(crate) fn set(script: &mut Script, credentials: &Credentials, in_user_namespace: bool) {
+/// What the tree is built with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rights {
+    Root,
+    /// All of a user namespace of our own, with one uid and gid.
+    OwnNamespace,
+    /// None.
+    Plain,
+}
+
+/// Adds the calls that make a thread what `credentials` say.
+pub(crate) fn set(script: &mut Script, credentials: &Credentials, rights: Rights) {
     let what = "setting its credentials";
-    if !in_user_namespace {
+    let is_root = rights == Rights::Root;
+    if is_root {
         // Capabilities outlive the change of uid, to be set exactly afterwards.
         let bits = SECBIT_NO_SETUID_FIXUP | SECBIT_KEEP_CAPS;
         script.must(what, libc::SYS_prctl, &[libc::PR_SET_SECUREBITS as u64, bits, 0, 0, 0]);
         set_ids(script, credentials);
     }
     let [inheritable, permitted, effective, bounding, ambient] = credentials.capabilities;
-    for capability in (0..CAPABILITIES).filter(|bit| !in_user_namespace && bounding & (1 << bit) == 0) {
+    for capability in (0..CAPABILITIES).filter(|bit| is_root && bounding & (1 << bit) == 0) {
         script.any(what, libc::SYS_prctl, &[libc::PR_CAPBSET_DROP as u64, u64::from(capability), 0, 0, 0]);
     }
     let securebits = u64::from(credentials.securebits);
-    if !in_user_namespace || securebits != 0 {
+    if is_root || securebits != 0 {
         script.may(
             "setting securebits",
             libc::SYS_prctl,

@@ -12,11 +12,12 @@ use brant_base::Pid;
 use brant_image::Image;
 use brant_image::model::*;
 use brant_kernel::make;
-use brant_kernel::remote::{Call, Puppet};
+use brant_kernel::remote::{Call, Puppet, RemoteError};
 
 use super::tree::Tasks;
 use super::unix::UnixSockets;
 use super::{disk, late, peers, pipes, sockets, terminals, unix};
+use crate::numbers::Numbers;
 use crate::{Error, Options, Plan};
 
 /// Every open file description of the image, open in the builder at numbers above all that the tree uses.
@@ -38,12 +39,18 @@ pub(crate) struct FdStore {
     /// What came out otherwise than it was, for people.
     warnings: RefCell<Vec<String>>,
     pub(super) checkpoint: Checkpoint,
+    pub(crate) numbers: Numbers,
 }
 
 impl FdStore {
     /// Opens everything. Runs in the mount namespace that the tree will have, before its first task exists;
     /// /proc is still the builder's.
-    pub(crate) fn open(image: &Image, plan: &Plan, options: &Options) -> Result<FdStore, Error> {
+    pub(crate) fn open(
+        image: &Image,
+        plan: &Plan,
+        options: &Options,
+        numbers: Numbers,
+    ) -> Result<FdStore, Error> {
         let checkpoint = image.checkpoint();
         let mut store = FdStore {
             floor: floor(checkpoint),
@@ -57,6 +64,7 @@ impl FdStore {
             unix: RefCell::default(),
             warnings: RefCell::default(),
             checkpoint: checkpoint.clone(),
+            numbers,
         };
         make::raise_descriptor_limit().map_err(Error::builder("raising the limit of descriptors"))?;
         disk::open_mapped(&mut store, image, plan)?;
@@ -232,6 +240,20 @@ impl FdStore {
     pub(crate) fn connect(&self, plan: &Plan, tasks: &mut Tasks) -> Result<(), Error> {
         peers::renew(self, tasks)?;
         unix::finish(self, plan, self.unix.take())
+    }
+
+    /// Lets what the task has of the store stay open in it when it executes a program.
+    pub(crate) fn keep_open(&self, puppet: &mut Puppet) -> Result<(), RemoteError> {
+        let folder = format!("/proc/{}/fd", puppet.tid());
+        let names = std::fs::read_dir(folder).map_err(|error| RemoteError::Ptrace {
+            tid: puppet.tid(),
+            operation: "listing its descriptors",
+            error,
+        })?;
+        let numbers = names.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
+        let own = numbers.filter(|number| *number >= self.floor);
+        let keep = |number: RawFd| Call::new(libc::SYS_fcntl, &[number as u64, libc::F_SETFD as u64, 0]);
+        puppet.batch_all(&own.map(keep).collect::<Vec<Call>>()).map(drop)
     }
 
     /// Puts the process's descriptors at their numbers and closes everything else of the store in it.

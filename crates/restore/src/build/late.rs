@@ -67,6 +67,12 @@ fn set_up(
         _ => {}
     }
     if let Some(owner) = file.owner {
+        let kind = match owner.kind {
+            FileOwnerKind::Thread(tid) => FileOwnerKind::Thread(store.numbers.of(Pid(tid.0))?.into()),
+            FileOwnerKind::Process(pid) => FileOwnerKind::Process(store.numbers.of(pid)?),
+            FileOwnerKind::Group(pid) => FileOwnerKind::Group(store.numbers.of(pid)?),
+        };
+        let owner = FileOwner { kind, ..owner };
         set_owner(puppet, number, owner).map_err(failed("setting a file's owner"))?;
     }
     if file.flags & libc::O_ASYNC as u32 != 0 {
@@ -106,14 +112,16 @@ fn open_late(
             open_path(puppet, path, file, descriptor).map_err(failed("opening its terminal"))
         }
         FileKind::Directory { path } | FileKind::PathOnly { path } => {
-            open_path(puppet, path, file, descriptor).map_err(failed("opening a directory of /proc"))
+            let path = store.numbers.path(path);
+            open_path(puppet, &path, file, descriptor).map_err(failed("opening a directory of /proc"))
         }
         FileKind::Regular { file: id } => {
-            let path = store.disk_path(*id);
+            let path = store.numbers.path(&store.disk_path(*id));
             open_path(puppet, &path, file, descriptor).map_err(failed("opening a file of /proc"))
         }
         FileKind::PidFd { pid } => {
-            open_pidfd(puppet, *pid, file, descriptor).map_err(failed("opening a pidfd"))
+            let pid = store.numbers.of(*pid)?;
+            open_pidfd(puppet, pid, file, descriptor).map_err(failed("opening a pidfd"))
         }
         _ => Ok(()),
     }

@@ -18,12 +18,14 @@ use brant_kernel::remote::{Call, Puppet, RemoteError};
 use super::files::FdStore;
 use crate::Error;
 
-/// Sets the marks of the address space: code, data, heap, stack, arguments, auxiliary vector, executable.
+/// Sets the marks of the address space: code, data, heap, stack, arguments, auxiliary vector; the executable too, unless
+/// the task has executed it.
 pub(crate) fn set_marks(
     puppet: &mut Puppet,
     pid: Pid,
     body: &ProcessBody,
     store: &FdStore,
+    has_executed: bool,
 ) -> Result<(), Error> {
     let layout = &body.memory.layout;
     let auxv = through_null(&body.memory.auxv);
@@ -46,7 +48,7 @@ pub(crate) fn set_marks(
     ];
     fields.iter().for_each(|field| map.extend(field.0.to_le_bytes()));
     map.extend((auxv.len() as u32).to_le_bytes());
-    let executable = store.disk_file(body.executable, false).unwrap_or(-1);
+    let executable = store.disk_file(body.executable, false).filter(|_| !has_executed).unwrap_or(-1);
     map.extend((executable as u32).to_le_bytes());
     let arguments = [libc::PR_SET_MM as u64, libc::PR_SET_MM_MAP as u64, room.0, map.len() as u64, 0];
     puppet

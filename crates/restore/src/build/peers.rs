@@ -181,6 +181,7 @@ fn take_over(
             let Some(body) = &process.body else { continue };
             let caretaker = store.caretaker() == Some(process.pid);
             if process.pid != maker && (caretaker || needs(store, body, file.id)) {
+                let maker = tasks.numbers.of(maker)?;
                 fetch(tasks.get(process.pid), maker, number)
                     .map_err(Error::remote(process.pid, "taking over a unix socket"))?;
             }

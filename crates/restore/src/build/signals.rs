@@ -10,6 +10,7 @@ use brant_kernel::remote::Puppet;
 
 use super::script::Script;
 use crate::Error;
+use crate::numbers::Numbers;
 
 const MASK_BYTES: u64 = 8;
 /// Signals drained in one run, and runs.
@@ -66,11 +67,13 @@ fn can_queue(signal: &QueuedSignal) -> bool {
 /// Queues signals of the process (`thread` is `None`; the caller must be the main thread) or of one thread.
 pub(crate) fn queue(
     puppet: &mut Puppet,
-    pid: Pid,
-    thread: Option<i32>,
+    (pid, thread): (Pid, Option<i32>),
+    numbers: &Numbers,
     signals: &[QueuedSignal],
 ) -> Result<(), Error> {
     const INFO_BYTES: usize = 128;
+    let process = numbers.of(pid)?;
+    let thread = thread.map(|thread| numbers.of(Pid(thread))).transpose()?;
     let mut script = Script::new(puppet);
     for signal in signals.iter().filter(|signal| can_queue(signal)) {
         if !script.has_room(INFO_BYTES) {
@@ -80,11 +83,11 @@ pub(crate) fn queue(
         let mut info = signal.info.0.clone();
         info.resize(INFO_BYTES, 0);
         let at = script.put(&info);
-        let (own, number) = (pid.0 as u64, signal.signal as u64);
+        let (own, number) = (process.0 as u64, signal.signal as u64);
         match thread {
             None => script.must("queueing a signal", libc::SYS_rt_sigqueueinfo, &[own, number, at]),
             Some(tid) => {
-                let arguments = [own, tid as u64, number, at];
+                let arguments = [own, tid.0 as u64, number, at];
                 script.must("queueing a signal", libc::SYS_rt_tgsigqueueinfo, &arguments);
             }
         }

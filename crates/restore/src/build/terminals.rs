@@ -1,4 +1,5 @@
-//! Pseudo-terminals: in an instance of their own, under their old numbers, with what was under way in them.
+//! Pseudo-terminals: in an instance of their own, under their old numbers, with what was under way in them. Without mounts of
+//! the tree's own they are the host's, under numbers of its choice.
 //!
 //! Facts relied upon (ioctl_tty(2)): the kernel gives out the lowest free number. A locked slave cannot be opened, so
 //! locks and the like are set last.
@@ -23,6 +24,13 @@ pub(super) fn open_all(store: &mut FdStore) -> Result<(), Error> {
     let terminals = store.checkpoint.terminals.clone();
     let wanted: BTreeMap<u32, &Terminal> =
         terminals.iter().filter_map(|terminal| Some((terminal.index?, terminal))).collect();
+    if store.numbers.are_given() {
+        for terminal in &terminals {
+            let (master, slave) = make::terminal().map_err(failed())?;
+            prepare(store, terminal, master, slave)?;
+        }
+        return Ok(());
+    }
     let mut between: Vec<OwnedFd> = Vec::new();
     for index in 0..wanted.last_key_value().map_or(0, |(last, _)| last + 1) {
         match wanted.get(&index) {

@@ -8,19 +8,26 @@ use brant_kernel::facts::XstateComponent as HostComponent;
 use brant_kernel::ptrace::UserRegisters;
 use brant_kernel::remote::{Call, Fork, Puppet, TRAMPOLINE_BYTES, timeout_form, trampoline};
 
-use super::credentials;
+use super::credentials::{self, Rights};
 use super::script::Script;
 use super::vdso::Gap;
 use crate::Error;
+use crate::numbers::Numbers;
 
 /// Makes all threads but the main one, in the order of the image.
-pub(crate) fn make(main: &mut Puppet, pid: Pid, body: &ProcessBody) -> Result<Vec<Puppet>, Error> {
-    body.threads
-        .iter()
-        .filter(|thread| thread.tid.0 != pid.0)
+pub(crate) fn make(
+    main: &mut Puppet,
+    pid: Pid,
+    body: &ProcessBody,
+    numbers: &Numbers,
+) -> Result<Vec<Puppet>, Error> {
+    let others = body.threads.iter().filter(|thread| thread.tid.0 != pid.0);
+    others
         .map(|thread| {
-            main.fork(Fork::Thread, thread.tid.0)
-                .map_err(Error::remote(pid, "making a thread with its number"))
+            let made = main.fork(Fork::Thread, numbers.wanted(thread.tid.0));
+            let puppet = made.map_err(Error::remote(pid, "making a thread with its number"))?;
+            numbers.note(thread.tid.0, puppet.tid());
+            Ok(puppet)
         })
         .collect()
 }
@@ -31,7 +38,7 @@ pub(crate) struct Setting<'a> {
     pub(crate) pid: Pid,
     pub(crate) credentials: &'a Credentials,
     pub(crate) dumpable: i32,
-    pub(crate) in_user_namespace: bool,
+    pub(crate) rights: Rights,
 }
 
 /// Sets everything that a thread has registered with the kernel, its name, scheduling and credentials.
@@ -44,7 +51,7 @@ pub(crate) fn set(
     let mut script = Script::new(puppet);
     register(&mut script, thread);
     schedule(&mut script, thread);
-    credentials::set(&mut script, setting.credentials, setting.in_user_namespace);
+    credentials::set(&mut script, setting.credentials, setting.rights);
     if thread.parent_death_signal != 0 {
         let arguments = [libc::PR_SET_PDEATHSIG as u64, thread.parent_death_signal as u64, 0, 0, 0];
         script.must("setting its parent death signal", libc::SYS_prctl, &arguments);

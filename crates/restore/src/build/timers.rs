@@ -6,6 +6,7 @@ use brant_kernel::remote::Puppet;
 
 use super::script::Script;
 use crate::Error;
+use crate::numbers::Numbers;
 
 const NS_A_SECOND: u64 = 1_000_000_000;
 const NS_A_MICROSECOND: u64 = 1000;
@@ -37,14 +38,19 @@ fn bytes_of(words: &[u64]) -> Vec<u8> {
 }
 
 /// Makes and arms the POSIX timers with their ids. All threads exist.
-pub(crate) fn set_posix_timers(puppet: &mut Puppet, pid: Pid, body: &ProcessBody) -> Result<(), Error> {
+pub(crate) fn set_posix_timers(
+    puppet: &mut Puppet,
+    pid: Pid,
+    body: &ProcessBody,
+    numbers: &Numbers,
+) -> Result<(), Error> {
     if body.posix_timers.is_empty() {
         return Ok(());
     }
     let failed = || Error::remote(pid, "making a POSIX timer");
     let by_id = puppet.call(libc::SYS_prctl, &[PR_TIMER_CREATE_RESTORE_IDS, 1, 0, 0, 0]).is_ok();
     for timer in &body.posix_timers {
-        make(puppet, pid, timer, by_id)?;
+        make(puppet, pid, timer, by_id, numbers)?;
     }
     if by_id {
         puppet.call(libc::SYS_prctl, &[PR_TIMER_CREATE_RESTORE_IDS, 0, 0, 0, 0]).map_err(failed())?;
@@ -65,13 +71,20 @@ pub(crate) fn set_posix_timers(puppet: &mut Puppet, pid: Pid, body: &ProcessBody
     script.run(puppet, pid, &mut Vec::new()).map(drop)
 }
 
-fn make(puppet: &mut Puppet, pid: Pid, timer: &PosixTimer, by_id: bool) -> Result<(), Error> {
+fn make(
+    puppet: &mut Puppet,
+    pid: Pid,
+    timer: &PosixTimer,
+    by_id: bool,
+    numbers: &Numbers,
+) -> Result<(), Error> {
+    let thread = timer.thread.map(|thread| numbers.of(Pid(thread.0))).transpose()?;
     let failed = || Error::remote(pid, "making a POSIX timer");
     let mut event = vec![0u8; SIGEV_BYTES];
     event[0..8].copy_from_slice(&timer.value.to_le_bytes());
     event[8..12].copy_from_slice(&timer.signal.to_le_bytes());
     event[12..16].copy_from_slice(&timer.notify.to_le_bytes());
-    event[16..20].copy_from_slice(&timer.thread.map_or(0, |thread| thread.0).to_le_bytes());
+    event[16..20].copy_from_slice(&thread.map_or(0, |thread| thread.0).to_le_bytes());
     let room = puppet.arguments().start();
     let id_at = brant_base::Addr(room.0 + SIGEV_BYTES as u64);
     for _ in 0..if by_id { 1 } else { ID_TRIES_MAX } {

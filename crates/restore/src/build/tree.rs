@@ -10,10 +10,12 @@ use brant_kernel::remote::{Call, Fork, Puppet};
 use super::files::FdStore;
 use super::shape::{Step, TreeShape, zombies};
 use crate::Error;
+use crate::numbers::Numbers;
 
 /// The stopped tasks by their number inside; only main threads.
 pub(crate) struct Tasks {
     pub(crate) puppets: BTreeMap<Pid, Puppet>,
+    pub(crate) numbers: Numbers,
 }
 
 /// Signals that have a disposition.
@@ -25,7 +27,9 @@ impl Tasks {
     /// Makes all tasks, starting with `first`.
     pub(crate) fn grow(mut first: Puppet, shape: &TreeShape, store: &FdStore) -> Result<Tasks, Error> {
         reset_actions(&mut first).map_err(Error::remote(shape.first, "resetting signal actions"))?;
-        let mut tasks = Tasks { puppets: BTreeMap::from([(shape.first, first)]) };
+        let numbers = store.numbers.clone();
+        numbers.note(shape.first.0, first.tid());
+        let mut tasks = Tasks { puppets: BTreeMap::from([(shape.first, first)]), numbers };
         for step in &shape.steps {
             tasks.perform(step, store)?;
         }
@@ -54,7 +58,7 @@ impl Tasks {
                 self.call(leader, "taking its controlling terminal", libc::SYS_ioctl, &arguments).map(drop)
             }
             Step::JoinGroup { pid, group } => {
-                let arguments = [0, group.0 as u64];
+                let arguments = [0, self.numbers.of(group)?.0 as u64];
                 self.call(pid, "joining its process group", libc::SYS_setpgid, &arguments).map(drop)
             }
             Step::Adopt { pid, on } => {
@@ -66,8 +70,10 @@ impl Tasks {
     }
 
     fn make(&mut self, by: Pid, pid: Pid, kind: Fork) -> Result<(), Error> {
+        let wanted = self.numbers.wanted(pid.0);
         let puppet =
-            self.get(by).fork(kind, pid.0).map_err(Error::remote(pid, "getting its process number"))?;
+            self.get(by).fork(kind, wanted).map_err(Error::remote(pid, "getting its process number"))?;
+        self.numbers.note(pid.0, puppet.tid());
         self.puppets.insert(pid, puppet);
         Ok(())
     }
@@ -76,7 +82,7 @@ impl Tasks {
         let puppet = self.puppets.remove(&pid).expect("made before");
         puppet.end(status).map_err(Error::remote(pid, "ending"))?;
         if let Some(reaper) = reaper {
-            let arguments = [pid.0 as u64, 0, libc::__WALL as u64, 0];
+            let arguments = [self.numbers.of(pid)?.0 as u64, 0, libc::__WALL as u64, 0];
             self.call(reaper, "reaping a temporary task", libc::SYS_wait4, &arguments)?;
         }
         Ok(())
@@ -91,10 +97,11 @@ impl Tasks {
     ) -> Result<(), Error> {
         for (terminal, leader, group) in &shape.foreground {
             let Some(slave) = store.terminal_slave(*terminal) else { continue };
+            let number = self.numbers.of(*group)?;
             let puppet = self.get(*leader);
             let room = puppet.arguments().start();
             puppet
-                .write_memory(room, &group.0.to_le_bytes())
+                .write_memory(room, &number.0.to_le_bytes())
                 .and_then(|()| puppet.call(libc::SYS_ioctl, &[slave as u64, libc::TIOCSPGRP, room.0]))
                 .map_err(Error::remote(*leader, "setting its terminal's foreground group"))?;
         }
@@ -115,6 +122,7 @@ impl Tasks {
         shape: &TreeShape,
         status_fd: i32,
     ) -> Result<(), Error> {
+        let root = self.numbers.of(root)?;
         for pid in shape.parents.iter().chain(&shape.sleepers) {
             let puppet = self.get(*pid);
             let last = u64::from(u32::MAX);

@@ -3,7 +3,8 @@
 //!
 //! Facts relied upon (unix(7) and net/unix/af_unix.c): an accepted socket has its listener's name, and the name is the
 //! text that bind(2) was given. So the ends of a connection get theirs from a listener that lives for a moment, bound to
-//! that text in a tmpfs that only we see: no name of the host's is touched. A datagram socket that is connected takes
+//! that text in a tmpfs that only we see: no name of the host's is touched. Where we may not mount, the name itself is taken for
+//! that moment, and what has it is called otherwise meanwhile. A datagram socket that is connected takes
 //! messages from its peer only, so queues are filled before such sockets are connected. A message remembers the name
 //! of who sent it.
 
@@ -106,7 +107,7 @@ impl UnixSockets {
         let fd = make::unix_socket(socket.kind)?;
         if !socket.address.is_empty() {
             if socket.address_deleted {
-                let place = with_private_name(socket, |name| {
+                let place = with_private_name(store, socket, |name| {
                     make::bind_raw(&fd, name)?;
                     make::open(Path::new(OsStr::from_bytes(&socket.address)), libc::O_PATH)
                 })?;
@@ -144,7 +145,7 @@ fn connected(store: &FdStore, one: &UnixSocket, other: &UnixSocket) -> io::Resul
     if one.kind == libc::SOCK_DGRAM {
         // What is left of a pair of named ones: the name is bound afterwards.
         let (end, gone) = make::socket_pair(one.kind)?;
-        with_private_name(one, |name| make::bind_raw(&end, name))?;
+        with_private_name(store, one, |name| make::bind_raw(&end, name))?;
         return Ok((end, gone));
     }
     let listens = |socket: &UnixSocket| {
@@ -154,16 +155,16 @@ fn connected(store: &FdStore, one: &UnixSocket, other: &UnixSocket) -> io::Resul
     };
     let one_accepted = other.address.is_empty() || (!one.address.is_empty() && listens(one));
     let (accepted, client) = if one_accepted { (one, other) } else { (other, one) };
-    let (accepted, client) = accept(accepted, client)?;
+    let (accepted, client) = accept(store, accepted, client)?;
     Ok(if one_accepted { (accepted, client) } else { (client, accepted) })
 }
 
-fn accept(accepted: &UnixSocket, client: &UnixSocket) -> io::Result<(OwnedFd, OwnedFd)> {
+fn accept(store: &FdStore, accepted: &UnixSocket, client: &UnixSocket) -> io::Result<(OwnedFd, OwnedFd)> {
     let (listener, connecting) = (make::unix_socket(accepted.kind)?, make::unix_socket(client.kind)?);
     if !client.address.is_empty() {
-        with_private_name(client, |name| make::bind_raw(&connecting, name))?;
+        with_private_name(store, client, |name| make::bind_raw(&connecting, name))?;
     }
-    with_private_name(accepted, |name| {
+    with_private_name(store, accepted, |name| {
         make::bind_raw(&listener, name)?;
         make::listen(&listener, 1)?;
         make::connect_raw(&connecting, name)
@@ -199,13 +200,24 @@ fn inside<T>(folder: &Path, action: impl FnOnce() -> io::Result<T>) -> io::Resul
     result
 }
 
-/// Runs `action` with the socket's address while the folder of its name is covered by an empty one of ours.
-fn with_private_name<T>(socket: &UnixSocket, action: impl FnOnce(&[u8]) -> io::Result<T>) -> io::Result<T> {
+/// Runs `action` with the socket's address while nothing of the host's has that name for us.
+fn with_private_name<T>(
+    store: &FdStore,
+    socket: &UnixSocket,
+    action: impl FnOnce(&[u8]) -> io::Result<T>,
+) -> io::Result<T> {
     let address = make::unix_address(&socket.address);
     if socket.address.first() == Some(&0) {
         return action(&address);
     }
     let relative = socket.address.first() != Some(&b'/');
+    if store.numbers.are_given() {
+        return if relative {
+            in_own_folder(socket, &address, action)
+        } else {
+            in_place(socket, &address, action)
+        };
+    }
     // A relative name is the same text wherever it is bound.
     let base = if relative { std::env::temp_dir() } else { PathBuf::from("/") };
     let path = base.join(OsStr::from_bytes(&socket.address));
@@ -220,6 +232,45 @@ fn with_private_name<T>(socket: &UnixSocket, action: impl FnOnce(&[u8]) -> io::R
     let _uncovered_on_drop = namespace::cover(covered)?;
     fs::create_dir_all(folder)?;
     if relative { inside(&base, || action(&address)) } else { action(&address) }
+}
+
+/// A relative name, without mounts: in a folder of our own.
+fn in_own_folder<T>(
+    socket: &UnixSocket,
+    address: &[u8],
+    action: impl FnOnce(&[u8]) -> io::Result<T>,
+) -> io::Result<T> {
+    let base = std::env::temp_dir().join(format!("brant-names-{}", std::process::id()));
+    let path = base.join(OsStr::from_bytes(&socket.address));
+    fs::create_dir_all(path.parent().unwrap_or(&base))?;
+    let result = inside(&base, || action(address));
+    // The name may lead out of the folder.
+    let _ = fs::remove_file(&path);
+    let removed = fs::remove_dir_all(&base);
+    let made = result?;
+    removed.map(|()| made)
+}
+
+/// An absolute name, without mounts: what has it stands aside. The plan has seen that nobody listens there.
+fn in_place<T>(
+    socket: &UnixSocket,
+    address: &[u8],
+    action: impl FnOnce(&[u8]) -> io::Result<T>,
+) -> io::Result<T> {
+    let path = PathBuf::from(OsStr::from_bytes(&socket.address));
+    let mut aside = path.clone().into_os_string();
+    aside.push(format!(".brant-{}", std::process::id()));
+    let was_there = match fs::rename(&path, &aside) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(error),
+    };
+    let result = action(address);
+    let _ = fs::remove_file(&path);
+    if was_there {
+        fs::rename(&aside, &path)?;
+    }
+    result
 }
 
 /// The socket's name on this host.
@@ -332,7 +383,7 @@ fn send_by_name<'s>(
             if !message.sender.is_empty() {
                 let named =
                     UnixSocket { id: to.id, address: message.sender.clone(), ..UnixSocket::default() };
-                with_private_name(&named, |name| make::bind_raw(&stand_in, name))?;
+                with_private_name(store, &named, |name| make::bind_raw(&stand_in, name))?;
             }
             stand_in.as_fd()
         }

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 
 use brant_base::{Addr, PAGE_SIZE, PageRange, Pid};
 use brant_image::model::{AddressSpace, Backing, Checkpoint, Thread};
-use brant_kernel::proc::{self, MapKind};
+use brant_kernel::proc::{self, MapEntry, MapKind};
 use brant_kernel::remote::{Call, Puppet, StubPlace};
 
 use super::threads::trampoline_area_bytes;
@@ -52,6 +52,12 @@ impl OwnVdso {
             }
         }
         Ok(OwnVdso { parts, code })
+    }
+
+    /// The same in another place, as a task that has executed a program has it.
+    pub(crate) fn moved_to(&self, kernels: &[MapEntry]) -> OwnVdso {
+        let part = |entry: &MapEntry| (entry.range, entry.kind == MapKind::Vdso);
+        OwnVdso { parts: kernels.iter().map(part).collect(), code: self.code.clone() }
     }
 
     /// The ranges that the first task keeps from us.

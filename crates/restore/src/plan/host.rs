@@ -5,17 +5,19 @@ use brant_image::model::*;
 use brant_kernel::facts::{Ability, HostFacts};
 use brant_kernel::proc;
 
-use super::refusal;
+use super::{Way, refusal};
 use crate::build::threads::xstate_in_use;
 
-pub(super) fn check(checkpoint: &Checkpoint, facts: &HostFacts, refusals: &mut Refusals) {
+pub(super) fn check(checkpoint: &Checkpoint, facts: &HostFacts, way: Way, refusals: &mut Refusals) {
     check_machine(checkpoint, facts, refusals);
     check_xstate(checkpoint, facts, refusals);
     check_kernel(checkpoint, facts, refusals);
-    check_isolation(checkpoint, facts, refusals);
-    check_numbers(checkpoint, facts, refusals);
     check_descriptors(checkpoint, refusals);
-    check_users(checkpoint, facts, refusals);
+    if way == Way::Namespaces {
+        check_isolation(checkpoint, facts, refusals);
+        check_numbers(checkpoint, facts, refusals);
+        check_users(checkpoint, facts, refusals);
+    }
 }
 
 fn check_machine(checkpoint: &Checkpoint, facts: &HostFacts, refusals: &mut Refusals) {
@@ -131,7 +133,7 @@ fn check_isolation(checkpoint: &Checkpoint, facts: &HostFacts, refusals: &mut Re
             refusals.push(refusal("B-0405", what.to_owned(), why, hint));
         }
     };
-    let allow = "allow user namespaces (`brant doctor` says how), or restore as root";
+    let allow = "allow user namespaces (`brant doctor` says how), restore as root, or give up the process numbers: --any-pid";
     if !facts.is_privileged() {
         need(isolation.user_namespace, "a user namespace", allow);
         need(isolation.id_map, "a user of one's own in a user namespace", allow);

@@ -17,6 +17,12 @@ extern "C" {
 int WrapProcess(const char *name, int pid);
 int UnwrapProcess(const char *name, int pid);
 
+/*
+ * A line for each function that the calling thread's calls put a wrapper before, take one off from, or could not, goes to the end of the
+ * file at PATH. With a null pointer, and at the beginning, the variable BRANT_CONNECT_LOG names the file; without it there is no log.
+ */
+int ConnectorLog(const char *path);
+
 /* The words of the calling thread's last failure. */
 const char *ConnectorError(void);
 

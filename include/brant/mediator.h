@@ -53,6 +53,7 @@ enum brant_event_kind {
     BRANT_LOAD = 1,   /* The mediators are about to stand before their functions. */
     BRANT_OFF = 2,    /* No new call reaches them; some may be under way. */
     BRANT_UNLOAD = 3, /* No call is under way; the library is unloaded next. */
+    BRANT_SAVE = 4,   /* The program is about to be checkpointed or moved: what waits in buffers should be written. */
 };
 
 /*

@@ -56,6 +56,12 @@ pub enum Error {
     Options { name: String, why: String },
     #[error("\"{0}\" takes no options: its library does not export brant_event")]
     NoOptions(String),
+    #[error("the log {path} cannot be opened")]
+    Log {
+        path: String,
+        #[source]
+        error: std::io::Error,
+    },
     #[error("process {pid} is already wrapped by \"{name}\"")]
     AlreadyWrapped { pid: Pid, name: String },
     #[error("process {pid} is not wrapped by \"{name}\"")]
@@ -124,6 +130,7 @@ impl Error {
             Error::AlreadyWrapped { .. } => "B-1112",
             Error::Options { .. } => "B-1132",
             Error::Declined { .. } | Error::NoOptions(_) => "B-1131",
+            Error::Log { .. } => "B-1150",
             Error::NotWrapped { .. } => "B-1113",
             Error::OtherRuntime(_) => "B-1114",
             Error::Changed { .. } => "B-1115",

@@ -15,7 +15,7 @@ use brant_kernel::thread;
 use crate::error::Error;
 use crate::session::Session;
 use crate::target::Target;
-use crate::{Turn, Wrapper, put_on};
+use crate::{Log, Turn, Wrapper, put_on};
 
 const AT_ENTRY: u64 = 9;
 const BREAKPOINT: u8 = 0xcc;
@@ -38,15 +38,15 @@ impl Launch {
     }
 
     /// Puts wrappers on the program that the child executes, in this order, and lets it run. On an error it has been killed.
-    pub fn wrap(self, wrappers: &[Wrapper]) -> Result<(), Error> {
-        let done = self.wrap_and_go(wrappers);
+    pub fn wrap(self, wrappers: &[Wrapper], log: &Log) -> Result<(), Error> {
+        let done = self.wrap_and_go(wrappers, log);
         if done.is_err() {
             let _ = thread::kill(self.pid);
         }
         done
     }
 
-    fn wrap_and_go(&self, wrappers: &[Wrapper]) -> Result<(), Error> {
+    fn wrap_and_go(&self, wrappers: &[Wrapper], log: &Log) -> Result<(), Error> {
         let _turn = Turn::take(self.pid)?;
         let tid = Tid(self.pid.0);
         self.run_until(0, |stop| matches!(stop, Stop::Event(libc::PTRACE_EVENT_EXEC)))?;
@@ -54,7 +54,9 @@ impl Launch {
         let target = Target::inspect_own(self.pid)?;
         let mut session = Session::open_with(&self.waiter, &target, thread, wrappers)?;
         for wrapper in wrappers {
-            put_on(&self.waiter, &target, &mut session, wrapper)?;
+            let done = put_on(&self.waiter, &target, &mut session, wrapper);
+            log.put_on(self.pid, &wrapper.name, &done);
+            done?;
         }
         session.close()?;
         ptrace::set_options(tid, Options::default()).map_err(|e| Error::thread(tid, "letting it live", e))?;

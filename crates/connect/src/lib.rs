@@ -12,6 +12,7 @@
 pub mod definitions;
 
 mod error;
+mod log;
 mod shape;
 mod target;
 
@@ -22,6 +23,7 @@ mod unwind;
 mod commit;
 mod launch;
 mod runtime;
+mod saving;
 mod session;
 
 use std::os::linux::net::SocketAddrExt as _;
@@ -40,6 +42,8 @@ use brant_kernel::remote::Memory;
 use commit::{Inside, commit};
 pub use error::{Error, Unhookable};
 pub use launch::Launch;
+pub use log::{Log, VARIABLE as LOG_VARIABLE};
+pub use saving::tell_of_checkpoint;
 use session::Session;
 use stop::Held;
 use target::Target;
@@ -91,6 +95,8 @@ impl Wrapper {
 pub struct Wrapped {
     /// How many functions each mediation is for: one that a library exports in several versions counts several times.
     pub functions: Vec<u32>,
+    /// Each function that is mediated now.
+    pub interceptions: Vec<Function>,
     /// For how long the program stood still.
     pub pause: Duration,
 }
@@ -109,6 +115,8 @@ pub enum Implementation {
 #[derive(Debug, Clone)]
 pub struct Unwrapped {
     pub implementation: Implementation,
+    /// Each function that is not mediated by it any more.
+    pub interceptions: Vec<Function>,
     /// For how long the program stood still for the change.
     pub pause: Duration,
 }
@@ -118,13 +126,32 @@ const QUIET_TIMEOUT: Duration = Duration::from_secs(2);
 const QUIET_PAUSE: Duration = Duration::from_millis(5);
 const QUIET_PAUSE_MAX: Duration = Duration::from_millis(100);
 
-/// Puts the wrapper that `name` leads to on a running process: see [`definitions::find`] and [`wrap`].
+/// Puts the wrapper that `name` leads to on a running process: see [`definitions::find`] and [`wrap`]. The log is the one
+/// that the environment names.
 pub fn wrap_process(name: &str, pid: Pid) -> Result<Wrapped, Error> {
-    wrap(&definitions::find(name)?, pid)
+    wrap(&definitions::find(name)?, pid, &Log::from_environment()?)
+}
+
+/// Takes a wrapper off a running process. The log is the one that the environment names.
+pub fn unwrap_process(name: &str, pid: Pid) -> Result<Unwrapped, Error> {
+    unwrap(name, pid, &Log::from_environment()?)
 }
 
 /// Puts a wrapper on a running process: on every function that it names, or on none.
-pub fn wrap(wrapper: &Wrapper, pid: Pid) -> Result<Wrapped, Error> {
+pub fn wrap(wrapper: &Wrapper, pid: Pid, log: &Log) -> Result<Wrapped, Error> {
+    let done = wrap_running(wrapper, pid);
+    log.put_on(pid, &wrapper.name, &done);
+    done
+}
+
+/// Takes a wrapper off a running process.
+pub fn unwrap(name: &str, pid: Pid, log: &Log) -> Result<Unwrapped, Error> {
+    let done = unwrap_running(name, pid);
+    log.taken_off(pid, name, &done);
+    done
+}
+
+fn wrap_running(wrapper: &Wrapper, pid: Pid) -> Result<Wrapped, Error> {
     let _turn = Turn::take(pid)?;
     let waiter = waiter(pid)?;
     let target = Target::inspect(pid)?;
@@ -171,14 +198,17 @@ fn put_on(
         if committed.is_err() {
             session.ask(&Request::Tell { wrapper: id, event: Event::Unload })?;
         }
-        Ok(Wrapped { functions, pause: committed?.0.pause })
+        let pause = committed?.0.pause;
+        Ok((functions, pause))
     });
     if committed.is_err() {
         // No call has reached it.
         session.unload(handle)?;
         session.ask(&Request::Settle { wrapper: id, is_unloaded: true })?;
     }
-    committed
+    let (functions, pause) = committed?;
+    let known = listed(session)?.into_iter().find(|known| known.id == id);
+    Ok(Wrapped { functions, interceptions: known.map_or(Vec::new(), |known| known.functions), pause })
 }
 
 /// Lets the implementation agree.
@@ -220,8 +250,7 @@ fn all_planned(wrapper: &Wrapper, outcomes: &[Outcome]) -> Result<Vec<u32>, Erro
     if unhookable.is_empty() { Ok(functions) } else { Err(Error::Unhookable(unhookable)) }
 }
 
-/// Takes a wrapper off a running process.
-pub fn unwrap_process(name: &str, pid: Pid) -> Result<Unwrapped, Error> {
+fn unwrap_running(name: &str, pid: Pid) -> Result<Unwrapped, Error> {
     let _turn = Turn::take(pid)?;
     let waiter = waiter(pid)?;
     let target = Target::inspect(pid)?;
@@ -241,16 +270,18 @@ pub fn unwrap_process(name: &str, pid: Pid) -> Result<Unwrapped, Error> {
     if is_quiet {
         let implementation = unload(&target, &mut session, &wrapper);
         session.close()?;
-        return Ok(Unwrapped { implementation: implementation?, pause });
+        let interceptions = wrapper.functions;
+        return Ok(Unwrapped { implementation: implementation?, interceptions, pause });
     }
     session.close()?;
     if !wait_until_quiet(&waiter, &target, &wrapper)? {
-        return Ok(Unwrapped { implementation: Implementation::InUse, pause });
+        let interceptions = wrapper.functions;
+        return Ok(Unwrapped { implementation: Implementation::InUse, interceptions, pause });
     }
     let mut session = Session::open(&waiter, &target, false, &[])?;
     let implementation = unload(&target, &mut session, &wrapper);
     session.close()?;
-    Ok(Unwrapped { implementation: implementation?, pause })
+    Ok(Unwrapped { implementation: implementation?, interceptions: wrapper.functions, pause })
 }
 
 /// Takes the wrapper's layers out. Tells whether no thread was inside at that moment.

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use crate::Refusal;
 
 /// Raised with every change of what is said here or of how the runtime lies in memory.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The beginning of the runtime's head.
 pub const MAGIC: [u8; 8] = *b"BRANTRT\0";
 /// The name of the runtime's memory file, which /proc/PID/maps shows.
@@ -92,11 +92,13 @@ pub enum Event {
     Off = 2,
     /// No call is under way. It is unloaded next.
     Unload = 3,
+    /// The program is about to be checkpointed: what waits in buffers is to be written.
+    Save = 4,
 }
 
 impl Event {
     fn of(number: u8) -> Option<Event> {
-        [Event::Load, Event::Off, Event::Unload].into_iter().find(|event| *event as u8 == number)
+        [Event::Load, Event::Off, Event::Unload, Event::Save].into_iter().find(|event| *event as u8 == number)
     }
 }
 
@@ -126,6 +128,8 @@ pub struct Listed {
     pub name: Vec<u8>,
     pub path: Vec<u8>,
     pub handle: u64,
+    /// With what the implementation was loaded.
+    pub options: Vec<u8>,
     /// Its functions, outermost layer first where several wrappers mediate one; none: it is dormant.
     pub functions: Vec<Function>,
 }
@@ -138,6 +142,9 @@ pub struct Function {
     pub address: u64,
     /// How many other layers are before this one.
     pub depth: u32,
+    /// The version that the definition names; empty for every one.
+    pub version: Vec<u8>,
+    pub mediator: Vec<u8>,
 }
 
 /// What the runtime answers.
@@ -327,12 +334,15 @@ impl Listed {
         put_bytes(out, &self.name);
         put_bytes(out, &self.path);
         put(out, self.handle);
+        put_bytes(out, &self.options);
         put(out, self.functions.len() as u64);
         for function in &self.functions {
             put_bytes(out, &function.library);
             put_bytes(out, &function.name);
             put(out, function.address);
             put(out, u64::from(function.depth));
+            put_bytes(out, &function.version);
+            put_bytes(out, &function.mediator);
         }
     }
 
@@ -342,12 +352,15 @@ impl Listed {
             name: from.bytes()?,
             path: from.bytes()?,
             handle: from.number()?,
+            options: from.bytes()?,
             functions: from.list(|from| {
                 Some(Function {
                     library: from.bytes()?,
                     name: from.bytes()?,
                     address: from.number()?,
                     depth: from.number()? as u32,
+                    version: from.bytes()?,
+                    mediator: from.bytes()?,
                 })
             })?,
         })

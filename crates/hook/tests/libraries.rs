@@ -187,9 +187,17 @@ proptest! {
             Outcome::Planned(count), Outcome::NoLibrary, Outcome::NoFunction, Outcome::NoMediator,
             Outcome::Refused(Refusal::ALL[refusal]),
         ];
-        let function = Listed { library: new.clone(), name: old.clone(), address, depth: count };
+        let function = Listed {
+            library: new.clone(),
+            name: old.clone(),
+            address,
+            depth: count,
+            version: new.clone(),
+            mediator: old.clone(),
+        };
         let listed = brant_hook::exchange::Listed {
             id: wrapper, name: old.clone(), path: new.clone(), handle: address, functions: vec![function],
+            options: new.clone(),
         };
         let plan = Reply::Plan { wrapper, writes: vec![Write { address, old, new }], moves, outcomes };
         let told = Reply::Told(name.clone());

@@ -12,6 +12,9 @@ pub enum Event {
     Off,
     /// No call is under way; the library is unloaded next.
     Unload,
+    /// The program is about to be checkpointed, and may end after that or be moved to another host: what waits in buffers should
+    /// be written now. A record that waits when the program stops is in both copies, where both run on.
+    Save,
     /// The program ends by returning from main or by exit(3), while the wrapper is on. Other threads may still call.
     Exit,
 }
@@ -115,10 +118,11 @@ pub unsafe fn deliver(raw: *const Raw, handler: Handler) -> c_int {
         }),
         2 => Event::Off,
         3 => Event::Unload,
+        4 => Event::Save,
         // Of a later version: there is nothing to decline.
         _ => return 0,
     };
-    if !matches!(event, Event::Load(_)) {
+    if matches!(event, Event::Off | Event::Unload) {
         IS_ON.store(false, Ordering::Relaxed);
     }
     match handler(event) {

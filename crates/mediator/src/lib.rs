@@ -118,7 +118,7 @@ macro_rules! mediator {
 ///     match event {
 ///         Event::Load(load) if load.options() == b"" => Ok(()),
 ///         Event::Load(_) => Err("there are no options"),
-///         Event::Off | Event::Unload | Event::Exit => Ok(()),
+///         Event::Save | Event::Off | Event::Unload | Event::Exit => Ok(()),
 ///     }
 /// }
 ///

@@ -43,6 +43,8 @@ pub(crate) struct Known {
     options: Vec<u8>,
     /// The pointers lead into `texts`, whose elements do not move.
     functions: Box<[Function]>,
+    /// The version and the mediator of each, as the definition has them.
+    mediators: Vec<(Vec<u8>, Vec<u8>)>,
     _texts: Vec<Vec<u8>>,
 }
 
@@ -70,18 +72,32 @@ impl Known {
                 kinds: keep(&mediation.kinds),
             })
             .collect();
+        let mediators = mediations
+            .iter()
+            .map(|mediation| (mediation.version.clone(), mediation.mediator.clone()))
+            .collect();
         Known {
             path: path.to_vec(),
             handle,
             name: terminated(name),
             options: terminated(options),
             functions,
+            mediators,
             _texts: texts,
         }
     }
 
     pub(crate) fn name(&self) -> &[u8] {
         &self.name[..self.name.len() - 1]
+    }
+
+    pub(crate) fn options(&self) -> &[u8] {
+        &self.options[..self.options.len() - 1]
+    }
+
+    /// The version that the definition names for one `wrap`, and the mediator.
+    pub(crate) fn mediator(&self, index: usize) -> (Vec<u8>, Vec<u8>) {
+        self.mediators.get(index).cloned().unwrap_or_default()
     }
 
     /// Tells it, where it wants to know. What it answers; nothing where it agrees.

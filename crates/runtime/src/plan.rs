@@ -311,17 +311,23 @@ pub(crate) fn list() -> Vec<Listed> {
         name: wrapper.known.name().to_vec(),
         path: wrapper.known.path.clone(),
         handle: wrapper.known.handle,
-        functions: table.slots.iter().flat_map(|slot| functions_of(slot, wrapper.id)).collect(),
+        options: wrapper.known.options().to_vec(),
+        functions: table.slots.iter().flat_map(|slot| functions_of(slot, wrapper)).collect(),
     });
     listed.collect()
 }
 
-fn functions_of(slot: &Slot, wrapper: u32) -> impl Iterator<Item = Function> {
-    let of_wrapper = slot.layers().enumerate().filter(move |(_, layer)| layer.wrapper() == wrapper);
-    of_wrapper.map(|(depth, _)| Function {
-        library: slot.library.clone(),
-        name: slot.name.clone(),
-        address: slot.address,
-        depth: depth as u32,
+fn functions_of(slot: &Slot, wrapper: &Wrapper) -> impl Iterator<Item = Function> {
+    let of_wrapper = slot.layers().enumerate().filter(|(_, layer)| layer.wrapper() == wrapper.id);
+    of_wrapper.map(|(depth, layer)| {
+        let (version, mediator) = wrapper.known.mediator(layer.index());
+        Function {
+            library: slot.library.clone(),
+            name: slot.name.clone(),
+            address: slot.address,
+            depth: depth as u32,
+            version,
+            mediator,
+        }
     })
 }

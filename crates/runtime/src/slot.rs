@@ -39,6 +39,11 @@ impl Layer {
         self.wrapper as u32
     }
 
+    /// Which `wrap` of its definition it is for.
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
     /// Makes the link at the address that is given as bytes the next one.
     pub(crate) fn go_before(&self, next: &[u8]) {
         let next = next.try_into().map_or(0, u64::from_le_bytes);

@@ -243,11 +243,18 @@ fn c_programs_wrap_and_unwrap() {
     let definition = sandbox.path("count.wrap");
     let pid = program.pid().to_string();
     let run = |name: &str| {
-        let output =
-            sandbox.command(&wrapping).arg(&definition).args([name, &pid]).output().expect("it starts");
+        let output = sandbox
+            .command(&wrapping)
+            .arg(&definition)
+            .args([name, &pid])
+            .env("WRAPPING_LOG", sandbox.path("log"))
+            .output()
+            .expect("it starts");
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     assert_eq!(run("count"), "0 \n0 \n");
+    let log = sandbox.text("log");
+    assert!(log.contains(" off count tick ") && log.lines().count() == 1, "{log}");
     assert!(state(&sandbox)[1] > 1 && state(&sandbox)[4] == 0, "{:?}", state(&sandbox));
     let said = run("other");
     assert!(said.starts_with("0 \n1113 ") && said.contains("not wrapped by \"other\""), "{said}");

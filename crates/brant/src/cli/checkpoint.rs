@@ -20,6 +20,7 @@ use serde_json::json;
 
 use super::Done;
 use super::check::{failed, host_facts};
+use super::saving::tell_wrappers;
 use super::stop::ends_before;
 use super::stream::{self, Outgoing};
 use crate::failure::{Failure, exit, exit_of};
@@ -110,6 +111,7 @@ impl Checkpoint {
         };
         let carried_bytes = brant_capture::carried_bytes(&roots, &facts, &options.carry)
             .map_err(|error| failed(&target, error))?;
+        tell_wrappers(report, &roots);
         let mut lost = Vec::new();
         let mut captured = loop {
             let written = Rc::new(Cell::new(0));

@@ -15,6 +15,7 @@ mod ps;
 mod receive;
 mod restore;
 mod run;
+mod saving;
 mod stop;
 mod stream;
 mod unwrap;

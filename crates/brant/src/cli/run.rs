@@ -3,6 +3,7 @@
 use std::ffi::{CString, OsString};
 use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
 use brant_kernel::task::Window;
 use nix::sys::termios::tcgetattr;
@@ -14,7 +15,7 @@ use super::attach::finish;
 use crate::client::{Blocked, Foreground, LentTerminal, Link, Outcome, own_window};
 use crate::failure::{Failure, exit};
 use crate::job::{Meta, Runtime};
-use crate::keeper::{Io, LaunchError, Launched, launch};
+use crate::keeper::{Io, LaunchError, Launched, Wrapping, launch};
 use crate::report::Report;
 
 /// Run a program as a job: with a name, findable, and independent of this terminal
@@ -35,6 +36,9 @@ pub(super) struct Run {
     /// Put a wrapper on the program before its first instruction; may be given several times, the last is the outermost
     #[arg(long, value_name = "WRAPPER")]
     wrap: Vec<String>,
+    /// With --wrap: append a line for each function that is mediated to this file
+    #[arg(long, value_name = "FILE", requires = "wrap")]
+    log: Option<PathBuf>,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -50,6 +54,8 @@ impl Run {
             .map(|name| super::wrap::defined(name))
             .collect::<Result<_, _>>()
             .map_err(|failure| Failure { exit: exit::OWN, ..failure })?;
+        let log = super::wrap::open_log(self.log.as_deref()).map_err(Failure::into_own)?;
+        let wrapping = Wrapping { wrappers, log };
         let reservation = Runtime::open()
             .and_then(|runtime| runtime.reserve(self.name.as_deref(), &shown))
             .map_err(Failure::into_own)?;
@@ -58,7 +64,7 @@ impl Run {
         let io = self.io();
         let lent = LentTerminal::remember();
         let command = c_strings(self.command);
-        let started = launch(reservation, &command, &io, blocked.before(), &wrappers);
+        let started = launch(reservation, &command, &io, blocked.before(), wrapping);
         let Launched { meta, stream } = started.map_err(|error| not_started(&shown, &error))?;
         if self.detach {
             announce(report, &meta);

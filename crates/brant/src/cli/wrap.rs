@@ -1,8 +1,10 @@
 //! `brant wrap`.
 
+use std::path::{Path, PathBuf};
+
 use brant_base::Pid;
-use brant_connect::Wrapper;
-use serde_json::json;
+use brant_connect::{Function, Log, Wrapper};
+use serde_json::{Value, json};
 
 use super::Done;
 use crate::failure::Failure;
@@ -23,21 +25,27 @@ pub(super) struct Wrap {
     /// A mediator's own calls of functions that the wrapper mediates are mediated too. Calls cost less
     #[arg(long)]
     no_guard: bool,
+    /// Append a line for each function that is mediated now to this file; BRANT_CONNECT_LOG names it for every verb
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
 }
 
 impl Wrap {
     pub(super) fn run(self, report: &Report) -> Done {
         let mut wrapper = defined(&self.wrapper)?;
         wrapper.is_unguarded = self.no_guard;
+        let log = open_log(self.log.as_deref())?;
         let target = Target::find(&self.target)?;
         let pid = only_process(&target)?;
-        let wrapped = brant_connect::wrap(&wrapper, pid)
+        let wrapped = brant_connect::wrap(&wrapper, pid, &log)
             .map_err(|error| failed(&format!("{target} was not wrapped"), &target, &error))?;
+        tell_lost(report, &log);
         let functions: u32 = wrapped.functions.iter().sum();
         let pause_us = wrapped.pause.as_micros() as u64;
         if report.json {
             report.json(json!({
                 "wrapper": wrapper.name, "pid": pid.0, "functions": functions, "pause_us": pause_us,
+                "interceptions": wrapped.interceptions.iter().map(function_json).collect::<Vec<_>>(),
             }));
         } else {
             let things = if functions == 1 { "function" } else { "functions" };
@@ -46,6 +54,7 @@ impl Wrap {
                 wrapper.name,
                 pause_us as f64 / 1000.0
             ));
+            tell_functions(report, "on", &wrapped.interceptions);
         }
         Ok(0)
     }
@@ -66,6 +75,42 @@ pub(super) fn defined(text: &str) -> Result<Wrapper, Failure> {
             brant_connect::Error::NoDefinition { path, .. } => failure.next(format!("ls -l {path}")),
             _ => failure,
         }
+    })
+}
+
+/// The log that a user wants.
+pub(super) fn open_log(path: Option<&Path>) -> Result<Log, Failure> {
+    let log = path.map_or_else(Log::from_environment, Log::open);
+    log.map_err(|error| Failure::of_error(error.code(), error.to_string(), &error))
+}
+
+/// What a log has not taken.
+pub(super) fn tell_lost(report: &Report, log: &Log) {
+    if let (1.., Some(path)) = (log.lost(), log.path()) {
+        report.note(&format!("warning: {} lines could not be written to {}", log.lost(), path.display()));
+    }
+}
+
+/// Each function, for those who want to know more.
+pub(super) fn tell_functions(report: &Report, what: &str, functions: &[Function]) {
+    for function in functions {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).escape_debug().to_string();
+        report.detail(&format!(
+            "  {what}: {} in {} at {:#x} by {}, depth {}",
+            text(&function.name),
+            text(&function.library),
+            function.address,
+            text(&function.mediator),
+            function.depth
+        ));
+    }
+}
+
+pub(super) fn function_json(function: &Function) -> Value {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    json!({
+        "name": text(&function.name), "version": text(&function.version), "library": text(&function.library),
+        "address": format!("{:#x}", function.address), "mediator": text(&function.mediator), "depth": function.depth,
     })
 }
 

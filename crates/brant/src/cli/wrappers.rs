@@ -4,7 +4,7 @@ use brant_connect::{Listed, definitions};
 use serde_json::{Value, json};
 
 use super::Done;
-use super::wrap::{failed, only_process};
+use super::wrap::{failed, function_json, only_process};
 use crate::report::Report;
 use crate::target::Target;
 
@@ -67,16 +67,7 @@ fn show(report: &Report, wrapper: &Listed) {
 }
 
 fn wrapper_json(wrapper: &Listed) -> Value {
-    let functions: Vec<Value> = wrapper
-        .functions
-        .iter()
-        .map(|function| {
-            json!({
-                "name": text(&function.name), "library": text(&function.library),
-                "address": format!("{:#x}", function.address), "depth": function.depth,
-            })
-        })
-        .collect();
+    let functions: Vec<Value> = wrapper.functions.iter().map(function_json).collect();
     json!({
         "name": text(&wrapper.name), "implementation": text(&wrapper.path), "dormant": wrapper.functions.is_empty(),
         "functions": functions,

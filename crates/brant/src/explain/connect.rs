@@ -146,4 +146,11 @@ written by the program. A library that does not export brant_event takes no opti
 Options stand behind a colon, with commas between them: brant wrap trace:out=FILE,json TARGET. Each wrapper that ships has its
 own, which `brant wrappers` lists; docs/wrappers.md describes them. Nothing was touched.",
     },
+    Entry {
+        code: "B-1150",
+        title: "the log of interceptions cannot be opened",
+        text: "\
+--log FILE, or the variable BRANT_CONNECT_LOG, names a file that gets a line for each function that a wrapper is put before or
+taken off from. It is made where it is not there, for its owner only; its folder must be there and writable. Nothing was touched.",
+    },
 ];

@@ -16,7 +16,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use brant_base::{Pid, fault};
-use brant_connect::{Launch, Wrapper};
+use brant_connect::{Launch, Log, Wrapper};
 use brant_kernel::task::{self, Fork, Window};
 use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, unlockpt};
@@ -37,6 +37,13 @@ pub(crate) enum Io {
     Log,
     /// A new pseudo-terminal with these settings (`None`: the kernel's).
     Terminal { settings: Option<Termios>, window: Window },
+}
+
+/// What is put on the program before its first instruction.
+#[derive(Debug)]
+pub(crate) struct Wrapping {
+    pub(crate) wrappers: Vec<Wrapper>,
+    pub(crate) log: Log,
 }
 
 /// Why nothing was started.
@@ -75,7 +82,7 @@ pub(crate) fn launch(
     command: &[CString],
     io: &Io,
     program_mask: &SigSet,
-    wrappers: &[Wrapper],
+    wrapping: Wrapping,
 ) -> Result<Launched, LaunchError> {
     let (ours, theirs) = UnixStream::pair()?;
     let (ready_read, ready_write) = pipe2(OFlag::O_CLOEXEC)?;
@@ -90,7 +97,7 @@ pub(crate) fn launch(
         Fork::Child => {
             drop((ours, ready_read));
             let mut ready = File::from(ready_write);
-            let error = match keep(&mut reservation, command, io, program_mask, wrappers) {
+            let error = match keep(&mut reservation, command, io, program_mask, wrapping) {
                 Ok(mut config) => {
                     config.clients.push(theirs);
                     fault::reach("keeper.ready");
@@ -164,7 +171,7 @@ fn keep(
     command: &[CString],
     io: &Io,
     program_mask: &SigSet,
-    wrappers: &[Wrapper],
+    wrapping: Wrapping,
 ) -> Result<KeeperConfig, LaunchError> {
     fault::reach("keeper.forked");
     let shares_session = matches!(io, Io::Inherited);
@@ -188,7 +195,7 @@ fn keep(
     let root = match task::fork()? {
         Fork::Child => {
             drop(held_write);
-            if !wrappers.is_empty() {
+            if !wrapping.wrappers.is_empty() {
                 // Until the keeper holds this process.
                 if File::from(held_read).read(&mut [0]).ok() != Some(1) {
                     task::exit_now(127);
@@ -203,7 +210,7 @@ fn keep(
     };
     fault::reach("keeper.program-forked");
     drop(exec_write);
-    let launch = match wrappers {
+    let launch = match wrapping.wrappers.as_slice() {
         [] => None,
         _ => Some(Launch::hold(root).map_err(|error| not_wrapped(root, &error))?),
     };
@@ -214,7 +221,7 @@ fn keep(
         return Err(LaunchError::Exec(io::Error::from_raw_os_error(i32::from_le_bytes(errno))));
     }
     if let Some(launch) = launch {
-        launch.wrap(wrappers).map_err(|error| not_wrapped(root, &error))?;
+        launch.wrap(&wrapping.wrappers, &wrapping.log).map_err(|error| not_wrapped(root, &error))?;
     }
     let meta = reservation.meta_mut();
     meta.root = Process::now(root);

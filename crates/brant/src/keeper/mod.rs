@@ -16,6 +16,6 @@ mod peer;
 mod serve;
 
 pub(crate) use adopt::{Inheritance, adopt};
-pub(crate) use launch::{Io, LaunchError, Launched, launch};
+pub(crate) use launch::{Io, LaunchError, Launched, Wrapping, launch};
 pub(crate) use log::copy_log;
 pub(crate) use modes::Modes;

@@ -7,6 +7,7 @@ mod disk;
 mod hosts;
 mod instants;
 mod reboot;
+mod wrapped;
 
 use brant_base::fault::POINTS;
 use brant_testkit::{Sandbox, Who};

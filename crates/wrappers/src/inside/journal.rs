@@ -4,6 +4,9 @@
 //! signal handler that interrupts its own thread in a buffer takes another one. A buffer is written when it is full, when
 //! its first record is a second old and another one comes, and when the wrapper is taken off or the program ends.
 //!
+//! Before a checkpoint all are written, and each record as it comes for some seconds, so that the program stops with empty
+//! buffers: what waits in one would be written by the image's copy, and once more by a program that is left running.
+//!
 //! The file is opened for each write: no descriptor is kept in the program, which may close or count its own. The child of a
 //! fork begins with empty buffers (MADV_WIPEONFORK), so no record is written twice.
 
@@ -19,6 +22,8 @@ use crate::options::PATH_BYTES_MAX;
 const BUFFERS: usize = 64;
 const BUFFER_BYTES: usize = 64 << 10;
 const AGE_MAX_NS: u64 = 1_000_000_000;
+/// How long a program may take from being told of a checkpoint to its stop.
+const SAVE_NS: u64 = 10_000_000_000;
 /// How often a thread gives way to the one that holds its buffer before it looks for another.
 const PATIENCE: u32 = 1000;
 const PATIENCE_AT_END: u32 = 100_000;
@@ -44,6 +49,8 @@ struct Path {
 static PATH: Once<Path> = Once::new();
 static BUFFER: AtomicPtr<Buffer> = AtomicPtr::new(core::ptr::null_mut());
 static IS_DIRECT: AtomicBool = AtomicBool::new(false);
+/// Until this time it is so for a while.
+static DIRECT_UNTIL_NS: AtomicU64 = AtomicU64::new(0);
 /// Records that could not be written.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
@@ -99,6 +106,16 @@ pub(super) fn record_at_once(line: &Line, now_ns: u64) {
 pub(super) fn write_through() {
     IS_DIRECT.store(true, Ordering::SeqCst);
     write_all();
+}
+
+/// A checkpoint is near. After a restore the time has passed.
+pub(super) fn save() {
+    DIRECT_UNTIL_NS.store(system::wall_ns().saturating_add(SAVE_NS), Ordering::SeqCst);
+    write_all();
+}
+
+fn is_direct(now_ns: u64) -> bool {
+    IS_DIRECT.load(Ordering::SeqCst) || now_ns < DIRECT_UNTIL_NS.load(Ordering::SeqCst)
 }
 
 fn write_all() {
@@ -174,7 +191,7 @@ impl Content {
         self.bytes[self.used..self.used + bytes.len()].copy_from_slice(bytes);
         self.used += bytes.len();
         self.records += 1;
-        if IS_DIRECT.load(Ordering::SeqCst) || now_ns.saturating_sub(self.since_ns) > AGE_MAX_NS {
+        if is_direct(now_ns) || now_ns.saturating_sub(self.since_ns) > AGE_MAX_NS {
             self.write();
         }
     }

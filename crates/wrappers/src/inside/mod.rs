@@ -21,6 +21,10 @@ brant_mediator::events!(on_event);
 fn on_event(event: Event) -> Result<(), &'static str> {
     match event {
         Event::Load(load) => on_load(load),
+        Event::Save => {
+            journal::save();
+            Ok(())
+        }
         Event::Off | Event::Exit => {
             journal::write_through();
             Ok(())

@@ -17,6 +17,7 @@ use brant_store::{Pending, Store, StoreError};
 use super::progress::Progress;
 use super::{Cause, memory_bytes};
 use crate::cli::checkpoint::{expected_bytes, program_name, store_failed, wait_for_keeper};
+use crate::cli::saving::tell_wrappers;
 use crate::failure::{Failure, exit};
 use crate::handover::{Handovers, NamelessRecord, Outgoing, Sent};
 use crate::job::{Moved, Process, boot_id, unix_ms};
@@ -159,6 +160,8 @@ impl Source for Mover<'_> {
             progress.borrow_mut().begin(memory_bytes(roots) + carried_bytes);
             Ok(tee)
         };
+        self.progress.borrow_mut().clear();
+        tell_wrappers(self.report, &self.roots);
         let begun = Instant::now();
         let captured = brant_capture::checkpoint(roots, self.facts, &self.options, sink);
         let captured = captured.map_err(|error| self.capture_failed(error, fault.take()))?;

@@ -17,6 +17,9 @@ const HEAD_SYMBOL: &[u8] = b"BRANT_RUNTIME_HEAD";
 const HEAD_WORDS: usize = 14;
 const STATE_BYTES: u64 = 128;
 const ENTRY_BYTES: u64 = 16;
+/// The first entries lie in the state itself, from here on.
+const INLINE_AT: u64 = 32;
+const INLINE_ENTRIES: u64 = 6;
 const DEPTH_MAX: u64 = 1 << 20;
 
 /// A runtime that was found.
@@ -125,10 +128,14 @@ impl Runtime {
         for place in 0..u64::from(claimed).min(self.states_max) {
             let index: u16 = memory.read_value(Addr(self.claimed + place * 2)).ok()?;
             let state = self.states + u64::from(index) * STATE_BYTES;
-            let [_, depth, entries] = memory.read_value::<[u64; 3]>(Addr(state)).ok()?;
+            let [_, depth, further] = memory.read_value::<[u64; 3]>(Addr(state)).ok()?;
             let depth = (depth & 0xffff_ffff).min(DEPTH_MAX);
             for entry in 0..depth {
-                let [_, word] = memory.read_value::<[u64; 2]>(Addr(entries + entry * ENTRY_BYTES)).ok()?;
+                let at = match entry.checked_sub(INLINE_ENTRIES) {
+                    None => state + INLINE_AT + entry * ENTRY_BYTES,
+                    Some(behind) => further + behind * ENTRY_BYTES,
+                };
+                let [_, word] = memory.read_value::<[u64; 2]>(Addr(at)).ok()?;
                 found += u64::from(word as u32 == wrapper);
             }
         }

@@ -85,6 +85,7 @@ fn shape(wrap: &Wrap) -> Option<Shape> {
         _ => words_by_count(replay.integer_registers, stack_bytes)?,
     };
     Some(Shape {
+        registers: u8::try_from(replay.integer_registers).ok()?,
         has_vectors: replay.sse_registers > 0,
         is_sret: replay.is_sret,
         stack_bytes: stack_bytes.next_multiple_of(16),

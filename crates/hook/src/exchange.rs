@@ -20,6 +20,8 @@ pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// How a function takes its arguments, and how its mediator does, which has `icall` before them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Shape {
+    /// General registers that carry arguments: 6 where that is not known.
+    pub registers: u8,
     /// Vector registers carry arguments.
     pub has_vectors: bool,
     /// The address of room for the result comes first.
@@ -230,6 +232,7 @@ impl Mediation {
         }
         out.extend([
             u8::from(self.is_native),
+            self.shape.registers,
             u8::from(self.shape.has_vectors),
             u8::from(self.shape.is_sret),
         ]);
@@ -256,6 +259,7 @@ impl Mediation {
             kinds: from.bytes()?,
             is_native: from.byte()? != 0,
             shape: Shape {
+                registers: from.byte()?,
                 has_vectors: from.byte()? != 0,
                 is_sret: from.byte()? != 0,
                 stack_bytes: from.number()? as u32,

@@ -147,11 +147,11 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 prop_compose! {
     fn mediation()(
         function in bytes(), version in bytes(), library in bytes(), mediator in bytes(),
-        flags in any::<[bool; 3]>(), stack_bytes in any::<u32>(),
+        flags in any::<[bool; 3]>(), registers in any::<u8>(), stack_bytes in any::<u32>(),
         words in proptest::collection::vec(
             prop_oneof![(0u8..6).prop_map(Word::Register), (0u16..500).prop_map(Word::Stack)], 0..9),
     ) -> Mediation {
-        let shape = Shape { has_vectors: flags[0], is_sret: flags[1], stack_bytes, words };
+        let shape = Shape { registers, has_vectors: flags[0], is_sret: flags[1], stack_bytes, words };
         let (prototype, kinds) = (library.clone(), function.clone());
         Mediation { function, version, library, mediator, is_native: flags[2], prototype, kinds, shape }
     }

@@ -14,7 +14,10 @@ use crate::system;
 pub(crate) const STATES_MAX: usize = 1 << 14;
 /// How far from its hash's place a state may be.
 const PROBES_MAX: usize = 64;
+/// Entries in a state itself. brant and the thunks know how many; no entry ever moves, as frames lead to them.
 const INLINE_ENTRIES: usize = 6;
+/// Entries behind these, in memory of their own: more than calls have room for on a stack.
+const FURTHER_ENTRIES: usize = 1 << 16;
 /// Frames that are further apart than this are on different stacks.
 const STACK_BYTES_MAX: u64 = 16 << 20;
 /// A place that is being taken.
@@ -27,7 +30,8 @@ pub(crate) struct State {
     key: AtomicU64,
     depth: AtomicU32,
     capacity: AtomicU32,
-    entries: AtomicUsize,
+    /// Where those behind the inline ones are.
+    further: AtomicUsize,
     unused: u64,
     inline: [Entry; INLINE_ENTRIES],
 }
@@ -49,6 +53,7 @@ pub(crate) struct Frame {
     layer: *const Layer,
     state: *const State,
     index: u64,
+    entry: *const Entry,
 }
 
 unsafe extern "C" {
@@ -75,6 +80,7 @@ pub(crate) unsafe extern "C" fn enter(frame: *mut Frame) -> u32 {
     let Some(state) = own_state() else {
         lose(layer.wrapper());
         frame_ref.state = core::ptr::null();
+        frame_ref.entry = core::ptr::null();
         return 0;
     };
     state.drop_stale(here);
@@ -91,6 +97,7 @@ pub(crate) unsafe extern "C" fn enter(frame: *mut Frame) -> u32 {
     if depth == state.capacity.load(Ordering::Relaxed) && !state.grow() {
         lose(layer.wrapper());
         frame_ref.state = core::ptr::null();
+        frame_ref.entry = core::ptr::null();
         return 0;
     }
     frame_ref.state = state;
@@ -99,6 +106,7 @@ pub(crate) unsafe extern "C" fn enter(frame: *mut Frame) -> u32 {
     state.depth.store(depth + 1, Ordering::Relaxed);
     compiler_fence(Ordering::SeqCst);
     let entry = state.entry(depth);
+    frame_ref.entry = entry;
     entry.icall.store(here, Ordering::Relaxed);
     entry.is_inside.store(0, Ordering::Relaxed);
     compiler_fence(Ordering::SeqCst);
@@ -134,7 +142,6 @@ fn own_state() -> Option<&'static State> {
         }
         if found == 0 && state.key.compare_exchange(0, BUSY, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             state.capacity.store(INLINE_ENTRIES as u32, Ordering::Relaxed);
-            state.entries.store(state.inline.as_ptr() as usize, Ordering::Relaxed);
             let place = CLAIMED_COUNT.fetch_add(1, Ordering::Relaxed) as usize;
             CLAIMED[place % STATES_MAX].store(index as u16, Ordering::Relaxed);
             // Last: a handler that interrupts this takes another place.
@@ -148,9 +155,15 @@ fn own_state() -> Option<&'static State> {
 
 impl State {
     fn entry(&self, index: u32) -> &Entry {
-        let entries = self.entries.load(Ordering::Relaxed) as *const Entry;
-        // SAFETY: there are `capacity` of them, which the index is below, and only the thread itself changes where.
-        unsafe { &*entries.add(index as usize) }
+        let index = index as usize;
+        match self.inline.get(index) {
+            Some(entry) => entry,
+            None => {
+                let further = self.further.load(Ordering::Relaxed) as *const Entry;
+                // SAFETY: there are `capacity` of them together, which the index is below.
+                unsafe { &*further.add(index - INLINE_ENTRIES) }
+            }
+        }
     }
 
     /// Takes away entries at the end whose calls have ended without returning.
@@ -169,21 +182,27 @@ impl State {
         }
     }
 
-    /// Twice the room, in memory of its own.
+    /// Room for further entries, once.
     #[cold]
     fn grow(&self) -> bool {
-        let (old, count) =
-            (self.entries.load(Ordering::Relaxed), self.capacity.load(Ordering::Relaxed) as usize);
-        let bytes = (count * 2 * size_of::<Entry>()).next_multiple_of(system::PAGE);
-        let Some(new) = system::map(bytes) else { return false };
-        // SAFETY: the new memory is larger, and nobody else has it.
-        unsafe { core::ptr::copy_nonoverlapping(old as *const u8, new, count * size_of::<Entry>()) };
+        if self.further.load(Ordering::Relaxed) != 0 {
+            return false;
+        }
+        let Some(further) = system::map(FURTHER_ENTRIES * size_of::<Entry>()) else { return false };
+        self.further.store(further as usize, Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
-        self.entries.store(new as usize, Ordering::Relaxed);
-        self.capacity.store((bytes / size_of::<Entry>()) as u32, Ordering::Relaxed);
+        self.capacity.store((INLINE_ENTRIES + FURTHER_ENTRIES) as u32, Ordering::Relaxed);
         true
     }
 }
+
+const _: () = {
+    assert!(core::mem::offset_of!(State, depth) == 8);
+    assert!(core::mem::offset_of!(State, further) == 16);
+    assert!(core::mem::offset_of!(State, inline) == 32);
+    assert!(core::mem::offset_of!(Frame, entry) == 24);
+    assert!(core::mem::offset_of!(Entry, is_inside) == 12);
+};
 
 impl Entry {
     /// Whether the call goes on, as seen from a frame at `here`. One on another stack counts as going on.

@@ -274,6 +274,7 @@ impl Layers {
             is_sret: shape.is_sret,
             has_words: !words.is_empty(),
             has_stack: shape.stack_bytes > 0,
+            registers: shape.registers,
         };
         layer.link.code = if is_native { mediator as usize } else { kind.thunk() };
         layer.mediator = mediator as usize;

@@ -22,6 +22,8 @@ pub enum Error {
     SeveralWrappers { path: String, names: String },
     #[error("process {0} has ended")]
     Gone(Pid),
+    #[error("the main thread of process {0} has ended while others go on: it cannot be looked at")]
+    NoMainThread(Pid),
     #[error("looking at process {0}")]
     Look(Pid, #[source] ProcError),
     #[error("process {0} may not be traced")]
@@ -118,7 +120,7 @@ impl Error {
             Error::Gone(_) => "B-0201",
             Error::NotAllowed(..) => "B-0202",
             Error::Static(_) => "B-1103",
-            Error::NotSupported(_) | Error::NoLoader(_) => "B-1104",
+            Error::NotSupported(_) | Error::NoMainThread(_) | Error::NoLoader(_) => "B-1104",
             Error::Traced { .. } | Error::Busy(_) => "B-1105",
             Error::Seccomp(_) => "B-1106",
             Error::ShadowStack(_) => "B-1107",

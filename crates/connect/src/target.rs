@@ -63,7 +63,15 @@ impl Target {
     fn look(pid: Pid, tracer: Pid) -> Result<Target, Error> {
         let status = proc::status(pid).map_err(|error| Error::looking(pid, error))?;
         if status.is_zombie() {
-            return Err(Error::Gone(pid));
+            let others = proc::tasks(pid).unwrap_or_default().into_iter().filter(|tid| tid.0 != pid.0);
+            let goes_on = |tid| {
+                proc::status((pid, tid)).is_ok_and(|status| !status.is_zombie() && status.state != b'X')
+            };
+            return Err(if others.into_iter().any(goes_on) {
+                Error::NoMainThread(pid)
+            } else {
+                Error::Gone(pid)
+            });
         }
         if status.tracer != tracer {
             return Err(Error::Traced { pid, tracer: status.tracer });

@@ -33,10 +33,11 @@ A mediator is a library, and a program that was linked statically has no loader 
     },
     Entry {
         code: "B-1104",
-        title: "the program has no C library that brant knows",
+        title: "the program shows no C library that brant knows",
         text: "\
 brant loads mediators by the program's own dlopen. It finds that in glibc and musl, in 64-bit programs. A program that was
-stopped before its libraries were loaded has none yet.",
+stopped before its libraries were loaded has none yet. One whose main thread has ended while others go on shows neither its
+mappings nor its memory any more: put wrappers on before that, by brant run --wrap.",
     },
     Entry {
         code: "B-1105",

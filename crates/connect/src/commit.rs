@@ -5,20 +5,19 @@
 //! for some of its functions; `unwrap` takes it off.
 
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use brant_base::Addr;
+use brant_base::{Addr, Tid};
 use brant_hook::JUMP_BYTES;
 use brant_hook::exchange::Write;
 use brant_kernel::proc::{self, MapEntry};
-use brant_kernel::ptrace::Waiter;
 use brant_kernel::remote::{HandThread, Memory};
 
 use crate::error::Error;
 use crate::runtime::Runtime;
 use crate::session::Session;
 use crate::stack::Stacks;
-use crate::stop::Held;
+use crate::stop::{Held, while_stopped};
 use crate::target::Target;
 
 /// A thread may be in the middle of the bytes that are to be overwritten, by way of a signal's frame.
@@ -33,51 +32,56 @@ pub(crate) struct Committed {
 }
 
 /// Writes a plan. `inside` is looked at with the process still stopped afterwards.
-pub(crate) fn commit<T>(
-    waiter: &Waiter,
+pub(crate) fn commit<T: Send>(
     target: &Target,
     session: &Session<'_>,
     writes: &[Write],
     moves: &[(u64, u64)],
-    inside: impl FnOnce(&[HandThread], &[MapEntry]) -> T,
+    inside: impl FnOnce(&[HandThread], &[MapEntry]) -> T + Send,
 ) -> Result<(Committed, T), Error> {
     let interiors: Vec<Range<u64>> = writes
         .iter()
         .filter(|write| write.new.len() == JUMP_BYTES)
         .map(|write| write.address + 1..write.address + JUMP_BYTES as u64)
         .collect();
-    let is_interior = |address: u64| interiors.iter().any(|range| range.contains(&address));
-    let memory = session.memory();
+    let bounds = interiors.iter().map(|range| range.start).min().unwrap_or(0)
+        ..interiors.iter().map(|range| range.end).max().unwrap_or(0);
+    let is_interior =
+        |address: u64| bounds.contains(&address) && interiors.iter().any(|range| range.contains(&address));
+    let (memory, away) = (session.memory(), session.thread);
+    let mut inside = Some(inside);
     for _ in 0..COMMIT_TRIES {
-        let begin = Instant::now();
-        let mut held = Held::none(waiter, target.pid);
-        held.stop_all(&[session.thread.tid])?;
-        let maps = proc::maps(target.pid).map_err(|error| Error::looking(target.pid, error))?;
-        let threads: Vec<HandThread> = held.threads().chain([session.thread]).collect();
-        let stacks = Stacks { memory, maps: &maps, descriptions: &target.descriptions };
-        let is_clear = threads.iter().all(|thread| {
-            let rip = thread.registers.rip;
-            let is_movable = thread.tid != session.thread.tid && moves.iter().any(|(from, _)| *from == rip);
-            match is_movable {
-                // Its frames are looked at from where it goes on.
-                true => !stacks.is_inside(&at(thread, moves), is_interior),
-                false => !stacks.is_inside(thread, is_interior),
+        let attempt = |held: &mut Held<'_>| {
+            let maps = proc::maps(target.pid).map_err(|error| Error::looking(target.pid, error))?;
+            let threads: Vec<HandThread> = held.threads().chain([away]).collect();
+            let stacks = Stacks { memory, maps: &maps, descriptions: &target.descriptions };
+            let is_clear = threads.iter().all(|thread| {
+                let rip = thread.registers.rip;
+                let is_movable = thread.tid != away.tid && moves.iter().any(|(from, _)| *from == rip);
+                match is_movable {
+                    // Its frames are looked at from where it goes on.
+                    true => !stacks.is_inside(&at(thread, moves), is_interior),
+                    // Where only pointers are written nobody is in the way.
+                    false => interiors.is_empty() || !stacks.is_inside(thread, is_interior),
+                }
+            });
+            if !is_clear {
+                return Ok(None);
             }
-        });
-        if is_clear {
             check_old(memory, target, writes)?;
             for thread in threads {
                 if let Some((_, to)) = moves.iter().find(|(from, _)| *from == thread.registers.rip) {
                     held.move_to(thread.tid, *to)?;
                 }
             }
-            write(memory, session, writes)?;
-            let threads: Vec<HandThread> = held.threads().chain([session.thread]).collect();
-            let seen = inside(&threads, &maps);
-            held.release();
-            return Ok((Committed { pause: begin.elapsed() }, seen));
+            write(memory, away.tid, writes)?;
+            let threads: Vec<HandThread> = held.threads().chain([away]).collect();
+            Ok(inside.take().map(|inside| inside(&threads, &maps)))
+        };
+        let (seen, pause) = while_stopped(target.pid, &[away.tid], attempt)?;
+        if let Some(seen) = seen {
+            return Ok((Committed { pause }, seen));
         }
-        held.release();
         std::thread::sleep(COMMIT_PAUSE);
     }
     Err(Error::Changed { pid: target.pid, what: "a thread stays in the first instructions of a function" })
@@ -103,11 +107,11 @@ fn check_old(memory: &Memory, target: &Target, writes: &[Write]) -> Result<(), E
     Ok(())
 }
 
-fn write(memory: &Memory, session: &Session<'_>, writes: &[Write]) -> Result<(), Error> {
+fn write(memory: &Memory, away: Tid, writes: &[Write]) -> Result<(), Error> {
     for write in writes {
         memory
             .write_by_force(Addr(write.address), &write.new)
-            .map_err(|error| Error::thread(session.thread.tid, "writing code", error))?;
+            .map_err(|error| Error::thread(away, "writing code", error))?;
     }
     Ok(())
 }

@@ -54,7 +54,7 @@ impl Launch {
         let target = Target::inspect_own(self.pid)?;
         let mut session = Session::open_with(&self.waiter, &target, thread, wrappers)?;
         for wrapper in wrappers {
-            let done = put_on(&self.waiter, &target, &mut session, wrapper);
+            let done = put_on(&target, &mut session, wrapper);
             log.put_on(self.pid, &wrapper.name, &done);
             done?;
         }

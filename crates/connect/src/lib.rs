@@ -45,7 +45,7 @@ pub use launch::Launch;
 pub use log::{Log, VARIABLE as LOG_VARIABLE};
 pub use saving::tell_of_checkpoint;
 use session::Session;
-use stop::Held;
+use stop::while_stopped;
 use target::Target;
 
 /// A set of mediators and the functions that they are for.
@@ -156,19 +156,14 @@ fn wrap_running(wrapper: &Wrapper, pid: Pid) -> Result<Wrapped, Error> {
     let waiter = waiter(pid)?;
     let target = Target::inspect(pid)?;
     let mut session = Session::open(&waiter, &target, true, std::slice::from_ref(wrapper))?;
-    let done = put_on(&waiter, &target, &mut session, wrapper);
+    let done = put_on(&target, &mut session, wrapper);
     let closed = session.close();
     let done = done?;
     closed?;
     Ok(done)
 }
 
-fn put_on(
-    waiter: &Waiter,
-    target: &Target,
-    session: &mut Session<'_>,
-    wrapper: &Wrapper,
-) -> Result<Wrapped, Error> {
+fn put_on(target: &Target, session: &mut Session<'_>, wrapper: &Wrapper) -> Result<Wrapped, Error> {
     let name = wrapper.name.as_bytes();
     if listed(session)?.iter().any(|known| known.name == name && !known.functions.is_empty()) {
         return Err(Error::AlreadyWrapped { pid: target.pid, name: wrapper.name.clone() });
@@ -194,7 +189,7 @@ fn put_on(
     let committed = planned.and_then(|(writes, moves, outcomes)| {
         let functions = all_planned(wrapper, &outcomes)?;
         tell_load(session, wrapper, id)?;
-        let committed = commit(waiter, target, session, &writes, &moves, |_, _| ());
+        let committed = commit(target, session, &writes, &moves, |_, _| ());
         if committed.is_err() {
             session.ask(&Request::Tell { wrapper: id, event: Event::Unload })?;
         }
@@ -259,7 +254,7 @@ fn unwrap_running(name: &str, pid: Pid) -> Result<Unwrapped, Error> {
         return Err(missing());
     }
     let mut session = Session::open(&waiter, &target, false, &[])?;
-    let taken = take_off(&waiter, &target, &mut session, name);
+    let taken = take_off(&target, &mut session, name);
     let (wrapper, is_quiet, pause) = match taken {
         Ok(taken) => taken,
         Err(error) => {
@@ -274,7 +269,7 @@ fn unwrap_running(name: &str, pid: Pid) -> Result<Unwrapped, Error> {
         return Ok(Unwrapped { implementation: implementation?, interceptions, pause });
     }
     session.close()?;
-    if !wait_until_quiet(&waiter, &target, &wrapper)? {
+    if !wait_until_quiet(&target, &wrapper)? {
         let interceptions = wrapper.functions;
         return Ok(Unwrapped { implementation: Implementation::InUse, interceptions, pause });
     }
@@ -286,7 +281,6 @@ fn unwrap_running(name: &str, pid: Pid) -> Result<Unwrapped, Error> {
 
 /// Takes the wrapper's layers out. Tells whether no thread was inside at that moment.
 fn take_off(
-    waiter: &Waiter,
     target: &Target,
     session: &mut Session<'_>,
     name: &str,
@@ -303,7 +297,7 @@ fn take_off(
         wrapper: wrapper.id,
         implementation: code_of(target, &memory, &wrapper)?,
     };
-    let (committed, is_quiet) = commit(waiter, target, session, &writes, &[], |threads, maps| {
+    let (committed, is_quiet) = commit(target, session, &writes, &[], |threads, maps| {
         inside.is_empty(target, &memory, threads, maps)
     })?;
     session.ask(&Request::Tell { wrapper: wrapper.id, event: Event::Off })?;
@@ -311,7 +305,7 @@ fn take_off(
 }
 
 /// Stops the process now and then to see whether no thread is inside any more.
-fn wait_until_quiet(waiter: &Waiter, target: &Target, wrapper: &Listed) -> Result<bool, Error> {
+fn wait_until_quiet(target: &Target, wrapper: &Listed) -> Result<bool, Error> {
     let runtime = runtime::Runtime::find(target.pid)?.ok_or(Error::Runtime(target.pid))?;
     let memory = Memory::open(target.pid).map_err(|error| Error::NotAllowed(target.pid, error))?;
     let inside =
@@ -321,12 +315,11 @@ fn wait_until_quiet(waiter: &Waiter, target: &Target, wrapper: &Listed) -> Resul
     loop {
         std::thread::sleep(pause);
         pause = (pause * 2).min(QUIET_PAUSE_MAX);
-        let mut held = Held::none(waiter, target.pid);
-        held.stop_all(&[])?;
-        let maps = proc::maps(target.pid).map_err(|error| Error::looking(target.pid, error))?;
-        let threads: Vec<_> = held.threads().collect();
-        let is_quiet = inside.is_empty(target, &memory, &threads, &maps);
-        held.release();
+        let (is_quiet, _) = while_stopped(target.pid, &[], |held| {
+            let maps = proc::maps(target.pid).map_err(|error| Error::looking(target.pid, error))?;
+            let threads: Vec<_> = held.threads().collect();
+            Ok(inside.is_empty(target, &memory, &threads, &maps))
+        })?;
         if is_quiet || Instant::now() > deadline {
             return Ok(is_quiet);
         }

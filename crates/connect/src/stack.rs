@@ -41,7 +41,8 @@ impl Stacks<'_> {
 
     /// The words from an address to the end of its mapping; `None` where they cannot be read.
     fn words(&self, start: u64) -> Option<Vec<u64>> {
-        let mapping = self.maps.iter().find(|entry| entry.range.contains(Addr(start)))?;
+        let at = self.maps.partition_point(|entry| entry.range.end().0 <= start);
+        let mapping = self.maps.get(at).filter(|entry| entry.range.contains(Addr(start)))?;
         let bytes = mapping.range.end().0 - start;
         if bytes > STACK_BYTES_MAX {
             return None;

@@ -3,6 +3,9 @@
 //! State of the target: a stopped thread is in a ptrace stop with its own registers, a call that our stop alone has ended
 //! being put back. Dropping what holds them lets them go; if brant is killed, the kernel does. One in a job-control stop
 //! stays in it.
+//!
+//! A program stands still for as short as may be: a thread that is seized runs on (ptrace(2)), so all are seized and looked
+//! at first, then all are asked to stop, and only then is any waited for.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -20,8 +23,39 @@ use crate::error::Error;
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 const STOP_TRIES: u32 = 10;
 const SEIZE_TRIES: u32 = 50;
+/// How often new threads are looked for before the others are asked to stop.
+const SEIZE_PASSES: u32 = 4;
 const SEIZE_PAUSE: Duration = Duration::from_millis(2);
 const POLL_PAUSE: Duration = Duration::from_micros(20);
+
+/// Acts while every thread of a process but those in `but` stands still, and tells for how long they did.
+///
+/// They are held by a thread of ours that then ends: the kernel lets all of them go at once. Let go one by one, the first ones
+/// would take the processor from us that the last ones wait for.
+pub(crate) fn while_stopped<T: Send>(
+    pid: Pid,
+    but: &[Tid],
+    act: impl FnOnce(&mut Held<'_>) -> Result<T, Error> + Send,
+) -> Result<(T, Duration), Error> {
+    let stand_still = || -> Result<(T, Duration), Error> {
+        let waiter = crate::waiter(pid)?;
+        let mut held = Held::none(&waiter, pid);
+        held.stop_all(but)?;
+        let done = act(&mut held)?;
+        Ok((done, held.leave()))
+    };
+    std::thread::scope(|scope| {
+        let holder = scope.spawn(move || (nix::unistd::gettid(), stand_still()));
+        let (tid, done) = holder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // It is joined a moment before the kernel lets go of what it traces, and gone a moment after that.
+        let own = format!("/proc/self/task/{tid}");
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while std::path::Path::new(&own).exists() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        done
+    })
+}
 
 /// Threads of one process that we hold.
 pub(crate) struct Held<'w> {
@@ -30,19 +64,22 @@ pub(crate) struct Held<'w> {
     threads: BTreeMap<Tid, Thread>,
     /// Where more than one thread is held.
     sentinel: Option<Sentinel>,
+    /// When the first of them was asked to stop, or there turned out to be none.
+    since: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Thread {
     /// `None` while it runs.
     stopped: Option<HandThread>,
-    /// The call that it slept in before it was stopped, where a stop alone would end that.
-    sleep: Option<Sleep>,
+    is_asked: bool,
+    /// The call that it slept in before it was stopped, where a stop alone would end that, and when that was looked at.
+    sleep: Option<(Sleep, Instant)>,
 }
 
 impl<'w> Held<'w> {
     pub(crate) fn none(waiter: &'w Waiter, pid: Pid) -> Held<'w> {
-        Held { waiter, pid, threads: BTreeMap::new(), sentinel: None }
+        Held { waiter, pid, threads: BTreeMap::new(), sentinel: None, since: None }
     }
 
     /// Stops one thread; `None` where it has ended.
@@ -50,6 +87,7 @@ impl<'w> Held<'w> {
         if !self.seize(tid)? {
             return Ok(None);
         }
+        self.ask_to_stop();
         let deadline = Instant::now() + STOP_TIMEOUT;
         loop {
             self.poll(tid)?;
@@ -85,20 +123,16 @@ impl<'w> Held<'w> {
     fn try_to_stop_all(&mut self, but: &[Tid]) -> Result<bool, Error> {
         let deadline = Instant::now() + STOP_TIMEOUT;
         loop {
-            let tasks = proc::tasks(self.pid).map_err(|error| Error::looking(self.pid, error))?;
-            let mut new = 0;
-            for tid in tasks {
-                if but.contains(&tid) || self.threads.contains_key(&tid) {
-                    continue;
+            let mut is_all = true;
+            // While nothing stands still, those that come meanwhile cost the program nothing.
+            for _ in 0..SEIZE_PASSES {
+                if !self.seize_new(but)? {
+                    break;
                 }
-                if self.sentinel.is_none() && !but.is_empty() {
-                    self.watch(but);
-                }
-                if self.seize(tid)? {
-                    new += 1;
-                }
+                is_all = false;
             }
-            if new == 0 {
+            self.ask_to_stop();
+            if is_all {
                 return Ok(true);
             }
             loop {
@@ -115,18 +149,56 @@ impl<'w> Held<'w> {
         }
     }
 
+    /// Seizes the threads that are not held yet; tells whether there are any.
+    fn seize_new(&mut self, but: &[Tid]) -> Result<bool, Error> {
+        let mut is_any = false;
+        for tid in proc::tasks(self.pid).map_err(|error| Error::looking(self.pid, error))? {
+            if but.contains(&tid) || self.threads.contains_key(&tid) {
+                continue;
+            }
+            if self.sentinel.is_none() && !but.is_empty() {
+                self.watch(but);
+            }
+            is_any |= self.seize(tid)?;
+        }
+        Ok(is_any)
+    }
+
+    /// Asks all threads to stop that have not been asked.
+    fn ask_to_stop(&mut self) {
+        for (tid, thread) in self.threads.iter_mut().filter(|(_, thread)| !thread.is_asked) {
+            let looks = sleep::would_notice_stop(*tid);
+            thread.sleep =
+                looks.then(|| sleep::measure(self.pid, *tid)).flatten().map(|it| (it, Instant::now()));
+        }
+        self.since.get_or_insert_with(Instant::now);
+        for (tid, thread) in self.threads.iter_mut().filter(|(_, thread)| !thread.is_asked) {
+            // Fails where it has ended, which the next poll shows.
+            let _ = ptrace::interrupt(*tid);
+            thread.is_asked = true;
+            if let Some((sleep, looked_at)) = &mut thread.sleep {
+                sleep.elapsed += looked_at.elapsed();
+            }
+        }
+    }
+
+    /// Leaves the threads to the end of the calling thread, which comes next. Tells for how long the first has been stopped.
+    fn leave(mut self) -> Duration {
+        self.threads.clear();
+        self.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     fn running(&self) -> impl Iterator<Item = Tid> {
         self.threads.iter().filter(|(_, thread)| thread.stopped.is_none()).map(|(tid, _)| *tid)
     }
 
-    /// Seizes a thread and asks it to stop. Tells whether it is there.
+    /// Seizes a thread, which runs on. Tells whether it is there.
     fn seize(&mut self, tid: Tid) -> Result<bool, Error> {
         if self.sentinel.is_none() && !self.threads.is_empty() {
             self.watch(&[]);
         }
         let _stuck_is_freed = self.sentinel.as_ref().map(Sentinel::watch);
         let mut tries_left = SEIZE_TRIES;
-        let sleep = sleep::would_notice_stop(tid).then(|| sleep::measure(self.pid, tid)).flatten();
         while let Err(error) = ptrace::seize(tid, Options::default()) {
             let Ok(status) = proc::status((self.pid, tid)) else { return Ok(false) };
             if status.is_zombie() || status.state == b'X' {
@@ -141,12 +213,10 @@ impl<'w> Held<'w> {
             tries_left -= 1;
             std::thread::sleep(SEIZE_PAUSE);
         }
-        self.threads.insert(tid, Thread { stopped: None, sleep });
+        self.threads.insert(tid, Thread { stopped: None, is_asked: false, sleep: None });
         if let Some(sentinel) = &self.sentinel {
             sentinel.add(tid);
         }
-        // Fails where it has ended, which the next poll shows.
-        let _ = ptrace::interrupt(tid);
         Ok(true)
     }
 
@@ -167,8 +237,8 @@ impl<'w> Held<'w> {
         let (Ok(registers), Ok(mask)) = (ptrace::registers(tid), ptrace::signal_mask(tid)) else {
             return Ok(());
         };
-        thread.sleep = thread.sleep.map(|sleep| sleep.at_stop(tid));
-        let again = sleep::call_again(tid, &registers, thread.sleep);
+        let sleep = thread.sleep.map(|(sleep, _)| sleep.at_stop(tid));
+        let again = sleep::call_again(tid, &registers, sleep);
         if let Some(again) = &again {
             ptrace::set_registers(tid, again)
                 .map_err(|error| Error::thread(tid, "putting its call back", error))?;
@@ -193,6 +263,8 @@ impl<'w> Held<'w> {
 
     /// Lets all of them go.
     pub(crate) fn release(&mut self) {
+        // Who was seized only cannot be let go before it stops.
+        self.ask_to_stop();
         let deadline = Instant::now() + STOP_TIMEOUT;
         loop {
             self.threads.retain(|tid, thread| thread.stopped.is_none() || ptrace::detach(*tid, 0).is_err());

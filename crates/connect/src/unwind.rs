@@ -4,9 +4,8 @@
 //! Words of a stack alone do not tell what is on it: old return addresses lie in the unused room of live frames. Where a
 //! frame has no description (generated code, some assembly), the rest of the stack is unknown, and said to be so.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use brant_base::Addr;
 use brant_hook::symbols::{self, PROGRAM_HEADER_BYTES};
@@ -38,7 +37,7 @@ pub(crate) struct Trace {
 /// Frame descriptions of modules, read once.
 #[derive(Default)]
 pub(crate) struct Descriptions {
-    modules: RefCell<HashMap<u64, Option<Rc<Module>>>>,
+    modules: Mutex<HashMap<u64, Option<Arc<Module>>>>,
 }
 
 struct Module {
@@ -140,7 +139,7 @@ impl Descriptions {
         Some(Step::Caller { is_signal: description.is_signal_trampoline() })
     }
 
-    fn module_at(&self, memory: &Memory, maps: &[MapEntry], address: u64) -> Option<Rc<Module>> {
+    fn module_at(&self, memory: &Memory, maps: &[MapEntry], address: u64) -> Option<Arc<Module>> {
         let at = maps.partition_point(|entry| entry.range.end().0 <= address);
         let entry = maps.get(at).filter(|entry| entry.range.contains(Addr(address)))?;
         let is_first = |other: &&MapEntry| {
@@ -149,8 +148,8 @@ impl Descriptions {
         };
         let has_file = entry.inode != 0 || entry.kind == MapKind::Vdso;
         let start = maps[..=at].iter().rev().find(is_first).filter(|_| has_file)?.range.start().0;
-        let mut modules = self.modules.borrow_mut();
-        modules.entry(start).or_insert_with(|| Module::read(memory, start).map(Rc::new)).clone()
+        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        modules.entry(start).or_insert_with(|| Module::read(memory, start).map(Arc::new)).clone()
     }
 }
 

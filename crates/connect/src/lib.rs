@@ -11,6 +11,7 @@
 
 pub mod definitions;
 
+mod allocator;
 mod error;
 mod log;
 mod shape;

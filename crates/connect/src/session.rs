@@ -16,6 +16,7 @@ use brant_kernel::ptrace::{self, Waiter};
 use brant_kernel::remote::{Errand, Hand, HandThread, Memory, RemoteError};
 
 use crate::Wrapper;
+use crate::allocator::{Allocator, is_waiting};
 use crate::error::Error;
 use crate::runtime::{self, Runtime};
 use crate::stack::Stacks;
@@ -265,8 +266,20 @@ fn look(memory: &Memory, maps: &[MapEntry], target: &Target, thread: &HandThread
     }
     let stacks = Stacks { memory, maps, descriptions: &target.descriptions };
     let is_guarded = |address: u64| target.guarded.iter().any(|range| range.contains(&address));
-    (is_in_sequence(memory, thread) || stacks.is_inside(thread, is_guarded))
-        .then_some("every thread that was looked at was loading a library or allocating memory")
+    if is_in_sequence(memory, thread) || stacks.is_inside(thread, is_guarded) {
+        return Some("every thread that was looked at was loading a library or allocating memory");
+    }
+    match &target.allocator {
+        Allocator::Libc => None,
+        // Who waits for something from outside holds no lock, although a library that supervises every call is on the stack.
+        _ if is_waiting(memory, thread) => None,
+        Allocator::Library(code) => stacks
+            .is_inside(thread, |address| code.iter().any(|range| range.contains(&address)))
+            .then_some("every thread that was looked at was in the library that allocates its memory"),
+        Allocator::Program => Some(
+            "its allocator is part of the program itself, and no thread was looked at that waited for something",
+        ),
+    }
 }
 
 /// The start of the runtime's mappings in a process, with the name of its file.

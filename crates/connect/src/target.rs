@@ -11,6 +11,7 @@ use brant_hook::symbols::{self, Dynamic, PROGRAM_HEADER_BYTES, SYMBOL_BYTES, Tab
 use brant_kernel::proc::{self, MapEntry, MapKind};
 use brant_kernel::remote::Memory;
 
+use crate::allocator::Allocator;
 use crate::error::Error;
 use crate::unwind::Descriptions;
 
@@ -27,6 +28,7 @@ pub(crate) struct Target {
     pub(crate) loader: Loader,
     /// Code that holds locks which dlopen needs.
     pub(crate) guarded: Vec<Range<u64>>,
+    pub(crate) allocator: Allocator,
     pub(crate) descriptions: Descriptions,
 }
 
@@ -94,7 +96,9 @@ impl Target {
         let modules = modules(&memory, debug);
         let loader = find_loader(&modules).ok_or(Error::NoLoader(pid))?;
         let guarded = guarded_code(&modules, &maps, interpreter);
-        Ok(Target { pid, maps, loader, guarded, descriptions: Descriptions::default() })
+        let libc = modules.iter().find(|module| module.is(b"libc")).map(|module| module.base);
+        let allocator = Allocator::find(&memory, &maps, debug, |base| Some(base) == libc);
+        Ok(Target { pid, maps, loader, guarded, allocator, descriptions: Descriptions::default() })
     }
 
     /// Its executable private mappings, the vdso first: places for return thunks.
@@ -218,6 +222,8 @@ fn guarded_code(modules: &[Module], maps: &[MapEntry], interpreter: u64) -> Vec<
     }
     if let Some(libc) = modules.iter().find(|module| module.is(b"libc")) {
         guarded.extend(around(libc, &ALLOCATOR));
+        // It holds every lock of the allocator, whosever that is, from before it forks to behind that.
+        guarded.extend(from(libc, b"fork"));
         if is_musl {
             LOADER.iter().for_each(|name| guarded.extend(around(libc, &[name])));
         }
@@ -235,7 +241,14 @@ fn around(libc: &Module, names: &[&[u8]]) -> Option<Range<u64>> {
     Some(before.unwrap_or(first)..behind.unwrap_or(last + 4096))
 }
 
-fn read(memory: &Memory, at: u64, bytes: u64) -> Option<Vec<u8>> {
+/// From an exported function to the next one.
+fn from(libc: &Module, name: &[u8]) -> Option<Range<u64>> {
+    let first = libc.address_of(name)?;
+    let behind = libc.functions.iter().map(|(_, address)| *address).filter(|address| *address > first).min();
+    Some(first..behind.unwrap_or(first + 4096))
+}
+
+pub(crate) fn read(memory: &Memory, at: u64, bytes: u64) -> Option<Vec<u8>> {
     if bytes > TABLE_BYTES_MAX {
         return None;
     }
@@ -256,11 +269,11 @@ fn read_up_to(memory: &Memory, at: u64, bytes: u64) -> Vec<u8> {
     all
 }
 
-fn word(memory: &Memory, at: u64) -> Option<u64> {
+pub(crate) fn word(memory: &Memory, at: u64) -> Option<u64> {
     memory.read_value(Addr(at)).ok()
 }
 
-fn word_32(memory: &Memory, at: u64) -> Option<u32> {
+pub(crate) fn word_32(memory: &Memory, at: u64) -> Option<u32> {
     memory.read_value(Addr(at)).ok()
 }
 

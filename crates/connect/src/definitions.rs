@@ -51,9 +51,27 @@ struct Found {
     stem: String,
 }
 
+/// Options of a wrapper.
+#[derive(Clone, Copy)]
+enum Options<'a> {
+    /// As a user typed them.
+    Typed(&'a str),
+    /// As the implementation gets them.
+    Checked(&'a [u8]),
+}
+
 /// Finds and reads what a user named: `NAME`, `./PATH.wrap`, `NAME:OPTIONS`.
 pub fn find(text: &str) -> Result<Wrapper, Error> {
     let (name, options) = split(text);
+    load(name, Options::Typed(options))
+}
+
+/// Reads a definition once more, by what [`Wrapper::definition`] says, for a wrapper with these [`Wrapper::options`].
+pub fn again(definition: &str, options: &[u8]) -> Result<Wrapper, Error> {
+    load(definition, Options::Checked(options))
+}
+
+fn load(name: &str, options: Options<'_>) -> Result<Wrapper, Error> {
     let found = read(name)?;
     let shown = &found.shown;
     let definition =
@@ -70,23 +88,37 @@ pub fn find(text: &str) -> Result<Wrapper, Error> {
         })?,
     };
     let text = chosen.implementation.as_str();
-    let shipped = text.strip_prefix(brant_wrappers::IMPLEMENTATION);
-    if let Some(shipped) = shipped {
-        let mut wrapper = Wrapper::new(chosen, PathBuf::from(format!("/memfd:brant-wrapper-{shipped}")))?;
-        wrapper.carried = Some(brant_wrappers::LIBRARY);
-        // Not every C library has every function of a set that ships.
-        wrapper.skips_missing = found.path.is_none();
-        wrapper.options = shipped_options(shipped, options, chosen)?.into_bytes();
-        return Ok(wrapper);
-    }
-    let path = found.path.as_deref().unwrap_or(Path::new(""));
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let implementation = folder.join(text);
-    let library = implementation
-        .canonicalize()
-        .map_err(|error| Error::NoDefinition { path: implementation.display().to_string(), error })?;
-    let mut wrapper = Wrapper::new(chosen, library)?;
-    wrapper.options = options.into();
+    let mut wrapper = match text.strip_prefix(brant_wrappers::IMPLEMENTATION) {
+        Some(shipped) => {
+            let path = PathBuf::from(format!("/memfd:brant-wrapper-{shipped}"));
+            let mut wrapper = Wrapper::new(chosen, path)?;
+            wrapper.carried = Some(brant_wrappers::LIBRARY);
+            // Not every C library has every function of a set that ships.
+            wrapper.skips_missing = found.path.is_none();
+            wrapper.options = match options {
+                Options::Typed(options) => shipped_options(shipped, options, chosen)?.into_bytes(),
+                Options::Checked(options) => options.to_vec(),
+            };
+            wrapper
+        }
+        None => {
+            let path = found.path.as_deref().unwrap_or(Path::new(""));
+            let folder =
+                path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let implementation = folder.join(text);
+            let library = implementation
+                .canonicalize()
+                .map_err(|error| Error::NoDefinition { path: implementation.display().to_string(), error })?;
+            let mut wrapper = Wrapper::new(chosen, library)?;
+            wrapper.options = match options {
+                Options::Typed(options) => options.into(),
+                Options::Checked(options) => options.to_vec(),
+            };
+            wrapper
+        }
+    };
+    let file = found.path.as_deref().map(|path| path.canonicalize().ok()?.to_str().map(str::to_owned));
+    wrapper.definition = file.unwrap_or_else(|| Some(found.stem.clone()));
     Ok(wrapper)
 }
 

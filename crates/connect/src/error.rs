@@ -64,6 +64,8 @@ pub enum Error {
         #[source]
         error: std::io::Error,
     },
+    #[error("wrappers cannot be handed on to programs that it executes: {0}")]
+    Follow(String),
     #[error("process {pid} is already wrapped by \"{name}\"")]
     AlreadyWrapped { pid: Pid, name: String },
     #[error("process {pid} is not wrapped by \"{name}\"")]
@@ -133,6 +135,7 @@ impl Error {
             Error::Options { .. } => "B-1132",
             Error::Declined { .. } | Error::NoOptions(_) => "B-1131",
             Error::Log { .. } => "B-1150",
+            Error::Follow(_) => "B-1151",
             Error::NotWrapped { .. } => "B-1113",
             Error::OtherRuntime(_) => "B-1114",
             Error::Changed { .. } => "B-1115",

@@ -22,6 +22,8 @@ mod stop;
 mod unwind;
 
 mod commit;
+mod entry;
+pub mod follow;
 mod launch;
 mod runtime;
 mod saving;
@@ -57,6 +59,8 @@ pub struct Wrapper {
     pub implementation: PathBuf,
     /// The library itself, where it is no file but travels with brant. Its path is a name only.
     pub carried: Option<&'static [u8]>,
+    /// What [`definitions::again`] finds its definition by, from any folder.
+    pub definition: Option<String>,
     /// For the implementation, which learns them when it is loaded.
     pub options: Vec<u8>,
     /// Functions and libraries that the program does not have are left out. Otherwise the wrapper is refused for one.
@@ -75,6 +79,7 @@ impl Wrapper {
             name,
             implementation,
             carried: None,
+            definition: None,
             options: Vec::new(),
             skips_missing: false,
             is_unguarded: false,
@@ -148,8 +153,25 @@ pub fn wrap(wrapper: &Wrapper, pid: Pid, log: &Log) -> Result<Wrapped, Error> {
 /// Takes a wrapper off a running process.
 pub fn unwrap(name: &str, pid: Pid, log: &Log) -> Result<Unwrapped, Error> {
     let done = unwrap_running(name, pid);
-    log.taken_off(pid, name, &done);
-    done
+    log.taken_off(pid, name, &done.as_ref().map(|(unwrapped, _)| unwrapped));
+    let (unwrapped, following) = done?;
+    // What it hands on to programs that it executes.
+    if let Some(options) = following.filter(|_| name != follow::NAME) {
+        follow::remove(pid, &options, name, log)?;
+    }
+    Ok(unwrapped)
+}
+
+/// As [`wrap`]; and programs that the process executes get the wrapper too.
+pub fn wrap_and_follow(wrapper: &Wrapper, pid: Pid, log: &Log) -> Result<Wrapped, Error> {
+    follow::own_path(pid)?;
+    let wrapped = wrap(wrapper, pid, log)?;
+    if let Err(error) = follow::add(pid, wrapper, log) {
+        // On for all that was asked for, or for nothing.
+        let _ = unwrap(&wrapper.name, pid, log);
+        return Err(error);
+    }
+    Ok(wrapped)
 }
 
 fn wrap_running(wrapper: &Wrapper, pid: Pid) -> Result<Wrapped, Error> {
@@ -246,7 +268,8 @@ fn all_planned(wrapper: &Wrapper, outcomes: &[Outcome]) -> Result<Vec<u32>, Erro
     if unhookable.is_empty() { Ok(functions) } else { Err(Error::Unhookable(unhookable)) }
 }
 
-fn unwrap_running(name: &str, pid: Pid) -> Result<Unwrapped, Error> {
+/// Gives the options of its `follow-exec` besides.
+fn unwrap_running(name: &str, pid: Pid) -> Result<(Unwrapped, Option<Vec<u8>>), Error> {
     let _turn = Turn::take(pid)?;
     let waiter = waiter(pid)?;
     let target = Target::inspect(pid)?;
@@ -256,7 +279,7 @@ fn unwrap_running(name: &str, pid: Pid) -> Result<Unwrapped, Error> {
     }
     let mut session = Session::open(&waiter, &target, false, &[])?;
     let taken = take_off(&target, &mut session, name);
-    let (wrapper, is_quiet, pause) = match taken {
+    let TakenOff { wrapper, following, is_quiet, pause } = match taken {
         Ok(taken) => taken,
         Err(error) => {
             session.close()?;
@@ -267,26 +290,39 @@ fn unwrap_running(name: &str, pid: Pid) -> Result<Unwrapped, Error> {
         let implementation = unload(&target, &mut session, &wrapper);
         session.close()?;
         let interceptions = wrapper.functions;
-        return Ok(Unwrapped { implementation: implementation?, interceptions, pause });
+        return Ok((Unwrapped { implementation: implementation?, interceptions, pause }, following));
     }
     session.close()?;
     if !wait_until_quiet(&target, &wrapper)? {
         let interceptions = wrapper.functions;
-        return Ok(Unwrapped { implementation: Implementation::InUse, interceptions, pause });
+        return Ok((Unwrapped { implementation: Implementation::InUse, interceptions, pause }, following));
     }
     let mut session = Session::open(&waiter, &target, false, &[])?;
     let implementation = unload(&target, &mut session, &wrapper);
     session.close()?;
-    Ok(Unwrapped { implementation: implementation?, interceptions: wrapper.functions, pause })
+    Ok((Unwrapped { implementation: implementation?, interceptions: wrapper.functions, pause }, following))
 }
 
-/// Takes the wrapper's layers out. Tells whether no thread was inside at that moment.
+/// A wrapper whose layers are out.
+struct TakenOff {
+    wrapper: Listed,
+    /// The options of `follow-exec`, where the process has it.
+    following: Option<Vec<u8>>,
+    /// No thread was inside at that moment.
+    is_quiet: bool,
+    pause: Duration,
+}
+
+/// Takes the wrapper's layers out.
 fn take_off(
     target: &Target,
     session: &mut Session<'_>,
     name: &str,
-) -> Result<(Listed, bool, Duration), Error> {
-    let known = listed(session)?.into_iter().rfind(|known| known.name == name.as_bytes());
+) -> Result<TakenOff, Error> {
+    let known = listed(session)?;
+    let is_following = |known: &&Listed| known.name == follow::NAME.as_bytes() && !known.functions.is_empty();
+    let following = known.iter().find(is_following).map(|known| known.options.clone());
+    let known = known.into_iter().rfind(|known| known.name == name.as_bytes());
     let wrapper = known.ok_or_else(|| Error::NotWrapped { pid: target.pid, name: name.to_owned() })?;
     let Reply::Plan { writes, .. } = session.ask(&Request::Unwrap { wrapper: wrapper.id })? else {
         return Err(Error::Runtime(target.pid));
@@ -302,7 +338,7 @@ fn take_off(
         inside.is_empty(target, &memory, threads, maps)
     })?;
     session.ask(&Request::Tell { wrapper: wrapper.id, event: Event::Off })?;
-    Ok((wrapper, is_quiet, committed.pause))
+    Ok(TakenOff { wrapper, following, is_quiet, pause: committed.pause })
 }
 
 /// Stops the process now and then to see whether no thread is inside any more.

@@ -5,7 +5,9 @@
 //!
 //! ```text
 //! TIME PID on|off WRAPPER FUNCTION[@VERSION] LIBRARY ADDRESS MEDIATOR DEPTH
-//! TIME PID refused|followed|unfollowed WRAPPER WORDS
+//! TIME PID refused WRAPPER CODE WORDS
+//! TIME PID followed follow-exec PROGRAM
+//! TIME PID unfollowed follow-exec PROGRAM CODE WORDS
 //! ```
 //!
 //! Words of a definition or a program have no spaces and no control characters here: these are escaped.
@@ -73,11 +75,26 @@ impl Log {
     }
 
     /// What came of taking it off.
-    pub(crate) fn taken_off(&self, pid: Pid, wrapper: &str, done: &Result<Unwrapped, Error>) {
+    pub(crate) fn taken_off(&self, pid: Pid, wrapper: &str, done: &Result<&Unwrapped, &Error>) {
         match done {
             Ok(unwrapped) => self.functions(pid, "off", wrapper, &unwrapped.interceptions),
             Err(error) => self.refused(pid, wrapper, error),
         }
+    }
+
+    /// A program was executed that gets the wrappers of who executed it.
+    pub(crate) fn followed(&self, pid: Pid, program: &Path) {
+        self.line(
+            pid,
+            "followed",
+            &format!("{} {}", crate::follow::NAME, word(program.as_os_str().as_encoded_bytes())),
+        );
+    }
+
+    /// A program was executed that does not.
+    pub(crate) fn unfollowed(&self, pid: Pid, program: &Path, error: &Error) {
+        let program = word(program.as_os_str().as_encoded_bytes());
+        self.line(pid, "unfollowed", &format!("{} {program} {} {error}", crate::follow::NAME, error.code()));
     }
 
     fn functions(&self, pid: Pid, what: &str, wrapper: &str, functions: &[Function]) {

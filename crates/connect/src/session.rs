@@ -44,8 +44,11 @@ pub(crate) struct Session<'w> {
     pub(crate) thread: HandThread,
     /// The runtime's file, while it is being loaded.
     file: Option<u64>,
-    /// Files of implementations that travel with brant, by their names, likewise.
+    /// Files of implementations that travel with brant, by their names, likewise. Each is loaded once: a loader gives two who
+    /// load one file the same library, with one state.
     carried: Vec<(Vec<u8>, u64)>,
+    /// Those that were loaded.
+    loaded: Vec<u64>,
     pub(crate) runtime: Option<Runtime>,
 }
 
@@ -94,7 +97,8 @@ impl<'w> Session<'w> {
                 });
                 Ok((own, carried.collect::<Result<Vec<_>, _>>()?))
             })?;
-        let mut session = Session { target, errand, held, thread, file, carried, runtime };
+        let mut session =
+            Session { target, errand, held, thread, file, carried, loaded: Vec::new(), runtime };
         if must_load {
             session.load_runtime()?;
         }
@@ -115,8 +119,11 @@ impl<'w> Session<'w> {
     /// Loads the implementation that travels with brant.
     pub(crate) fn load_carried(&mut self, wrapper: &Wrapper) -> Result<u64, Error> {
         let wanted = wrapper.carried_as().map(|(name, _)| name);
-        let made = self.carried.iter().find(|(name, _)| Some(name.as_slice()) == wanted);
+        let is_free =
+            |(name, file): &&(Vec<u8>, u64)| Some(name.as_slice()) == wanted && !self.loaded.contains(file);
+        let made = self.carried.iter().find(is_free);
         let file = made.map(|(_, file)| *file).ok_or(Error::Runtime(self.target.pid))?;
+        self.loaded.push(file);
         // Loaders compare names first, and the number may have been another file's: so each file gets a name of its own.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
         let spelled = (0..48).map(|bit| if now >> bit & 1 == 0 { "/" } else { "./" });

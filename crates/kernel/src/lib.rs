@@ -6,6 +6,7 @@
 pub mod descriptor;
 pub mod elf;
 pub mod ending;
+pub mod executable;
 pub mod facts;
 pub mod make;
 pub mod namespace;

@@ -180,6 +180,17 @@ pub fn pidfd_send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
     check(result as i32)
 }
 
+/// Another number, close-on-exec, of a descriptor that who started this program left open for it on purpose. The number itself
+/// stays open; see [`close_inherited`].
+pub fn inherited(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC takes plain numbers and gives a new descriptor or an error.
+    match unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+        fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+    }
+}
+
 /// Closes every descriptor from 3 up that this program inherited from who started it.
 ///
 /// The rule that makes this safe: a descriptor that brant opens itself is close-on-exec (std and this

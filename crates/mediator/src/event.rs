@@ -37,6 +37,11 @@ impl Load {
         self.options.to_bytes()
     }
 
+    /// The same with its zero byte.
+    pub fn options_text(&self) -> &'static CStr {
+        self.options
+    }
+
     /// One for each `wrap` of the definition: [`crate::Call::index`] is the place in it.
     pub fn functions(&self) -> &'static [Function] {
         self.functions

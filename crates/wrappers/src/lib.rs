@@ -7,6 +7,7 @@
 #![cfg_attr(not(feature = "loaded"), forbid(unsafe_code))]
 
 mod errno;
+pub mod follow;
 mod options;
 
 #[cfg(feature = "loaded")]
@@ -16,4 +17,4 @@ mod inside;
 mod shipped;
 
 #[cfg(not(feature = "loaded"))]
-pub use shipped::{IMPLEMENTATION, LIBRARY, Shipped, all, find, prepare};
+pub use shipped::{FOLLOW, IMPLEMENTATION, LIBRARY, Shipped, all, find, prepare};

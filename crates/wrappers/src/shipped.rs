@@ -10,6 +10,9 @@ pub static LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/wrappers.s
 /// `implementation "brant:NAME"` means [`LIBRARY`] as the wrapper NAME, in definitions of users too.
 pub const IMPLEMENTATION: &str = "brant:";
 
+/// The definition of what carries wrappers over to programs that are executed.
+pub const FOLLOW: &str = include_str!("../definitions/follow.wrap");
+
 /// What an option's value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {

@@ -7,6 +7,7 @@ mod checkpoint;
 mod demo;
 mod doctor;
 mod explain;
+mod follow;
 mod image;
 mod kill;
 mod logs;
@@ -82,6 +83,8 @@ enum Verb {
     Wrap(wrap::Wrap),
     Unwrap(unwrap::Unwrap),
     Wrappers(wrappers::Wrappers),
+    #[command(hide = true, name = "follow-exec")]
+    Follow(follow::Follow),
     Doctor(doctor::Doctor),
     Demo(demo::Demo),
     Explain(explain::Explain),
@@ -117,6 +120,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Wrap(verb) => verb.run(&report),
         Verb::Unwrap(verb) => verb.run(&report),
         Verb::Wrappers(verb) => verb.run(&report),
+        Verb::Follow(verb) => verb.run(),
         Verb::Doctor(verb) => verb.run(&report),
         Verb::Demo(verb) => verb.run(&report),
         Verb::Explain(verb) => verb.run(&report),

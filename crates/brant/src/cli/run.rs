@@ -5,6 +5,8 @@ use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use brant_base::Pid;
+use brant_connect::follow;
 use brant_kernel::task::Window;
 use nix::sys::termios::tcgetattr;
 use nix::unistd::{dup2_stdin, dup2_stdout};
@@ -36,6 +38,9 @@ pub(super) struct Run {
     /// Put a wrapper on the program before its first instruction; may be given several times, the last is the outermost
     #[arg(long, value_name = "WRAPPER")]
     wrap: Vec<String>,
+    /// With --wrap: programs that it executes get the wrappers too. Those that cannot be wrapped are executed without
+    #[arg(short, long, requires = "wrap")]
+    follow_exec: bool,
     /// With --wrap: append a line for each function that is mediated to this file
     #[arg(long, value_name = "FILE", requires = "wrap")]
     log: Option<PathBuf>,
@@ -48,13 +53,18 @@ impl Run {
     pub(super) fn run(self, report: &Report) -> Done {
         let shown: Vec<String> =
             self.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-        let wrappers: Vec<_> = self
+        let mut wrappers: Vec<_> = self
             .wrap
             .iter()
             .map(|name| super::wrap::defined(name))
             .collect::<Result<_, _>>()
             .map_err(|failure| Failure { exit: exit::OWN, ..failure })?;
         let log = super::wrap::open_log(self.log.as_deref()).map_err(Failure::into_own)?;
+        if self.follow_exec {
+            let first = follow::own_path(Pid(std::process::id() as i32))
+                .and_then(|brant| follow::wrapper(&brant, &log, &wrappers));
+            wrappers.insert(0, first.map_err(|error| not_handed_on(&error))?);
+        }
         let wrapping = Wrapping { wrappers, log };
         let reservation = Runtime::open()
             .and_then(|runtime| runtime.reserve(self.name.as_deref(), &shown))
@@ -118,6 +128,10 @@ fn announce(report: &Report, meta: &Meta) {
     } else {
         report.data(&meta.name);
     }
+}
+
+fn not_handed_on(error: &brant_connect::Error) -> Failure {
+    Failure::of_error(error.code(), "the program was not started", error).into_own()
 }
 
 fn not_started(command: &[String], error: &LaunchError) -> Failure {

@@ -14,7 +14,7 @@ use crate::target::Target;
 /// Put a wrapper on a running program: its mediators stand before functions of libraries from now on
 ///
 /// The program is stopped for some milliseconds at most. Every function that the wrapper names is mediated, or none.
-/// Children that it forks from now on are wrapped too, programs that it executes are not.
+/// Children that it forks from now on are wrapped too; programs that it executes are with --follow-exec.
 #[derive(Debug, clap::Args)]
 pub(super) struct Wrap {
     /// The path of a definition, or a name (`brant wrappers` tells which there are), and options behind a colon:
@@ -25,6 +25,9 @@ pub(super) struct Wrap {
     /// A mediator's own calls of functions that the wrapper mediates are mediated too. Calls cost less
     #[arg(long)]
     no_guard: bool,
+    /// Programs that it executes get the wrapper too. Those that cannot be wrapped are executed without it
+    #[arg(short = 'f', long)]
+    follow_exec: bool,
     /// Append a line for each function that is mediated now to this file; BRANT_CONNECT_LOG names it for every verb
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -37,7 +40,8 @@ impl Wrap {
         let log = open_log(self.log.as_deref())?;
         let target = Target::find(&self.target)?;
         let pid = only_process(&target)?;
-        let wrapped = brant_connect::wrap(&wrapper, pid, &log)
+        let wrap = if self.follow_exec { brant_connect::wrap_and_follow } else { brant_connect::wrap };
+        let wrapped = wrap(&wrapper, pid, &log)
             .map_err(|error| failed(&format!("{target} was not wrapped"), &target, &error))?;
         tell_lost(report, &log);
         let functions: u32 = wrapped.functions.iter().sum();

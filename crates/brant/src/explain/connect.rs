@@ -154,4 +154,13 @@ own, which `brant wrappers` lists; docs/wrappers.md describes them. Nothing was 
 --log FILE, or the variable BRANT_CONNECT_LOG, names a file that gets a line for each function that a wrapper is put before or
 taken off from. It is made where it is not there, for its owner only; its folder must be there and writable. Nothing was touched.",
     },
+    Entry {
+        code: "B-1151",
+        title: "wrappers cannot be handed on to executed programs",
+        text: "\
+With --follow-exec a wrapped program starts this brant before it executes another program, by the path at which this brant lies. So that
+must be there for the program too, in its own root file system. A wrapper is found again by its definition file, whose path and
+options must have no line breaks. In a log the code stands for a program that was executed without its wrappers, with the reason: one that gains
+rights by a setuid bit or by capabilities of its file, which it would lose if it were traced, or one whose file may not be read.",
+    },
 ];

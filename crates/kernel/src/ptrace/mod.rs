@@ -91,6 +91,11 @@ pub fn resume_to_syscall(tid: Tid, signal: i32) -> io::Result<()> {
     ptrace(libc::PTRACE_SYSCALL, tid, 0, signal as usize).map(drop)
 }
 
+/// Leaves a tracee in its job-control stop, of which it has told; it tells of its end.
+pub fn listen(tid: Tid) -> io::Result<()> {
+    ptrace(libc::PTRACE_LISTEN, tid, 0, 0).map(drop)
+}
+
 /// Lets go of a stopped tracee. One in a job-control stop stays stopped.
 pub fn detach(tid: Tid, signal: i32) -> io::Result<()> {
     ptrace(libc::PTRACE_DETACH, tid, 0, signal as usize).map(drop)

@@ -9,6 +9,7 @@ mod system;
 
 mod faults;
 mod files;
+mod follow;
 mod net;
 mod trace;
 
@@ -38,6 +39,9 @@ fn on_event(event: Event) -> Result<(), &'static str> {
 }
 
 fn on_load(load: Load) -> Result<(), &'static str> {
+    if load.wrapper() == b"follow-exec" {
+        return follow::prepare(load.options_text());
+    }
     let options = core::str::from_utf8(load.options()).map_err(|_| "its options are no UTF-8")?;
     match value(options, "as") {
         Some("trace") => trace::prepare(options, load.functions())?,

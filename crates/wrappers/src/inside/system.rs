@@ -43,7 +43,7 @@ const O_CLOEXEC: usize = 0o2_000_000;
 /// # Safety
 ///
 /// As the system call of that number.
-unsafe fn call(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> isize {
+pub(super) unsafe fn call(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> isize {
     let result: isize;
     // SAFETY: the kernel changes rax, rcx, r11 and what the call is documented to; the caller vouches for that.
     unsafe {

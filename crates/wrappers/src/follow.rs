@@ -1,0 +1,19 @@
+//! What the mediator of `follow-exec` and the brant that it starts say to each other, and how that is started.
+//!
+//! `brant VERB "PID TID SOCKET FILE" OPTIONS`: the thread TID of process PID is about to execute FILE. The brant says
+//! [`PERMIT`] where it needs leave to trace (the mediator says the same back when that is given), then [`GO`] when it has seized
+//! the thread, or ends. If the program cannot be executed the mediator says [`DONE`] and waits for the brant's end.
+
+use core::ffi::CStr;
+
+/// The verb, which no help shows.
+pub const VERB: &CStr = c"follow-exec";
+/// The line of the options that names brant.
+pub const OPTION_BRANT: &str = "brant=";
+
+pub const PERMIT: u8 = b'p';
+pub const GO: u8 = b'g';
+pub const DONE: u8 = b'd';
+
+/// How long the mediator waits for a byte.
+pub const WAIT_S: u64 = 10;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use brant_base::{Pid, Refusal, Refusals};
 use brant_kernel::facts::HostFacts;
-use brant_kernel::proc::{self, MapEntry, MapKind, Namespaces, Status, VmFlags};
-use brant_kernel::remote::Hand;
+use brant_kernel::proc::{self, MapEntry, MapKind, Namespaces, PageKind, Status, VmFlags};
+use brant_kernel::remote::{Hand, Memory};
 use brant_kernel::{descriptor, thread};
 
 use crate::error::Error;
@@ -18,6 +18,8 @@ use crate::tree::{self, Member};
 
 /// Two processes share a part of themselves.
 pub(crate) const SHARED_BY_CLONE: &str = "B-0311";
+/// Code of the kernel's in the program was changed.
+const CHANGED_VDSO: &str = "B-0329";
 
 /// Looks at every process and every descriptor.
 pub(crate) fn look(
@@ -225,6 +227,15 @@ fn is_64_bit(pid: Pid) -> bool {
 fn mappings(member: &Member, tables: &mut Tables, refusals: &mut Refusals) -> Result<(), Error> {
     let entries = proc::smaps(member.task())?;
     for entry in &entries {
+        if entry.kind == MapKind::Vdso && is_changed(member, entry) {
+            refusals.push(Refusal {
+                code: CHANGED_VDSO,
+                pid: Some(member.host),
+                resource: "code of the kernel's own (the vDSO) that was changed".to_owned(),
+                why: "a restored program gets its kernel's own again, without the change".to_owned(),
+                hint: "take the wrapper that has changed it off before: brant unwrap time TARGET".to_owned(),
+            });
+        }
         let Some((code, what, why, hint)) = blocker(entry) else {
             if let MapKind::File = entry.kind
                 && let Err(refusal) = tables.mapped_file_check(member, entry)
@@ -243,6 +254,27 @@ fn mappings(member: &Member, tables: &mut Tables, refusals: &mut Refusals) -> Re
     }
     tables.mappings.insert(member.host, entries);
     Ok(())
+}
+
+/// Whether the kernel's code in the process is other than in this one. Only where the process has pages of its own there it is
+/// read: what a wrapper has changed stays its own when it has been changed back.
+fn is_changed(member: &Member, entry: &MapEntry) -> bool {
+    let runs = proc::populated_pages(member.task(), entry.range);
+    // What cannot be read has ended meanwhile, which the next look sees.
+    let is_own = runs.is_ok_and(|runs| runs.iter().any(|run| run.kind == PageKind::Anonymous));
+    is_own && vdso_of(member.task(), entry) != own_vdso()
+}
+
+fn own_vdso() -> Option<Vec<u8>> {
+    let own = Pid(std::process::id() as i32);
+    let maps = proc::maps(own).ok()?;
+    vdso_of(own, maps.iter().find(|entry| entry.kind == MapKind::Vdso)?)
+}
+
+fn vdso_of(pid: Pid, entry: &MapEntry) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; entry.range.bytes() as usize];
+    Memory::open(pid).ok()?.read(entry.range.start(), &mut bytes).ok()?;
+    Some(bytes)
 }
 
 type Blocker = (&'static str, String, &'static str, &'static str);

@@ -58,6 +58,12 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
     ("B-0327", "A mapping is sealed (mseal)."),
     ("B-0328", "A mapping has guard regions (MADV_GUARD_INSTALL), which cannot be seen exactly."),
     (
+        "B-0329",
+        "Code that the kernel puts into every process (the vDSO) was changed in this one: by brant's wrapper `time`, which \
+         has no other way to `time` and `gettimeofday` of glibc, or by a debugger. A restored process has that of its \
+         kernel, so the program would see two times. Take the wrapper off before the checkpoint.",
+    ),
+    (
         "B-0330",
         "A descriptor is of a kind that is not carried: io_uring, userfaultfd, perf, bpf, fanotify, a namespace, \
          secret memory, a block device and so on. What it stands for lies in the kernel and cannot be read. Start \

@@ -61,6 +61,13 @@ impl<F: Copy, R> Call<F, R> {
         unsafe { (*self.layer()).index }
     }
 
+    /// Where the function's caller goes on, and what was in its frame pointer register: a frame only if that code keeps frames.
+    pub fn caller(&self) -> (usize, usize) {
+        // SAFETY: `new` vouches for the frame, which the runtime's thunk has made.
+        let behind = unsafe { (&raw const (*self.icall.cast::<Frame>()).behind).read() };
+        (behind[1] as usize, behind[0] as usize)
+    }
+
     fn layer(&self) -> *const Layer {
         // SAFETY: what `icall` points to begins with the address of the layer.
         unsafe { self.icall.cast::<*const Layer>().read() }

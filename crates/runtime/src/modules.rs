@@ -53,8 +53,8 @@ unsafe extern "C" fn show(information: *const Information, _: usize, visit: *mut
         false => unsafe { CStr::from_ptr(information.name) }.to_bytes(),
     };
     let dynamic = segments.iter().find(|segment| segment.kind == symbols::PT_DYNAMIC);
-    // The kernel's own module has no file, and nothing to be wrapped.
-    if let Some(dynamic) = dynamic.filter(|_| !path.starts_with(b"linux-vdso")) {
+    // In musl programs never call the kernel's own module, which has that name there.
+    if let Some(dynamic) = dynamic.filter(|_| !path.starts_with(b"linux-gate")) {
         let at = information.base.wrapping_add(dynamic.address);
         // SAFETY: the loader shows modules that are mapped as their headers say.
         visit(unsafe { Module::new(information.base, path, at, dynamic.memory_bytes as usize, segments) });

@@ -24,6 +24,11 @@ enum Kind {
     Pair,
     /// A number up to this.
     Number(u64),
+    /// How fast time goes.
+    Scale,
+    /// How far the time of day is from the real one, and what it is at first.
+    Shift,
+    Start,
 }
 
 /// One option.
@@ -44,6 +49,20 @@ const TRACE: &[Known] = &[OUT, JSON, DIRECT, STRINGS];
 const NET: &[Known] = &[OUT, JSON, DIRECT];
 const FILES: &[Known] = &[OUT, JSON, DIRECT, MAP];
 
+const HEAP: &[Known] = &[
+    OUT,
+    JSON,
+    Known { key: "frames", kind: Kind::Number(options::FRAMES_MAX as u64) },
+    Known { key: "top", kind: Kind::Number(options::TOP_MAX) },
+    Known { key: "every", kind: Kind::Number(options::EVERY_S_MAX) },
+];
+
+const TIME: &[Known] = &[
+    Known { key: "scale", kind: Kind::Scale },
+    Known { key: "shift", kind: Kind::Shift },
+    Known { key: "start", kind: Kind::Start },
+];
+
 /// A wrapper that ships.
 #[derive(Debug)]
 pub struct Shipped {
@@ -59,7 +78,7 @@ pub struct Shipped {
     needs_out: bool,
 }
 
-static SHIPPED: [Shipped; 5] = [
+static SHIPPED: [Shipped; 7] = [
     Shipped {
         name: "trace",
         about: "calls with arguments and results: out=FILE[,json][,strings=N][,direct]",
@@ -91,6 +110,22 @@ static SHIPPED: [Shipped; 5] = [
         options: TRACE,
         has_faults: false,
         needs_out: true,
+    },
+    Shipped {
+        name: "heap",
+        about: "memory from the allocator, by size and caller: out=FILE[,json][,frames=N][,top=N][,every=SECONDS]",
+        definition: include_str!("../definitions/heap.wrap"),
+        options: HEAP,
+        has_faults: false,
+        needs_out: true,
+    },
+    Shipped {
+        name: "time",
+        about: "time that goes faster, slower, or is another one: [scale=N][,shift=+3d|-1h|,start=2030-01-01T00:00:00Z]",
+        definition: include_str!("../definitions/time.wrap"),
+        options: TIME,
+        has_faults: false,
+        needs_out: false,
     },
     Shipped {
         name: "faults",
@@ -143,6 +178,9 @@ pub fn prepare(
     if said.is_empty() {
         return Err(format!("it must be told what to do: {}", shipped.about));
     }
+    if said.contains(&"shift") && said.contains(&"start") {
+        return Err("\"shift\" and \"start\" say the same thing in two ways: leave one out".into());
+    }
     if said.iter().filter(|key| **key == "map").count() > options::MAPS_MAX {
         return Err(format!("\"map\" is said more than {} times", options::MAPS_MAX));
     }
@@ -164,6 +202,16 @@ fn checked(known: &Known, value: Option<&str>, folder: &Path) -> Result<String, 
             Ok(number) if number <= most => Ok(format!("={number}")),
             _ => Err(format!("{key:?} is a number from 0 to {most}, not {value:?}")),
         },
+        Kind::Scale if options::scale(value).is_some() => Ok(format!("={value}")),
+        Kind::Scale => Err(format!("{key:?} is a number from 0.001 to 100000, as 10 or 0.5, not {value:?}")),
+        Kind::Shift if options::shift(value).is_some() => Ok(format!("={value}")),
+        Kind::Shift => Err(format!(
+            "{key:?} is a span behind a sign, of weeks w, d, h, m and s, as +3d or -1h30m, not {value:?}"
+        )),
+        Kind::Start if options::date(value).is_some() => Ok(format!("={value}")),
+        Kind::Start => Err(format!(
+            "{key:?} is a time of UTC from 1970 on, as 2030-01-01T00:00:00Z or 2030-01-01, not {value:?}"
+        )),
         Kind::Path => {
             let path: PathBuf = folder.join(value);
             match path.to_str() {
@@ -208,6 +256,8 @@ mod tests {
         assert_eq!(prepared("trace", "out=t,json").unwrap(), "as=trace,out=/here/t,json");
         assert_eq!(prepared("trace", "out=/t,strings=9").unwrap(), "as=trace,out=/t,strings=9");
         assert_eq!(prepared("files", "map=/a=/b,map=/c=/d").unwrap(), "as=files,map=/a=/b,map=/c=/d");
+        assert_eq!(prepared("heap", "out=h,every=5").unwrap(), "as=heap,out=/here/h,every=5");
+        assert_eq!(prepared("time", "scale=0.5,shift=-1h").unwrap(), "as=time,scale=0.5,shift=-1h");
         assert_eq!(
             prepared("faults", "open=3:EIO,read=1+:EINTR").unwrap(),
             "as=faults,open=3:EIO,read=1+:EINTR"
@@ -223,6 +273,13 @@ mod tests {
             ("files", "", "what to do"),
             ("files", "map=/a", "two absolute paths"),
             ("files", "map=a=/b", "two absolute paths"),
+            ("heap", "json", "out=FILE"),
+            ("heap", "out=a,frames=9", "0 to 8"),
+            ("time", "", "what to do"),
+            ("time", "scale=0", "0.001 to 100000"),
+            ("time", "shift=3d", "behind a sign"),
+            ("time", "start=2030-02-30", "a time of UTC"),
+            ("time", "shift=+3d,start=2030-01-01", "leave one out"),
             ("faults", "close=1:EIO", "no function"),
             ("faults", "open=0:EIO", "number of a call"),
             ("faults", "open=1:EFOO", "number of a call"),

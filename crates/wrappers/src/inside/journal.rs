@@ -61,20 +61,28 @@ pub(super) fn open(path: &[u8], is_direct: bool) -> Result<(), &'static str> {
     if path.len() > PATH_BYTES_MAX {
         return Err("the path of its file is too long");
     }
-    match system::open_to_append(&bytes) {
-        Ok(file) => system::close(file),
-        Err(2) => return Err("the folder of its file is not there for the program (ENOENT)"),
-        Err(13) => return Err("the program may not write its file (EACCES)"),
-        Err(21) => return Err("the file to write is a folder (EISDIR)"),
-        Err(30) => return Err("its file is on a file system that is read-only (EROFS)"),
-        Err(_) => return Err("the program cannot open its file to write"),
-    }
+    can_write(&bytes)?;
     let buffers = system::map_wiped_on_fork(BUFFERS * size_of::<Buffer>());
     let buffers = buffers.ok_or("there is no memory for buffers that a fork leaves empty (Linux 4.14)")?;
     PATH.set(Path { bytes });
     IS_DIRECT.store(is_direct, Ordering::Relaxed);
     BUFFER.store(buffers.cast(), Ordering::Release);
     Ok(())
+}
+
+/// Whether the program can open this file to write: it is made where it is not there. The path ends with a zero byte.
+pub(super) fn can_write(path: &[u8]) -> Result<(), &'static str> {
+    match system::open_to_append(path) {
+        Ok(file) => {
+            system::close(file);
+            Ok(())
+        }
+        Err(2) => Err("the folder of its file is not there for the program (ENOENT)"),
+        Err(13) => Err("the program may not write its file (EACCES)"),
+        Err(21) => Err("the file to write is a folder (EISDIR)"),
+        Err(30) => Err("its file is on a file system that is read-only (EROFS)"),
+        Err(_) => Err("the program cannot open its file to write"),
+    }
 }
 
 /// Whether there is anything to record.

@@ -6,11 +6,14 @@
 mod journal;
 mod line;
 mod system;
+mod weak;
 
 mod faults;
 mod files;
 mod follow;
+mod heap;
 mod net;
+mod time;
 mod trace;
 
 use brant_mediator::{Event, Load};
@@ -28,10 +31,12 @@ fn on_event(event: Event) -> Result<(), &'static str> {
         }
         Event::Off | Event::Exit => {
             journal::write_through();
+            heap::end(if matches!(event, Event::Off) { "taken off" } else { "at exit" });
             Ok(())
         }
         Event::Unload => {
             journal::close();
+            heap::forget();
             system::forget();
             Ok(())
         }
@@ -46,6 +51,8 @@ fn on_load(load: Load) -> Result<(), &'static str> {
     match value(options, "as") {
         Some("trace") => trace::prepare(options, load.functions())?,
         Some("files") => files::prepare(options)?,
+        Some("heap") => return heap::prepare(options, load.functions()),
+        Some("time") => time::prepare(options)?,
         Some("net") => net::prepare(options),
         Some("faults") => faults::prepare(options, load.functions())?,
         _ => return Err("brant does not say which wrapper it is"),

@@ -18,6 +18,7 @@ struct Time {
     nanoseconds: i64,
 }
 
+const SYS_READ: usize = 0;
 const SYS_WRITE: usize = 1;
 const SYS_OPEN: usize = 2;
 const SYS_CLOSE: usize = 3;
@@ -27,10 +28,11 @@ const SYS_SCHED_YIELD: usize = 24;
 const SYS_MADVISE: usize = 28;
 const SYS_GETPID: usize = 39;
 const SYS_GETPEERNAME: usize = 52;
+const SYS_TIMES: usize = 100;
 const SYS_GETTID: usize = 186;
 const SYS_PROCESS_VM_READV: usize = 310;
 
-const PAGE: usize = 4096;
+pub(super) const PAGE: usize = 4096;
 const PROT_READ_WRITE: usize = 3;
 const MAP_PRIVATE_ANONYMOUS: usize = 0x22;
 const MADV_WIPEONFORK: usize = 18;
@@ -63,12 +65,19 @@ pub(super) fn errno() -> u32 {
     unsafe { *__errno_location() as u32 }
 }
 
+/// Where the C library is, in other words.
+pub(super) fn errno_location() -> usize {
+    let function: unsafe extern "C" fn() -> *mut c_int = __errno_location;
+    function as usize
+}
+
 pub(super) fn set_errno(number: u32) {
     // SAFETY: the calling thread's own.
     unsafe { *__errno_location() = number as c_int }
 }
 
-fn clock(which: c_int) -> u64 {
+/// Nanoseconds of a clock.
+pub(super) fn clock(which: c_int) -> u64 {
     let mut time = Time { seconds: 0, nanoseconds: 0 };
     // SAFETY: there is room for the time.
     unsafe { clock_gettime(which, &raw mut time) };
@@ -85,6 +94,12 @@ pub(super) fn monotonic_ns() -> u64 {
     clock(1)
 }
 
+/// What times(2) gives.
+pub(super) fn ticks() -> i64 {
+    // SAFETY: writes nothing.
+    unsafe { call(SYS_TIMES, [0; 6]) as i64 }
+}
+
 pub(super) fn thread() -> u32 {
     // SAFETY: takes nothing and cannot fail.
     unsafe { call(SYS_GETTID, [0; 6]) as u32 }
@@ -94,7 +109,7 @@ pub(super) fn thread() -> u32 {
 static PROCESS: AtomicPtr<AtomicUsize> = AtomicPtr::new(core::ptr::null_mut());
 
 /// The number of this process, kept where that is possible: it is asked for with every text.
-fn process() -> usize {
+pub(super) fn process() -> usize {
     // SAFETY: takes nothing and cannot fail.
     let ask = || unsafe { call(SYS_GETPID, [0; 6]) as usize };
     let mut at = PROCESS.load(Ordering::Relaxed);
@@ -167,6 +182,68 @@ pub(super) fn open_to_append(path: &[u8]) -> Result<usize, u32> {
     match unsafe { call(SYS_OPEN, [path.as_ptr() as usize, flags, 0o666, 0, 0, 0]) } {
         file if file >= 0 => Ok(file as usize),
         error => Err(-error as u32),
+    }
+}
+
+/// As much of a file as there is room for. `path` ends with a zero byte.
+pub(super) fn read_file<'a>(path: &[u8], room: &'a mut [u8]) -> Option<&'a [u8]> {
+    debug_assert!(path.ends_with(&[0]));
+    // SAFETY: the path ends with a zero byte.
+    let file = unsafe { call(SYS_OPEN, [path.as_ptr() as usize, O_CLOEXEC, 0, 0, 0, 0]) };
+    if file < 0 {
+        return None;
+    }
+    let mut used = 0;
+    while used < room.len() {
+        let rest = &mut room[used..];
+        // SAFETY: the kernel writes so many bytes at most.
+        let got = unsafe { call(SYS_READ, [file as usize, rest.as_mut_ptr() as usize, rest.len(), 0, 0, 0]) };
+        if got <= 0 {
+            break;
+        }
+        used += got as usize;
+    }
+    close(file as usize);
+    Some(&room[..used])
+}
+
+/// A short text that is put together in room of a fixed size.
+pub(super) struct Text<'a> {
+    room: &'a mut [u8],
+    used: usize,
+}
+
+impl<'a> Text<'a> {
+    pub(super) fn into(room: &'a mut [u8]) -> Text<'a> {
+        Text { room, used: 0 }
+    }
+
+    /// What does not fit is left out.
+    pub(super) fn put(mut self, bytes: &[u8]) -> Text<'a> {
+        let fits = bytes.len().min(self.room.len() - 1 - self.used);
+        self.room[self.used..self.used + fits].copy_from_slice(&bytes[..fits]);
+        self.used += fits;
+        self
+    }
+
+    pub(super) fn number(self, number: u64) -> Text<'a> {
+        let mut digits = [0u8; 20];
+        let mut at = digits.len();
+        let mut rest = number;
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                return self.put(&digits[at..]);
+            }
+        }
+    }
+
+    /// With a zero byte at its end.
+    pub(super) fn end(self) -> &'a [u8] {
+        self.room[self.used] = 0;
+        &self.room[..=self.used]
     }
 }
 

@@ -15,7 +15,14 @@ const FLAGS: [&str; 5] = [
 fn main() {
     let here = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
-    for part in ["src", "definitions", "Cargo.toml", "../mediator/src", "../mediator/Cargo.toml"] {
+    for part in [
+        "src",
+        "definitions",
+        "Cargo.toml",
+        "../mediator/src",
+        "../mediator/Cargo.toml",
+        "../record/src/layout.rs",
+    ] {
         println!("cargo:rerun-if-changed={}", here.join(part).display());
     }
     // The library itself.

@@ -1,10 +1,19 @@
 //! What brant keeps of wrapped programs in their images, and what of their memory need not be written: the engine knows
 //! nothing of wrappers, and asks here while a tree stands still.
 
-use brant_capture::Beholder;
+use brant_capture::{Beheld, Beholder};
+
+/// The notes with records.
+pub(crate) const NOTE: &str = "record";
 
 /// For every checkpoint that this binary takes.
 #[derive(Debug)]
 pub(crate) struct Binary;
 
-impl Beholder for Binary {}
+impl Beholder for Binary {
+    /// A record that cannot be read is no reason to have no image; `brant show` of the program says what is wrong with it.
+    fn notes(&self, process: &Beheld) -> Vec<(&'static str, Vec<u8>)> {
+        let record = brant_record::read(process.task).ok().flatten();
+        record.map(|snapshot| (NOTE, snapshot.encode())).into_iter().collect()
+    }
+}

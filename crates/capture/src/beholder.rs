@@ -52,7 +52,7 @@ pub(crate) fn ask(beholder: &dyn Beholder, member: &Member, space: &AddressSpace
     let beheld = Beheld { task: member.task(), host: member.host, pid: member.pid };
     let mut notes = beholder.notes(&beheld);
     // A note that an image cannot hold is no reason to have no image.
-    notes.retain(|(_, bytes)| bytes.len() as u64 <= brant_image::container::NOTE_BYTES_MAX / 2);
+    notes.retain(|(_, bytes)| bytes.len() as u64 + 64 <= brant_image::container::NOTE_BYTES_MAX);
     Said { notes, unread: anonymous(beholder.unread(&beheld), space) }
 }
 

@@ -17,4 +17,4 @@ mod inside;
 mod shipped;
 
 #[cfg(not(feature = "loaded"))]
-pub use shipped::{FOLLOW, IMPLEMENTATION, LIBRARY, Shipped, all, find, prepare};
+pub use shipped::{FOLLOW, IMPLEMENTATION, LIBRARY, Shipped, all, begin_at_start, find, prepare};

@@ -48,6 +48,8 @@ const MAP: Known = Known { key: "map", kind: Kind::Pair };
 const TRACE: &[Known] = &[OUT, JSON, DIRECT, STRINGS];
 const NET: &[Known] = &[OUT, JSON, DIRECT];
 const FILES: &[Known] = &[OUT, JSON, DIRECT, MAP];
+/// brant itself says whether the program is at its start.
+const RECORD: &[Known] = &[];
 
 const HEAP: &[Known] = &[
     OUT,
@@ -76,9 +78,11 @@ pub struct Shipped {
     has_faults: bool,
     /// It must be told where its records go.
     needs_out: bool,
+    /// It does what it does without being told anything.
+    needs_nothing: bool,
 }
 
-static SHIPPED: [Shipped; 7] = [
+static SHIPPED: [Shipped; 8] = [
     Shipped {
         name: "trace",
         about: "calls with arguments and results: out=FILE[,json][,strings=N][,direct]",
@@ -86,6 +90,7 @@ static SHIPPED: [Shipped; 7] = [
         options: TRACE,
         has_faults: false,
         needs_out: true,
+        needs_nothing: false,
     },
     Shipped {
         name: "files",
@@ -94,6 +99,7 @@ static SHIPPED: [Shipped; 7] = [
         options: FILES,
         has_faults: false,
         needs_out: false,
+        needs_nothing: false,
     },
     Shipped {
         name: "net",
@@ -102,6 +108,7 @@ static SHIPPED: [Shipped; 7] = [
         options: NET,
         has_faults: false,
         needs_out: true,
+        needs_nothing: false,
     },
     Shipped {
         name: "procs",
@@ -110,6 +117,16 @@ static SHIPPED: [Shipped; 7] = [
         options: TRACE,
         has_faults: false,
         needs_out: true,
+        needs_nothing: false,
+    },
+    Shipped {
+        name: "record",
+        about: "files, connections, processes, threads, memory and sleeps, for brant show; it takes no options",
+        definition: include_str!("../definitions/record.wrap"),
+        options: RECORD,
+        has_faults: false,
+        needs_out: false,
+        needs_nothing: true,
     },
     Shipped {
         name: "heap",
@@ -118,6 +135,7 @@ static SHIPPED: [Shipped; 7] = [
         options: HEAP,
         has_faults: false,
         needs_out: true,
+        needs_nothing: false,
     },
     Shipped {
         name: "time",
@@ -126,6 +144,7 @@ static SHIPPED: [Shipped; 7] = [
         options: TIME,
         has_faults: false,
         needs_out: false,
+        needs_nothing: false,
     },
     Shipped {
         name: "faults",
@@ -134,6 +153,7 @@ static SHIPPED: [Shipped; 7] = [
         options: &[],
         has_faults: true,
         needs_out: false,
+        needs_nothing: false,
     },
 ];
 
@@ -165,6 +185,9 @@ pub fn prepare(
         let value = match known {
             Some(known) => checked(known, value, folder)?,
             None if shipped.has_faults => fault(key, value, functions)?,
+            None if shipped.options.is_empty() => {
+                return Err(format!("there is no option {key:?}; it takes none"));
+            }
             None => {
                 let keys: Vec<&str> = shipped.options.iter().map(|known| known.key).collect();
                 return Err(format!("there is no option {key:?}; there are {}", keys.join(", ")));
@@ -175,7 +198,7 @@ pub fn prepare(
     if shipped.needs_out && !said.contains(&"out") {
         return Err("it must be told where to write: out=FILE".into());
     }
-    if said.is_empty() {
+    if said.is_empty() && !shipped.needs_nothing {
         return Err(format!("it must be told what to do: {}", shipped.about));
     }
     if said.contains(&"shift") && said.contains(&"start") {
@@ -185,6 +208,13 @@ pub fn prepare(
         return Err(format!("\"map\" is said more than {} times", options::MAPS_MAX));
     }
     Ok(out)
+}
+
+/// Tells a wrapper that records that it is on before the program's first instruction.
+pub fn begin_at_start(options: &mut Vec<u8>) {
+    if options.split(|byte| *byte == b',').next() == Some(b"as=record") {
+        options.extend_from_slice(b",start");
+    }
 }
 
 fn checked(known: &Known, value: Option<&str>, folder: &Path) -> Result<String, String> {
@@ -262,6 +292,13 @@ mod tests {
             prepared("faults", "open=3:EIO,read=1+:EINTR").unwrap(),
             "as=faults,open=3:EIO,read=1+:EINTR"
         );
+        assert_eq!(prepared("record", "").unwrap(), "as=record");
+        let mut options = b"as=record".to_vec();
+        begin_at_start(&mut options);
+        assert_eq!(options, b"as=record,start");
+        let mut others = b"as=recorder,x".to_vec();
+        begin_at_start(&mut others);
+        assert_eq!(others, b"as=recorder,x");
         for (name, options, why) in [
             ("trace", "", "out=FILE"),
             ("trace", "json", "out=FILE"),
@@ -284,6 +321,8 @@ mod tests {
             ("faults", "open=0:EIO", "number of a call"),
             ("faults", "open=1:EFOO", "number of a call"),
             ("faults", "open", "number of a call"),
+            ("record", "out=a", "it takes none"),
+            ("record", "start", "it takes none"),
         ] {
             let said = prepared(name, options).unwrap_err();
             assert!(said.contains(why), "{name}:{options}: {said}");

@@ -17,6 +17,7 @@ mod receive;
 mod restore;
 mod run;
 mod saving;
+mod show;
 mod stop;
 mod stream;
 mod unwrap;
@@ -85,6 +86,7 @@ enum Verb {
     Wrappers(wrappers::Wrappers),
     #[command(hide = true, name = "follow-exec")]
     Follow(follow::Follow),
+    Show(show::Show),
     Doctor(doctor::Doctor),
     Demo(demo::Demo),
     Explain(explain::Explain),
@@ -121,6 +123,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Unwrap(verb) => verb.run(&report),
         Verb::Wrappers(verb) => verb.run(&report),
         Verb::Follow(verb) => verb.run(),
+        Verb::Show(verb) => verb.run(&report),
         Verb::Doctor(verb) => verb.run(&report),
         Verb::Demo(verb) => verb.run(&report),
         Verb::Explain(verb) => verb.run(&report),

@@ -20,6 +20,9 @@ use crate::job::{Meta, Runtime};
 use crate::keeper::{Io, LaunchError, Launched, Wrapping, launch};
 use crate::report::Report;
 
+/// The wrapper of `--record`.
+const RECORD: &str = "record";
+
 /// Run a program as a job: with a name, findable, and independent of this terminal
 ///
 /// In the foreground, brant passes input, output, signals and the exit code, and the program survives brant's
@@ -44,6 +47,9 @@ pub(super) struct Run {
     /// With --wrap: append a line for each function that is mediated to this file
     #[arg(long, value_name = "FILE", requires = "wrap")]
     log: Option<PathBuf>,
+    /// Record the program's external state from its first instruction on, for `brant show`
+    #[arg(long)]
+    record: bool,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -53,12 +59,7 @@ impl Run {
     pub(super) fn run(self, report: &Report) -> Done {
         let shown: Vec<String> =
             self.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-        let mut wrappers: Vec<_> = self
-            .wrap
-            .iter()
-            .map(|name| super::wrap::defined(name))
-            .collect::<Result<_, _>>()
-            .map_err(|failure| Failure { exit: exit::OWN, ..failure })?;
+        let mut wrappers = self.wrappers().map_err(|failure| Failure { exit: exit::OWN, ..failure })?;
         let log = super::wrap::open_log(self.log.as_deref()).map_err(Failure::into_own)?;
         if self.follow_exec {
             let first = follow::own_path(Pid(std::process::id() as i32))
@@ -99,6 +100,17 @@ impl Run {
             outcome
         };
         finish(report, &meta, outcome)
+    }
+
+    /// The record is next to the functions, so that it tells what is really opened where another wrapper gives something
+    /// else in its place.
+    fn wrappers(&self) -> Result<Vec<brant_connect::Wrapper>, Failure> {
+        let is_named = self.wrap.iter().any(|name| name == RECORD);
+        let record = (self.record && !is_named).then_some(RECORD);
+        let names = record.into_iter().chain(self.wrap.iter().map(String::as_str));
+        let mut wrappers = names.map(super::wrap::defined).collect::<Result<Vec<_>, _>>()?;
+        wrappers.iter_mut().for_each(|wrapper| brant_wrappers::begin_at_start(&mut wrapper.options));
+        Ok(wrappers)
     }
 
     fn io(&self) -> Io {

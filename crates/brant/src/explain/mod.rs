@@ -4,6 +4,7 @@ mod connect;
 mod engine;
 mod jobs;
 mod migrate;
+mod record;
 
 use std::sync::LazyLock;
 
@@ -28,6 +29,7 @@ pub(crate) static TABLE: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         .chain(engine::ENTRIES)
         .chain(migrate::ENTRIES)
         .chain(connect::ENTRIES)
+        .chain(record::ENTRIES)
         .copied()
         .chain(of_others)
         .collect();

@@ -13,6 +13,7 @@ mod files;
 mod follow;
 mod heap;
 mod net;
+mod record;
 mod time;
 mod trace;
 
@@ -30,6 +31,9 @@ fn on_event(event: Event) -> Result<(), &'static str> {
             Ok(())
         }
         Event::Off | Event::Exit => {
+            if matches!(event, Event::Off) {
+                record::stop();
+            }
             journal::write_through();
             heap::end(if matches!(event, Event::Off) { "taken off" } else { "at exit" });
             Ok(())
@@ -37,6 +41,7 @@ fn on_event(event: Event) -> Result<(), &'static str> {
         Event::Unload => {
             journal::close();
             heap::forget();
+            record::close();
             system::forget();
             Ok(())
         }
@@ -54,6 +59,7 @@ fn on_load(load: Load) -> Result<(), &'static str> {
         Some("heap") => return heap::prepare(options, load.functions()),
         Some("time") => time::prepare(options)?,
         Some("net") => net::prepare(options),
+        Some("record") => record::prepare(options)?,
         Some("faults") => faults::prepare(options, load.functions())?,
         _ => return Err("brant does not say which wrapper it is"),
     }

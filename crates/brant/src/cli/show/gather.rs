@@ -1,0 +1,170 @@
+//! Records, each beside what the kernel or the image says of its process.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use brant_base::{Pid, Tid};
+use brant_image::Image;
+use brant_image::model::{Checkpoint, FileKind, ProcessState};
+use brant_kernel::proc;
+use brant_record::{Compared, Outside, ReadError, Record, Snapshot};
+
+use crate::beholder::NOTE;
+use crate::failure::{Failure, exit};
+use crate::job::descendants;
+use crate::target::Target;
+
+/// A process, with its record where it has one.
+pub(super) struct Shown {
+    /// Its number here; in an image: as it had it.
+    pub(super) pid: Pid,
+    pub(super) name: String,
+    pub(super) command: Vec<String>,
+    pub(super) is_from_image: bool,
+    /// When the state was so, in nanoseconds since 1970.
+    pub(super) now_ns: u64,
+    pub(super) state: Option<State>,
+}
+
+/// What is recorded.
+pub(super) struct State {
+    pub(super) record: Record,
+    pub(super) outside: Outside,
+    pub(super) compared: Compared,
+    /// The number that the process knows is another one than it recorded.
+    pub(super) inner_pid: i32,
+}
+
+/// The processes of a running target, parents first.
+pub(super) fn of_target(target: &Target) -> Result<Vec<Shown>, Failure> {
+    let mut found = Vec::new();
+    for root in target.roots()? {
+        for pid in [root].into_iter().chain(descendants(root)) {
+            if found.iter().any(|shown: &Shown| shown.pid == pid) {
+                continue;
+            }
+            let state = match state_of(pid) {
+                // One that ended meanwhile is not there.
+                Err(ReadError::Gone(_)) if pid != root => continue,
+                other => other.map_err(|error| unreadable(&error))?,
+            };
+            found.push(Shown {
+                pid,
+                name: proc::comm(pid).map(|name| brant_image::inspect::readable(&name)).unwrap_or_default(),
+                command: words(&proc::cmdline(pid).unwrap_or_default()),
+                is_from_image: false,
+                now_ns: crate::job::unix_ms() * 1_000_000,
+                state,
+            });
+        }
+    }
+    Ok(found)
+}
+
+fn unreadable(error: &ReadError) -> Failure {
+    let (code, what) = match error {
+        ReadError::Gone(_) => ("B-0201", "there is nothing to show any more"),
+        ReadError::NotAllowed(..) => ("B-0202", "the record may not be read"),
+        ReadError::Version { .. } => ("B-1152", "the record cannot be read"),
+        ReadError::Damaged(_) => ("B-1153", "the record cannot be read"),
+    };
+    Failure::of_error(code, what, error)
+}
+
+/// The record of a process that runs. What the kernel says is asked before and after: what changed meanwhile is no difference.
+fn state_of(pid: Pid) -> Result<Option<State>, ReadError> {
+    let before = outside_of(pid);
+    let Some(snapshot) = brant_record::read(living_thread(pid))? else { return Ok(None) };
+    let after = outside_of(pid);
+    let record = Record::of(&snapshot);
+    let compared = before.in_common(&after).compare(&record);
+    let inner_pid = proc::status(pid).map_or(record.pid, |status| status.inner_pid().0);
+    Ok(Some(State { record, outside: before.and(after), compared, inner_pid }))
+}
+
+/// A main thread that has ended has no memory that could be read.
+fn living_thread(pid: Pid) -> Pid {
+    let is_alive = |tid: &Tid| proc::stat((pid, *tid)).is_ok_and(|stat| stat.state != b'Z');
+    let tasks = proc::tasks(pid).unwrap_or_default();
+    tasks.iter().find(|tid| is_alive(tid)).map_or(pid, |tid| Pid(tid.0))
+}
+
+fn outside_of(pid: Pid) -> Outside {
+    let task = living_thread(pid);
+    let mut outside = Outside::default();
+    for number in proc::open_descriptors(task).unwrap_or_default() {
+        let position = proc::fdinfo(task, number).ok().and_then(|info| u64::try_from(info.position).ok());
+        outside.descriptors.insert(number, position);
+    }
+    for tid in proc::tasks(pid).unwrap_or_default() {
+        let Ok(status) = proc::status((pid, tid)) else { continue };
+        outside.threads.insert(status.inner_tid().0 as u32, proc::comm((pid, tid)).unwrap_or_default());
+    }
+    for child in proc::children(pid).unwrap_or_default() {
+        outside.children.extend(proc::status(child).map(|status| status.inner_pid().0));
+    }
+    let ranges = proc::maps(task).unwrap_or_default();
+    outside.mapped = ranges.iter().map(|entry| (entry.range.start().0, entry.range.end().0)).collect();
+    outside
+}
+
+/// The processes of an image.
+pub(super) fn of_image(image: &Image, path: &Path) -> Result<Vec<Shown>, Failure> {
+    let damaged = |code, error: &dyn std::error::Error| {
+        Failure::of_error(code, format!("the record in {} cannot be read", path.display()), error)
+    };
+    let notes = image.notes(NOTE).map_err(|error| damaged(error.code(), &error))?;
+    let mut snapshots = BTreeMap::new();
+    for note in notes {
+        let snapshot = Snapshot::decode(&note.bytes).map_err(|error| match error {
+            brant_record::Malformed::Version(_) => damaged("B-1152", &error),
+            _ => Failure { exit: exit::CORRUPT, ..damaged("B-1153", &error) },
+        })?;
+        snapshots.insert(note.pid, snapshot);
+    }
+    let checkpoint = image.checkpoint();
+    let alive = checkpoint.processes.iter().filter(|process| process.body.is_some());
+    let shown = alive.map(|process| {
+        let state = snapshots.remove(&process.pid).map(|snapshot| {
+            let record = Record::of(&snapshot);
+            let outside = outside_in(checkpoint, process.pid);
+            let compared = outside.compare(&record);
+            State { record, outside, compared, inner_pid: process.pid.0 }
+        });
+        let is_root = process.pid == checkpoint.root;
+        Shown {
+            pid: process.pid,
+            name: brant_image::inspect::readable(&process.name),
+            command: if is_root { words(&checkpoint.command) } else { Vec::new() },
+            is_from_image: true,
+            now_ns: u64::try_from(checkpoint.clocks.realtime_ns).unwrap_or(0),
+            state,
+        }
+    });
+    Ok(shown.collect())
+}
+
+fn outside_in(checkpoint: &Checkpoint, pid: Pid) -> Outside {
+    let mut outside = Outside::default();
+    let process = checkpoint.processes.iter().find(|process| process.pid == pid);
+    let Some(body) = process.and_then(|process| process.body.as_ref()) else { return outside };
+    for descriptor in &body.descriptors {
+        let file = checkpoint.open_files.iter().find(|file| file.id == descriptor.file);
+        let has_position =
+            |kind: &FileKind| matches!(kind, FileKind::Regular { .. } | FileKind::Directory { .. });
+        let position = file.filter(|file| has_position(&file.kind)).map(|file| file.position);
+        outside.descriptors.insert(descriptor.number, position);
+    }
+    for thread in &body.threads {
+        outside.threads.insert(thread.tid.0 as u32, thread.name.clone());
+    }
+    let children = checkpoint.processes.iter().filter(|process| process.ppid == pid);
+    outside.children = children.map(|process| process.pid.0).collect();
+    debug_assert!(process.is_none_or(|process| !matches!(process.state, ProcessState::Zombie { .. })));
+    outside.mapped = body.memory.mappings.iter().map(|it| (it.range.start().0, it.range.end().0)).collect();
+    outside
+}
+
+fn words(command: &[Vec<u8>]) -> Vec<String> {
+    command.iter().map(|word| brant_image::inspect::readable(word)).collect()
+}

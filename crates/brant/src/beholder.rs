@@ -1,6 +1,7 @@
 //! What brant keeps of wrapped programs in their images, and what of their memory need not be written: the engine knows
 //! nothing of wrappers, and asks here while a tree stands still.
 
+use brant_base::PageRange;
 use brant_capture::{Beheld, Beholder};
 
 /// The notes with records.
@@ -15,5 +16,9 @@ impl Beholder for Binary {
     fn notes(&self, process: &Beheld) -> Vec<(&'static str, Vec<u8>)> {
         let record = brant_record::read(process.task).ok().flatten();
         record.map(|snapshot| (NOTE, snapshot.encode())).into_iter().collect()
+    }
+
+    fn unread(&self, process: &Beheld) -> Vec<PageRange> {
+        brant_connect::free_memory(process.task)
     }
 }

@@ -13,6 +13,7 @@ pub mod definitions;
 
 mod allocator;
 mod error;
+mod free_memory;
 mod log;
 mod shape;
 mod target;
@@ -44,6 +45,7 @@ use brant_kernel::remote::Memory;
 
 use commit::{Inside, commit};
 pub use error::{Error, Unhookable};
+pub use free_memory::free_memory;
 pub use launch::Launch;
 pub use log::{Log, VARIABLE as LOG_VARIABLE};
 pub use saving::tell_of_checkpoint;

@@ -49,29 +49,6 @@ pub(crate) fn file_name() -> String {
     format!("{RUNTIME_NAME}-{hash:016x}")
 }
 
-/// Where the head is, from the start of the library.
-fn head_offset() -> Option<u64> {
-    let u64_at = |at: usize| Some(u64::from_le_bytes(LIBRARY.get(at..at + 8)?.try_into().ok()?));
-    let headers = LIBRARY.get(u64_at(32)? as usize..)?;
-    let count = usize::from(u16::from_le_bytes([*LIBRARY.get(56)?, *LIBRARY.get(57)?]));
-    let headers = headers.get(..count * symbols::PROGRAM_HEADER_BYTES)?;
-    let dynamic = symbols::segments(headers).find(|segment| segment.kind == symbols::PT_DYNAMIC)?;
-    let dynamic = Dynamic::parse(LIBRARY.get(dynamic.offset as usize..)?, 0);
-    // Symbols and strings are in the first segment, where addresses are offsets.
-    let table = usize::try_from(dynamic.gnu_hash?).ok()?;
-    let count = symbols::count_by_gnu_hash(|at| {
-        let at = table + at as usize;
-        Some(u32::from_le_bytes(LIBRARY.get(at..at + 4)?.try_into().ok()?))
-    })?;
-    let part = |at: u64, bytes: u64| LIBRARY.get(at as usize..(at + bytes) as usize);
-    let tables = Tables {
-        symbols: part(dynamic.symbols, count * SYMBOL_BYTES)?,
-        strings: part(dynamic.strings, dynamic.string_bytes)?,
-        ..Tables::default()
-    };
-    tables.value_of(HEAD_SYMBOL)
-}
-
 impl Runtime {
     /// Looks for the runtime of this build in a process.
     pub(crate) fn find(pid: Pid) -> Result<Option<Runtime>, Error> {
@@ -80,7 +57,7 @@ impl Runtime {
             return Err(Error::OtherRuntime(pid));
         }
         let memory = Memory::open(pid).map_err(|error| Error::NotAllowed(pid, error))?;
-        let offset = head_offset().ok_or(Error::Runtime(pid))?;
+        let offset = exported(LIBRARY, HEAD_SYMBOL).ok_or(Error::Runtime(pid))?;
         let words: [u64; HEAD_WORDS] =
             memory.read_value(Addr(base.0 + offset)).map_err(|_| Error::Runtime(pid))?;
         let [magic, versions, serve, states, claimed, claimed_count, lost, lost_max, thunks @ ..] = words;
@@ -141,4 +118,27 @@ impl Runtime {
         }
         Some(found)
     }
+}
+
+/// Where a library that brant carries has what it exports under this name, from the library's start.
+pub(crate) fn exported(library: &[u8], symbol: &[u8]) -> Option<u64> {
+    let u64_at = |at: usize| Some(u64::from_le_bytes(library.get(at..at + 8)?.try_into().ok()?));
+    let headers = library.get(u64_at(32)? as usize..)?;
+    let count = usize::from(u16::from_le_bytes([*library.get(56)?, *library.get(57)?]));
+    let headers = headers.get(..count * symbols::PROGRAM_HEADER_BYTES)?;
+    let dynamic = symbols::segments(headers).find(|segment| segment.kind == symbols::PT_DYNAMIC)?;
+    let dynamic = Dynamic::parse(library.get(dynamic.offset as usize..)?, 0);
+    // Symbols and strings are in the first segment, where addresses are offsets.
+    let table = usize::try_from(dynamic.gnu_hash?).ok()?;
+    let count = symbols::count_by_gnu_hash(|at| {
+        let at = table + at as usize;
+        Some(u32::from_le_bytes(library.get(at..at + 4)?.try_into().ok()?))
+    })?;
+    let part = |at: u64, bytes: u64| library.get(at as usize..(at + bytes) as usize);
+    let tables = Tables {
+        symbols: part(dynamic.symbols, count * SYMBOL_BYTES)?,
+        strings: part(dynamic.strings, dynamic.string_bytes)?,
+        ..Tables::default()
+    };
+    tables.value_of(symbol)
 }

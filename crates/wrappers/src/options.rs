@@ -8,6 +8,21 @@ pub(crate) const STRINGS_MAX: usize = 256;
 #[cfg(feature = "loaded")]
 pub(crate) const STRINGS_UNSAID: usize = 32;
 
+/// What brant reads of the wrapper `heap` in a program that stands still: [`FREE_MAGIC`]; [`ARENAS_ANCHORED`] or
+/// [`GROUPS_NOTED`]; glibc: the head of the list of an arena's unsorted chunks, musl: the secret of its allocator; where threads
+/// note that they are inside of the allocator: the first place, how far apart they are, how many there are, and one more; musl:
+/// where the groups are that large blocks were freed of, [`GROUPS_MAX`] at most.
+pub const FREE_WORDS: usize = 8;
+/// "BRNTHEAP".
+pub const FREE_MAGIC: u64 = u64::from_le_bytes(*b"BRNTHEAP");
+/// The allocator is that of glibc, and the list is known.
+pub const ARENAS_ANCHORED: u64 = 1;
+/// The allocator is that of musl since 1.2.1.
+pub const GROUPS_NOTED: u64 = 2;
+pub const GROUPS_MAX: usize = 1024;
+/// How far that list is behind the beginning of its arena.
+pub const ARENA_TO_LIST: u64 = 0x60;
+
 /// How many callers of a block are kept at most.
 pub(crate) const FRAMES_MAX: usize = 8;
 /// How many callers a report shows at most, unless it is all.

@@ -35,7 +35,11 @@ fn on_event(event: Event) -> Result<(), &'static str> {
                 record::stop();
             }
             journal::write_through();
-            heap::end(if matches!(event, Event::Off) { "taken off" } else { "at exit" });
+            if matches!(event, Event::Off) {
+                heap::off()
+            } else {
+                heap::end("at exit")
+            }
             Ok(())
         }
         Event::Unload => {

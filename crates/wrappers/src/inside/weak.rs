@@ -28,4 +28,4 @@ macro_rules! weak {
     };
 }
 
-weak!(malloc gnu_get_libc_version pthread_condattr_setclock pthread_cond_init);
+weak!(malloc free gnu_get_libc_version pthread_condattr_setclock pthread_cond_init);

@@ -4,17 +4,19 @@
 //! locked, so a signal handler or the child of a fork finds nothing held.
 
 mod blocks;
+mod free;
 mod maps;
 mod memory;
 mod report;
 mod sites;
 
 use core::ffi::{c_int, c_void};
-use core::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use brant_mediator::{Function, Initial, PerThread};
 
 use self::blocks::Block;
+use self::free::Inside;
 use crate::options;
 
 const THREADS_MAX: usize = 1024;
@@ -42,6 +44,8 @@ pub(super) struct Counts {
     replaced: AtomicU64,
     /// Bytes that the count of all does not know of yet.
     unsaid: AtomicI64,
+    /// How deep it is inside of the allocator.
+    in_allocator: AtomicUsize,
 }
 
 impl Initial for Counts {
@@ -53,6 +57,7 @@ impl Initial for Counts {
         inside: AtomicU64::new(0),
         replaced: AtomicU64::new(0),
         unsaid: AtomicI64::new(0),
+        in_allocator: AtomicUsize::new(0),
     };
 }
 
@@ -71,19 +76,27 @@ pub(super) fn prepare(options: &str, functions: &[Function]) -> Result<(), &'sta
     let is_of_libc = functions.iter().any(|function| function.library() == b"libc");
     if is_of_libc {
         report::look_at_allocator()?;
+        free::prepare();
     }
     blocks::prepare(if is_of_libc { report::spacing_bits() } else { 3 })?;
     sites::prepare(frames as usize)?;
     report::prepare(options::value(options, "out").unwrap_or(""), is_json, top, every_s)
 }
 
-/// What there is now is written: the wrapper is taken off, or the program ends.
-pub(super) fn end(why: &str) {
-    report::write(why, PATIENCE_AT_END);
+/// What there is now is written.
+pub(super) fn end(when: &str) {
+    report::write(when, PATIENCE_AT_END);
+}
+
+/// New calls do not reach the wrapper any more.
+pub(super) fn off() {
+    free::forget();
+    end("taken off");
 }
 
 /// No mediator runs any more.
 pub(super) fn forget() {
+    free::forget();
     blocks::forget();
     sites::forget();
 }
@@ -140,7 +153,10 @@ fn freed(block: *mut c_void, (back, _): (usize, usize)) -> Option<Block> {
     let own = Counts::own();
     let known = blocks::take(block as usize);
     match known {
-        Some(block) => own.change_live(-(block.bytes as i64)),
+        Some(known) => {
+            own.change_live(-(known.bytes as i64));
+            free::note_group(block as usize, known.bytes);
+        }
         None if report::is_in_libc(back) => {
             Counts::count(&own.inside, 1);
             return None;
@@ -170,17 +186,23 @@ fn resized(
     }
 }
 
+/// Calls a function of the allocator.
+fn inside<T>(call: impl FnOnce() -> T) -> T {
+    let _inside = Inside::begin();
+    call()
+}
+
 brant_mediator::mediator! {
     fn heap_malloc(call, bytes: usize) -> *mut c_void {
         // SAFETY: as the program called it.
-        let block = unsafe { call.inner_fn()(bytes) };
+        let block = unsafe { inside(|| call.inner_fn()(bytes)) };
         got(block, bytes, call.caller());
         block
     }
 
     fn heap_calloc(call, count: usize, bytes: usize) -> *mut c_void {
         // SAFETY: as the program called it.
-        let block = unsafe { call.inner_fn()(count, bytes) };
+        let block = unsafe { inside(|| call.inner_fn()(count, bytes)) };
         got(block, count.wrapping_mul(bytes), call.caller());
         block
     }
@@ -188,7 +210,7 @@ brant_mediator::mediator! {
     fn heap_realloc(call, block: *mut c_void, bytes: usize) -> *mut c_void {
         let old = (block, freed(block, call.caller()));
         // SAFETY: as the program called it.
-        let new = unsafe { call.inner_fn()(block, bytes) };
+        let new = unsafe { inside(|| call.inner_fn()(block, bytes)) };
         resized(old, new, bytes, call.caller());
         new
     }
@@ -196,7 +218,7 @@ brant_mediator::mediator! {
     fn heap_reallocarray(call, block: *mut c_void, count: usize, bytes: usize) -> *mut c_void {
         let old = (block, freed(block, call.caller()));
         // SAFETY: as the program called it.
-        let new = unsafe { call.inner_fn()(block, count, bytes) };
+        let new = unsafe { inside(|| call.inner_fn()(block, count, bytes)) };
         // A product that is too large fails.
         resized(old, new, count.checked_mul(bytes).unwrap_or(1), call.caller());
         new
@@ -205,12 +227,12 @@ brant_mediator::mediator! {
     fn heap_free(call, block: *mut c_void) {
         freed(block, call.caller());
         // SAFETY: as the program called it.
-        unsafe { call.inner_fn()(block) }
+        unsafe { inside(|| call.inner_fn()(block)) }
     }
 
     fn heap_posix_memalign(call, block: *mut *mut c_void, alignment: usize, bytes: usize) -> c_int {
         // SAFETY: as the program called it.
-        let error = unsafe { call.inner_fn()(block, alignment, bytes) };
+        let error = unsafe { inside(|| call.inner_fn()(block, alignment, bytes)) };
         if error == 0 {
             // SAFETY: the function has written there.
             got(unsafe { *block }, bytes, call.caller());
@@ -220,14 +242,14 @@ brant_mediator::mediator! {
 
     fn heap_aligned_alloc(call, alignment: usize, bytes: usize) -> *mut c_void {
         // SAFETY: as the program called it.
-        let block = unsafe { call.inner_fn()(alignment, bytes) };
+        let block = unsafe { inside(|| call.inner_fn()(alignment, bytes)) };
         got(block, bytes, call.caller());
         block
     }
 
     fn heap_valloc(call, bytes: usize) -> *mut c_void {
         // SAFETY: as the program called it.
-        let block = unsafe { call.inner_fn()(bytes) };
+        let block = unsafe { inside(|| call.inner_fn()(bytes)) };
         got(block, bytes, call.caller());
         block
     }

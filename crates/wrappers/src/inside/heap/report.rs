@@ -221,7 +221,7 @@ impl Found {
     fn add_counts(&mut self) {
         let mut live = LIVE_BYTES.load(Ordering::Relaxed);
         for counts in THREADS.iter().chain([&OTHERS]) {
-            let Counts { got, got_bytes, freed, unknown, inside, replaced, unsaid } = counts;
+            let Counts { got, got_bytes, freed, unknown, inside, replaced, unsaid, .. } = counts;
             self.got.blocks += got.load(Ordering::Relaxed);
             self.got.bytes += got_bytes.load(Ordering::Relaxed);
             self.freed += freed.load(Ordering::Relaxed);

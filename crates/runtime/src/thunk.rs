@@ -306,7 +306,7 @@ global_asm!(
     "add rsp, 232",
     ".cfi_def_cfa_offset 8",
     ".endm",
-    // Both for functions that are known to take a few integers only. The frame is as above, without rbp.
+    // Both for functions that are known to take a few integers only. The frame is as above; rbp in it is only to be read.
     ".macro BRANT_FEW number, guarded, registers",
     ".p2align 6",
     ".type brant_thunk_\\number, @function",
@@ -324,6 +324,7 @@ global_asm!(
     "mov [rsp + 64], r8",
     "mov [rsp + 72], r9",
     "mov [rsp + 88], r10",
+    "mov [rsp + 224], rbp",
     ".if \\guarded",
     "BRANT_ENTER",
     "mov [rsp + 8], rax",

@@ -407,7 +407,7 @@ calls! {
     fcntl = 11, pipe = 12, pipe2 = 13, socket = 14, socketpair = 15, accept = 16, accept4 = 17, eventfd = 18,
     timerfd_create = 19, signalfd = 20, memfd_create = 21, epoll_create = 22, epoll_create1 = 23, inotify_init = 24,
     inotify_init1 = 25, pidfd_open = 26, shm_open = 27, tmpfile = 28, recvmsg = 29, close = 30, fclose = 31,
-    close_range = 32, closefrom = 33, closedir = 34, fdopendir = 35, popen = 36, pclose = 37,
+    close_range = 32, closefrom = 33, closedir = 34, fdopendir = 35, popen = 36, pclose = 37, syscall = 38,
     fork = 50, posix_spawn = 51, posix_spawnp = 52, system = 53, execve = 54, forkpty = 55, wait = 56, clone = 57,
     pthread_create = 70, pthread_exit = 71, pthread_join = 72,
     mmap = 80, mremap = 81, shmat = 82, mprotect = 83,

@@ -72,8 +72,23 @@ impl Outside {
     }
 }
 
-/// Of two looks at one process.
+/// Of several looks at one process.
 impl Outside {
+    /// What is open by the record only: number and time of its opening.
+    pub fn gone(&self, record: &Record) -> BTreeSet<(i32, u64)> {
+        let gone = record.descriptors.iter().filter(|descriptor| !self.has(descriptor));
+        gone.map(|descriptor| (descriptor.number, descriptor.opened_ns)).collect()
+    }
+
+    /// Takes everything for open that is so by the record, but for these.
+    pub fn believe(&mut self, record: &Record, gone: &BTreeSet<(i32, u64)>) {
+        for descriptor in &record.descriptors {
+            if !gone.contains(&(descriptor.number, descriptor.opened_ns)) {
+                self.descriptors.entry(descriptor.number).or_insert(None);
+            }
+        }
+    }
+
     /// What both have seen.
     pub fn in_common(&self, other: &Outside) -> Outside {
         let mut common = self.clone();

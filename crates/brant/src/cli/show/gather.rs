@@ -1,6 +1,6 @@
 //! Records, each beside what the kernel or the image says of its process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use brant_base::{Pid, Tid};
@@ -71,15 +71,57 @@ fn unreadable(error: &ReadError) -> Failure {
     Failure::of_error(code, what, error)
 }
 
-/// The record of a process that runs. What the kernel says is asked before and after: what changed meanwhile is no difference.
+/// How often a process that runs is looked at before a difference is believed, and the pause between.
+const LOOKS: u32 = 4;
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
+
+/// The record of a process that runs. The kernel is asked before and after it, and all of it again where they differ: what changes
+/// meanwhile is no difference.
 fn state_of(pid: Pid) -> Result<Option<State>, ReadError> {
-    let before = outside_of(pid);
-    let Some(snapshot) = brant_record::read(living_thread(pid))? else { return Ok(None) };
-    let after = outside_of(pid);
-    let record = Record::of(&snapshot);
-    let compared = before.in_common(&after).compare(&record);
-    let inner_pid = proc::status(pid).map_or(record.pid, |status| status.inner_pid().0);
-    Ok(Some(State { record, outside: before.and(after), compared, inner_pid }))
+    let mut differences: Option<Differences> = None;
+    for look in 1.. {
+        let before = outside_of(pid);
+        let Some(snapshot) = brant_record::read(living_thread(pid))? else { return Ok(None) };
+        let after = outside_of(pid);
+        let record = Record::of(&snapshot);
+        let compared = before.in_common(&after).compare(&record);
+        let mut outside = before.and(after);
+        let here = Differences { gone: outside.gone(&record), compared };
+        let standing = match differences.take() {
+            Some(earlier) => here.standing_since(&earlier),
+            None => here,
+        };
+        if look == LOOKS || standing.are_none() {
+            outside.believe(&record, &standing.gone);
+            let inner_pid = proc::status(pid).map_or(record.pid, |status| status.inner_pid().0);
+            return Ok(Some(State { record, outside, compared: standing.compared, inner_pid }));
+        }
+        differences = Some(standing);
+        std::thread::sleep(PAUSE);
+    }
+    Ok(None)
+}
+
+/// Where a record and the kernel differ.
+struct Differences {
+    /// Descriptors that are open by the record only, with the time of their opening.
+    gone: BTreeSet<(i32, u64)>,
+    compared: Compared,
+}
+
+impl Differences {
+    fn are_none(&self) -> bool {
+        self.gone.is_empty() && self.compared == Compared::default()
+    }
+
+    /// Those that were there before, too.
+    fn standing_since(mut self, earlier: &Differences) -> Differences {
+        self.gone.retain(|key| earlier.gone.contains(key));
+        self.compared.unknown_descriptors.retain(|it| earlier.compared.unknown_descriptors.contains(it));
+        self.compared.unknown_threads.retain(|it| earlier.compared.unknown_threads.contains(it));
+        self.compared.unknown_children.retain(|it| earlier.compared.unknown_children.contains(it));
+        self
+    }
 }
 
 /// A main thread that has ended has no memory that could be read.
@@ -166,5 +208,7 @@ fn outside_in(checkpoint: &Checkpoint, pid: Pid) -> Outside {
 }
 
 fn words(command: &[Vec<u8>]) -> Vec<String> {
-    command.iter().map(|word| brant_image::inspect::readable(word)).collect()
+    // Programs that change their title leave empty words behind it.
+    let end = command.iter().rposition(|word| !word.is_empty()).map_or(0, |last| last + 1);
+    command[..end].iter().map(|word| brant_image::inspect::readable(word)).collect()
 }

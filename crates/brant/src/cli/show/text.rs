@@ -318,8 +318,10 @@ impl Page<'_> {
 
     fn heap(&self) -> Option<Section> {
         let heap = self.record().heap;
-        if heap.allocations == 0 && heap.releases == 0 && heap.break_calls == 0 {
-            return None;
+        if heap.allocations == 0 && heap.releases == 0 {
+            let about =
+                "  no call of the C library's own allocator; the program may have another one".to_string();
+            return Some(Section { name: "heap", about, rows: Vec::new() });
         }
         let live = heap.allocations as i128 - heap.releases as i128;
         let bytes = heap.bytes.map_or(String::new(), |(bytes_in, bytes_out)| {
@@ -346,7 +348,7 @@ impl Page<'_> {
         let (before, since): (Vec<&Mapped>, Vec<&Mapped>) = there.iter().partition(|it| it.is_before);
         let sum = |regions: &[&Mapped]| size(regions.iter().map(|it| it.end.saturating_sub(it.start)).sum());
         let about = format!(
-            "  {} ({}); {} calls made some; {} ({}) from before",
+            "  {} ({}) by {} calls; {} ({}) from before",
             since.len(),
             sum(&since),
             number(record.region_count),

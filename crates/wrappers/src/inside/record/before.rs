@@ -11,6 +11,8 @@ use super::{calls, memory, threads};
 const S_IFMT: u32 = 0o170_000;
 const S_IFDIR: u32 = 0o040_000;
 const O_CLOEXEC: u32 = 0o2_000_000;
+/// The kernel says it of every file of a 64-bit program.
+const O_LARGEFILE: u32 = 0o100_000;
 const SO_TYPE: usize = 3;
 const SO_ACCEPTCONN: usize = 30;
 const SO_PROTOCOL: usize = 38;
@@ -53,7 +55,7 @@ pub(super) fn describe(number: c_int) -> File {
     let Some(bytes) = calls::link(number, &mut room) else { return file };
     let flags = calls::fcntl(number, calls::F_GETFD).unwrap_or(0);
     file.marks |= if flags & 1 != 0 { mark::CLOSE_ON_EXEC } else { 0 };
-    file.flags = calls::fcntl(number, calls::F_GETFL).unwrap_or(0) & !O_CLOEXEC;
+    file.flags = calls::fcntl(number, calls::F_GETFL).unwrap_or(0) & !(O_CLOEXEC | O_LARGEFILE);
     file.state = state::OPEN;
     let text = &room[..bytes];
     file.kind = kind_of(text);

@@ -1,6 +1,6 @@
 //! Descriptors: what is open, and what was closed.
 
-use core::ffi::{c_char, c_int, c_uint, c_void};
+use core::ffi::{c_char, c_int, c_long, c_uint, c_void};
 
 use brant_record::layout::*;
 
@@ -530,6 +530,31 @@ brant_mediator::mediator! {
         number
     }
 }
+
+// Some libraries close by syscall(2), so that no cancellation comes between.
+brant_mediator::mediator! {
+    fn record_syscall(call, number: c_long, first: usize, second: usize, third: usize) -> c_long {
+        match number {
+            SYS_CLOSE => if let Some(tables) = own() {
+                closing(tables, first as c_int);
+            },
+            SYS_CLOSE_RANGE => close_all(first as c_uint, second as c_uint, third as c_int),
+            _ => {}
+        }
+        let result = call.inner();
+        if GIVE_DESCRIPTORS.contains(&number) && result >= 0 && let Some(tables) = own() {
+            put_described(tables, result as c_int, call::syscall);
+        }
+        result
+    }
+}
+
+const SYS_CLOSE: c_long = 3;
+const SYS_CLOSE_RANGE: c_long = 436;
+/// open, dup, dup2, socket, accept, creat, openat, timerfd_create, accept4, signalfd4, eventfd2, epoll_create1, dup3, inotify_init1,
+/// perf_event_open, memfd_create, userfaultfd, io_uring_setup, pidfd_open, openat2, pidfd_getfd, memfd_secret.
+const GIVE_DESCRIPTORS: [c_long; 22] =
+    [2, 32, 33, 41, 43, 85, 257, 283, 288, 289, 290, 291, 292, 294, 298, 319, 323, 425, 434, 437, 438, 447];
 
 /// close_range and closefrom.
 fn close_all(first: c_uint, last: c_uint, flags: c_int) {

@@ -10,6 +10,7 @@ use std::io;
 
 /// Every point, in the order of the work. Where two processes are at work the name says which one reaches it.
 pub const POINTS: &[&str] = &[
+    "wrap.memory-file",
     "hand.room-marked",
     "hand.thunk-written",
     "hand.registers-set",

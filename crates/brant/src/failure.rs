@@ -158,8 +158,10 @@ pub(crate) fn exit_of(code: &str) -> u8 {
         Some(b"06" | b"09") => exit::STORE,
         Some(b"10") => exit::USAGE,
         Some(b"11") => match code {
-            "B-1101" | "B-1102" | "B-1132" => exit::USAGE,
-            "B-1103" | "B-1104" | "B-1106" | "B-1107" | "B-1111" | "B-1117" => exit::UNSUPPORTED,
+            "B-1101" | "B-1102" | "B-1132" | "B-1150" => exit::USAGE,
+            "B-1103" | "B-1104" | "B-1106" | "B-1107" | "B-1111" | "B-1117" | "B-1152" | "B-1153" => {
+                exit::UNSUPPORTED
+            }
             "B-1105" => exit::NO_TARGET,
             _ => exit::FAILED,
         },

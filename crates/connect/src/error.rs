@@ -66,6 +66,14 @@ pub enum Error {
     },
     #[error("wrappers cannot be handed on to programs that it executes: {0}")]
     Follow(String),
+    #[error(
+        "process {pid} may not make a file of {bytes} bytes (RLIMIT_FSIZE), as it must to load a mediator"
+    )]
+    FileLimit { pid: Pid, bytes: u64 },
+    #[error(
+        "process {0} can make no file that its loader could load: not in memory, nor in /tmp, /var/tmp, /dev/shm or /run"
+    )]
+    NoFile(Pid, #[source] std::io::Error),
     #[error("process {pid} is already wrapped by \"{name}\"")]
     AlreadyWrapped { pid: Pid, name: String },
     #[error("process {pid} is not wrapped by \"{name}\"")]
@@ -136,6 +144,8 @@ impl Error {
             Error::Declined { .. } | Error::NoOptions(_) => "B-1131",
             Error::Log { .. } => "B-1150",
             Error::Follow(_) => "B-1151",
+            Error::FileLimit { .. } => "B-1152",
+            Error::NoFile(..) => "B-1153",
             Error::NotWrapped { .. } => "B-1113",
             Error::OtherRuntime(_) => "B-1114",
             Error::Changed { .. } => "B-1115",

@@ -22,6 +22,7 @@ mod stack;
 mod stop;
 mod unwind;
 
+mod carried;
 mod commit;
 mod entry;
 pub mod follow;
@@ -367,16 +368,21 @@ fn wait_until_quiet(target: &Target, wrapper: &Listed) -> Result<bool, Error> {
 
 /// Unloads an implementation in which no thread is.
 fn unload(target: &Target, session: &mut Session<'_>, wrapper: &Listed) -> Result<Implementation, Error> {
+    let file = file_of(target, session.memory(), wrapper)?.0;
     session.ask(&Request::Tell { wrapper: wrapper.id, event: Event::Unload })?;
     session.unload(wrapper.handle)?;
     session.ask(&Request::Settle { wrapper: wrapper.id, is_unloaded: true })?;
     let maps = proc::maps(target.pid).map_err(|error| Error::looking(target.pid, error))?;
-    let is_there = maps.iter().any(|entry| entry.path == wrapper.path);
+    let is_there = maps.iter().any(|entry| (entry.device, entry.inode) == file);
     Ok(if is_there { Implementation::KeptByLoader } else { Implementation::Unloaded })
 }
 
-/// The executable mappings of a wrapper's implementation.
-fn code_of(target: &Target, memory: &Memory, wrapper: &Listed) -> Result<Vec<std::ops::Range<u64>>, Error> {
+/// The file of a wrapper's implementation, and the mappings of the process.
+fn file_of(
+    target: &Target,
+    memory: &Memory,
+    wrapper: &Listed,
+) -> Result<((proc::Device, u64), Vec<proc::MapEntry>), Error> {
     // What dlopen gave begins with the base, the name, and the address of the dynamic section.
     let dynamic: u64 = memory
         .read_value(Addr(wrapper.handle + 16))
@@ -385,7 +391,13 @@ fn code_of(target: &Target, memory: &Memory, wrapper: &Listed) -> Result<Vec<std
     let Some(own) = maps.iter().find(|entry| entry.range.contains(Addr(dynamic))) else {
         return Err(Error::Changed { pid: target.pid, what: "the implementation is not loaded any more" });
     };
-    let is_own = |entry: &&proc::MapEntry| (entry.device, entry.inode) == (own.device, own.inode);
+    Ok(((own.device, own.inode), maps))
+}
+
+/// The executable mappings of a wrapper's implementation.
+fn code_of(target: &Target, memory: &Memory, wrapper: &Listed) -> Result<Vec<std::ops::Range<u64>>, Error> {
+    let (file, maps) = file_of(target, memory, wrapper)?;
+    let is_own = |entry: &&proc::MapEntry| (entry.device, entry.inode) == file;
     let code = maps.iter().filter(is_own).filter(|entry| entry.permissions.execute);
     Ok(code.map(|entry| entry.range.start().0..entry.range.end().0).collect())
 }

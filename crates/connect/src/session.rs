@@ -7,16 +7,17 @@
 //! State of the target: while a session is open the thread is away; it comes back by itself if brant is killed
 //! (`kernel::remote::Errand`). A library that was loaded stays loaded then.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use brant_base::{Addr, Pid, Tid};
+use brant_base::{Addr, Pid};
 use brant_hook::exchange::{MESSAGE_BYTES_MAX, RUNTIME_NAME, Reply, Request};
 use brant_kernel::proc::{self, MapEntry, MapKind};
 use brant_kernel::ptrace::{self, Waiter};
-use brant_kernel::remote::{Errand, Hand, HandThread, Memory, RemoteError};
+use brant_kernel::remote::{Errand, HandThread, Memory, RemoteError};
 
 use crate::Wrapper;
 use crate::allocator::{Allocator, is_waiting};
+use crate::carried::{self, Carried};
 use crate::error::Error;
 use crate::runtime::{self, Runtime};
 use crate::stack::Stacks;
@@ -43,12 +44,9 @@ pub(crate) struct Session<'w> {
     /// The thread as it is when it is not away.
     pub(crate) thread: HandThread,
     /// The runtime's file, while it is being loaded.
-    file: Option<u64>,
-    /// Files of implementations that travel with brant, by their names, likewise. Each is loaded once: a loader gives two who
-    /// load one file the same library, with one state.
-    carried: Vec<(Vec<u8>, u64)>,
-    /// Those that were loaded.
-    loaded: Vec<u64>,
+    file: Option<Carried>,
+    /// Those of implementations that travel with brant, likewise.
+    carried: Vec<Carried>,
     pub(crate) runtime: Option<Runtime>,
 }
 
@@ -85,20 +83,25 @@ impl<'w> Session<'w> {
         held: Held<'w>,
         thread: HandThread,
     ) -> Result<Session<'w>, Error> {
+        let libraries = wrappers.iter().filter_map(Wrapper::carried_as).collect::<Vec<_>>();
+        let own = must_load.then(|| (runtime::file_name(), runtime::LIBRARY));
+        let sizes =
+            libraries.iter().map(|(_, library)| library.len()).chain(own.iter().map(|(_, own)| own.len()));
+        carried::check_limit(target.pid, sizes.max().unwrap_or(0))?;
         let (errand, (file, carried)) =
             Errand::open(waiter, target.pid, thread, &target.executable(), ROOM_BYTES, |hand| {
-                let name = runtime::file_name();
-                let own = must_load.then_some((name.as_bytes(), runtime::LIBRARY));
-                let mut make = |(name, library): (&[u8], &[u8])| make_file(hand, thread.tid, name, library);
-                let own = own.map(&mut make).transpose()?;
-                let carried = wrappers.iter().filter_map(|wrapper| {
-                    let (name, library) = wrapper.carried_as()?;
-                    Some(make((name, library)).map(|file| (name.to_vec(), file)))
-                });
+                let mut make = |name: &[u8], library| Carried::make(hand, thread.tid, name, library);
+                let own = own.as_ref().map(|(name, library)| make(name.as_bytes(), library)).transpose()?;
+                let carried = libraries.iter().map(|(name, library)| make(name, library));
                 Ok((own, carried.collect::<Result<Vec<_>, _>>()?))
+            })
+            .map_err(|error| match error {
+                RemoteError::Ptrace { operation: carried::MAKING, error, .. } => {
+                    Error::NoFile(target.pid, error)
+                }
+                error => error.into(),
             })?;
-        let mut session =
-            Session { target, errand, held, thread, file, carried, loaded: Vec::new(), runtime };
+        let mut session = Session { target, errand, held, thread, file, carried, runtime };
         if must_load {
             session.load_runtime()?;
         }
@@ -106,9 +109,8 @@ impl<'w> Session<'w> {
     }
 
     fn load_runtime(&mut self) -> Result<(), Error> {
-        let file = self.file.expect("made by open");
-        // The second slash tells this name from one that the program may use itself: loaders compare names first.
-        self.load(format!("/proc/self/fd//{file}").as_bytes())?;
+        let path = self.file.as_ref().map(Carried::path).ok_or(Error::Runtime(self.target.pid))?;
+        self.load(&path)?;
         self.runtime = Runtime::find(self.target.pid)?;
         if self.runtime.is_none() {
             return Err(Error::Runtime(self.target.pid));
@@ -119,16 +121,11 @@ impl<'w> Session<'w> {
     /// Loads the implementation that travels with brant.
     pub(crate) fn load_carried(&mut self, wrapper: &Wrapper) -> Result<u64, Error> {
         let wanted = wrapper.carried_as().map(|(name, _)| name);
-        let is_free =
-            |(name, file): &&(Vec<u8>, u64)| Some(name.as_slice()) == wanted && !self.loaded.contains(file);
-        let made = self.carried.iter().find(is_free);
-        let file = made.map(|(_, file)| *file).ok_or(Error::Runtime(self.target.pid))?;
-        self.loaded.push(file);
-        // Loaders compare names first, and the number may have been another file's: so each file gets a name of its own.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
-        let spelled = (0..48).map(|bit| if now >> bit & 1 == 0 { "/" } else { "./" });
-        let path: String = ["/proc/self/fd/"].into_iter().chain(spelled).collect();
-        self.load(format!("{path}{file}").as_bytes())
+        let is_free = |made: &&mut Carried| Some(made.name.as_slice()) == wanted && !made.is_loaded;
+        let made = self.carried.iter_mut().find(is_free).ok_or(Error::Runtime(self.target.pid))?;
+        made.is_loaded = true;
+        let path = made.path();
+        self.load(&path)
     }
 
     /// Loads a library by the program's own dlopen and gives its handle.
@@ -203,32 +200,11 @@ impl<'w> Session<'w> {
     /// Gives the thread back and lets it go.
     pub(crate) fn close(self) -> Result<(), Error> {
         let Session { errand, mut held, file, carried, .. } = self;
-        let closed = errand.close(|hand| {
-            let mut files = file.into_iter().chain(carried.into_iter().map(|(_, file)| file));
-            files.try_for_each(|file| hand.call(0, libc::SYS_close, [file, 0, 0, 0, 0, 0]).map(drop))
-        });
+        let closed =
+            errand.close(|hand| file.into_iter().chain(carried).try_for_each(|made| made.give_back(hand)));
         held.release();
         Ok(closed?)
     }
-}
-
-/// Makes a file in memory that holds a library, and gives its descriptor.
-fn make_file(hand: &mut Hand<'_>, tid: Tid, name: &[u8], library: &[u8]) -> Result<u64, RemoteError> {
-    let data = hand.data().start();
-    let failed = |operation, error| RemoteError::Ptrace { tid, operation, error };
-    let name = [name, b"\0"].concat();
-    hand.memory().write(data, &name).map_err(|error| failed("writing arguments", error))?;
-    let flags = u64::from(libc::MFD_CLOEXEC);
-    let file = hand.call(0, libc::SYS_memfd_create, [data.0, flags, 0, 0, 0, 0])?;
-    let bytes = library.len() as u64;
-    hand.call(0, libc::SYS_ftruncate, [file, bytes, 0, 0, 0, 0])?;
-    let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
-    let shared = libc::MAP_SHARED as u64;
-    let at = hand.call(0, libc::SYS_mmap, [0, bytes, protection, shared, file, 0])?;
-    let written = hand.memory().write(Addr(at), library);
-    hand.call(0, libc::SYS_munmap, [at, bytes, 0, 0, 0, 0])?;
-    written.map_err(|error| failed("writing a library", error))?;
-    Ok(file)
 }
 
 /// Finds a thread that may be borrowed and leaves it stopped.
@@ -289,14 +265,17 @@ fn look(memory: &Memory, maps: &[MapEntry], target: &Target, thread: &HandThread
     }
 }
 
-/// The start of the runtime's mappings in a process, with the name of its file.
+/// The start of the runtime's mappings in a process, with the name of its file: one in memory, or one that had a name for as
+/// long as it was being loaded.
 pub(crate) fn runtime_mapping(pid: Pid) -> Result<Option<(Addr, Vec<u8>)>, Error> {
     let maps = proc::maps(pid).map_err(|error| Error::looking(pid, error))?;
-    let named = maps.iter().filter_map(|entry| match &entry.kind {
-        MapKind::Memfd(name) if name.starts_with(RUNTIME_NAME.as_bytes()) => {
-            Some((entry.range.start(), name.clone()))
-        }
-        _ => None,
+    let named = maps.iter().filter_map(|entry| {
+        let name = match &entry.kind {
+            MapKind::Memfd(name) => name.as_slice(),
+            MapKind::File => carried::name_of(&entry.path)?,
+            _ => return None,
+        };
+        name.starts_with(RUNTIME_NAME.as_bytes()).then(|| (entry.range.start(), name.to_vec()))
     });
     Ok(named.min_by_key(|(start, _)| *start))
 }

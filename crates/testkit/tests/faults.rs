@@ -30,12 +30,14 @@ const REPLACE: &str = "store.linked";
 const RESTORE: [&str; 2] = ["restore.", "keeper.adopting"];
 /// The two ends of a move, and files that travel: walked by the tests of those.
 const MOVE: [&str; 3] = ["migrate.", "receive.", "carried."];
+/// Walked by the tests of wrapping without memory files.
+const WRAP: [&str; 1] = ["wrap."];
 const RUN: [&str; 4] = ["keeper.forked", "keeper.published", "keeper.program-forked", "keeper.ready"];
 
 #[test]
 fn every_point_is_walked() {
     let walked: BTreeSet<&str> =
-        [&CAPTURE[..], &RESTORE, &RUN, &MOVE].iter().flat_map(|part| points(part)).collect();
+        [&CAPTURE[..], &RESTORE, &RUN, &MOVE, &WRAP].iter().flat_map(|part| points(part)).collect();
     let all: BTreeSet<&str> = POINTS.iter().copied().collect();
     assert_eq!(walked, all);
 }

@@ -163,4 +163,20 @@ must be there for the program too, in its own root file system. A wrapper is fou
 options must have no line breaks. In a log the code stands for a program that was executed without its wrappers, with the reason: one that gains
 rights by a setuid bit or by capabilities of its file, which it would lose if it were traced, or one whose file may not be read.",
     },
+    Entry {
+        code: "B-1152",
+        title: "the program's limit on file sizes is too small",
+        text: "\
+brant's part in the program, and wrappers that ship, come into it as files that the program itself makes, of some 300 KiB. A program
+that makes a file beyond its limit is ended by the kernel, so it is not tried. Raise the limit: prlimit --pid PID --fsize=1000000:
+(the soft limit up to the hard one needs no rights).",
+    },
+    Entry {
+        code: "B-1153",
+        title: "the program can make no file that could be loaded",
+        text: "\
+brant's part in the program comes by a file in memory (memfd_create). Where the program may not have one, may not map it, or has no /proc
+in which it finds it, the file is made in /tmp, /var/tmp, /dev/shm or /run as the program sees them, and loses its name at once. Here all of
+these are missing, closed to the program, full, or mounted noexec. Give it a folder at one of these paths.",
+    },
 ];

@@ -4,8 +4,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
-use brant_testkit::{OtherRoot, Outcome, Sandbox, Started, Who, repository, skip, wait_until};
+use brant_testkit::{
+    OtherRoot, Outcome, Random, Sandbox, Started, Who, is_full, repository, skip, wait_until,
+};
 
 const PROMPT_S: u64 = 60;
 
@@ -116,11 +119,12 @@ fn records_are_in_one_copy_only() {
     assert!(wait_until(PROMPT_S, || program.ended().is_some()), "{}", sandbox.text("err"));
     expect_all_recorded(&sandbox, 0, "left running");
     let (noted, recorded) = (counts(&sandbox, 0).len(), records(&sandbox, 0).len());
-    for name in ["second", "third"] {
+    // The last one has another number, by which the wrapper reads texts.
+    for (name, flags) in [("second", &[][..]), ("third", &["--any-pid"])] {
         std::fs::remove_file(sandbox.path("f.go")).expect("it is there");
         std::fs::remove_file(sandbox.path("t.txt")).expect("it is there");
         let before = counts(&sandbox, 0).len();
-        done(&sandbox.brant(&["restore", &image, "-d", "-n", name]));
+        done(&sandbox.brant(&[&["restore", &image, "-d", "-n", name], flags].concat()));
         expect_counts(&sandbox, 1, 50);
         let listed = sandbox.brant(&["wrappers", name]);
         assert!(done(&listed).stdout.contains("access in libc.so.6"), "{}", listed.stdout);
@@ -208,4 +212,54 @@ fn wrapped_programs_move_to_another_machine() {
     expect("mediated again", &|state| state[1] > now[1] + 2 && state[4] == 0);
     done(&other.brant(&["kill", "second"]));
     sandbox.expect_no_leftovers();
+}
+
+/// brant is killed at random instants of a checkpoint of a wrapped program, which tells the wrapper first: the program runs on
+/// with its wrapper, and no call is lost.
+#[test]
+fn wrapped_programs_survive_kills_of_a_checkpoint() {
+    let kills = if is_full() { 200 } else { 16 };
+    let sandbox = Sandbox::new(Who::Plain);
+    compile(&sandbox, "stress_library.c", "libtick.so", &[]);
+    compile(&sandbox, "counting_mediators.c", "libcount.so", &[]);
+    let stress = compile(&sandbox, "stress.c", "stress", &["-ltick"]);
+    sandbox.write(
+        "count.wrap",
+        "wrapper count implementation \"libcount.so\"\nwrap tick in libtick with my_tick size 8\n",
+    );
+    let state = || -> Vec<i64> {
+        let text = sandbox.text("f.state");
+        text.split_whitespace().map_while(|word| word.parse().ok()).collect()
+    };
+    let expect = |what: &str, wanted: &dyn Fn(&[i64]) -> bool| {
+        let is_so = wait_until(PROMPT_S, || {
+            Some(state()).filter(|state| state.len() == 5).is_some_and(|state| wanted(&state))
+        });
+        assert!(is_so, "{what}: {:?} {}", state(), sandbox.text("err"));
+    };
+    let mut command = sandbox.command(stress);
+    command.arg(sandbox.path("f")).arg("aps");
+    let mut program = sandbox.launch(command, false);
+    expect("bare", &|state| state[0] > 3);
+    let (pid, image) = (program.pid().to_string(), text(&sandbox.path("image")));
+    let options = format!("{}:{}", text(&sandbox.path("count.wrap")), text(&sandbox.path("f.counted")));
+    done(&sandbox.brant(&["wrap", &options, &pid]));
+    let verb = ["checkpoint", &pid, "-o", &image, "--force"];
+    let begun = Instant::now();
+    done(&sandbox.brant(&verb));
+    let duration = begun.elapsed();
+    let mut random = Random::new(u64::from(std::process::id()));
+    for number in 0..kills {
+        let (mut brant, output) = sandbox.spawn_brant(&verb);
+        std::thread::sleep(duration.mul_f64(random.below(1200) as f64 / 1000.0));
+        let _ = brant.kill();
+        let status = brant.wait().expect("our own child can be waited for");
+        let said = sandbox.outcome(output, status).stderr;
+        let before = state();
+        expect("it runs on", &|state| state[1] > before[1] + 2 && state[2] == before[2]);
+        assert_eq!((program.ended(), state()[4]), (None, 0), "kill {number}: {said} {}", sandbox.text("err"));
+    }
+    done(&sandbox.brant(&verb));
+    done(&sandbox.brant(&["unwrap", "count", &pid]));
+    assert_eq!(program.ended(), None, "{}", sandbox.text("err"));
 }

@@ -22,8 +22,6 @@ use crate::options::PATH_BYTES_MAX;
 const BUFFERS: usize = 64;
 const BUFFER_BYTES: usize = 64 << 10;
 const AGE_MAX_NS: u64 = 1_000_000_000;
-/// How long a program may take from being told of a checkpoint to its stop.
-const SAVE_NS: u64 = 10_000_000_000;
 /// How often a thread gives way to the one that holds its buffer before it looks for another.
 const PATIENCE: u32 = 1000;
 const PATIENCE_AT_END: u32 = 100_000;
@@ -116,9 +114,9 @@ pub(super) fn write_through() {
     write_all();
 }
 
-/// A checkpoint is near. After a restore the time has passed.
-pub(super) fn save() {
-    DIRECT_UNTIL_NS.store(system::wall_ns().saturating_add(SAVE_NS), Ordering::SeqCst);
+/// A checkpoint is near, until then at least. After a restore the time has passed.
+pub(super) fn save(until_ns: u64) {
+    DIRECT_UNTIL_NS.store(until_ns, Ordering::SeqCst);
     write_all();
 }
 

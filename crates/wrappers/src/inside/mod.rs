@@ -21,13 +21,18 @@ use brant_mediator::{Event, Load};
 
 use crate::options::value;
 
+/// How long a program may take from being told of a checkpoint to its stop.
+const SAVE_NS: u64 = 10_000_000_000;
+
 brant_mediator::events!(on_event);
 
 fn on_event(event: Event) -> Result<(), &'static str> {
     match event {
         Event::Load(load) => on_load(load),
         Event::Save => {
-            journal::save();
+            let until_ns = system::wall_ns().saturating_add(SAVE_NS);
+            system::be_unsure_of_process(until_ns);
+            journal::save(until_ns);
             Ok(())
         }
         Event::Off | Event::Exit => {

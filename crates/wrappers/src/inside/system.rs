@@ -4,7 +4,7 @@ use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::ffi::{c_char, c_int};
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 unsafe extern "C" {
     fn __errno_location() -> *mut c_int;
@@ -108,6 +108,19 @@ pub(super) fn thread() -> u32 {
 /// Where the number of this process is kept: memory that a fork leaves empty.
 static PROCESS: AtomicPtr<AtomicUsize> = AtomicPtr::new(core::ptr::null_mut());
 
+/// Until this time the number is not kept: it may be another one in a copy that is about to be made of the program.
+static UNSURE_UNTIL_NS: AtomicU64 = AtomicU64::new(0);
+
+/// Forgets the number of this process until then.
+pub(super) fn be_unsure_of_process(until_ns: u64) {
+    UNSURE_UNTIL_NS.store(until_ns, Ordering::SeqCst);
+    let at = PROCESS.load(Ordering::Acquire);
+    if !at.is_null() {
+        // SAFETY: never unmapped while mediators run.
+        unsafe { &*at }.store(0, Ordering::SeqCst);
+    }
+}
+
 /// The number of this process, kept where that is possible: it is asked for with every text.
 pub(super) fn process() -> usize {
     // SAFETY: takes nothing and cannot fail.
@@ -128,8 +141,15 @@ pub(super) fn process() -> usize {
     let kept = unsafe { &*at };
     match kept.load(Ordering::Relaxed) {
         0 => {
+            let unsure_until = UNSURE_UNTIL_NS.load(Ordering::SeqCst);
             let number = ask();
-            kept.store(number, Ordering::Relaxed);
+            if wall_ns() >= unsure_until {
+                kept.store(number, Ordering::SeqCst);
+                // It may have become unsure meanwhile.
+                if UNSURE_UNTIL_NS.load(Ordering::SeqCst) != unsure_until {
+                    kept.store(0, Ordering::SeqCst);
+                }
+            }
             number
         }
         number => number,

@@ -45,7 +45,7 @@ pub fn wrapper(brant: &Path, log: &Log, wrappers: &[Wrapper]) -> Result<Wrapper,
     spec.wrapper()
 }
 
-/// The path of this brant as process `pid` sees it.
+/// The path of this program, which is brant, where process `pid` finds it there too.
 pub fn own_path(pid: Pid) -> Result<PathBuf, Error> {
     let why = |why: &str| Error::Follow(why.to_owned());
     let path = std::env::current_exe().map_err(|error| Error::Follow(error.to_string()))?;
@@ -63,9 +63,8 @@ pub fn own_path(pid: Pid) -> Result<PathBuf, Error> {
 }
 
 /// Lets a running process hand `wrapper` on, which is on already, besides those that it hands on.
-pub(crate) fn add(pid: Pid, wrapper: &Wrapper, log: &Log) -> Result<Wrapped, Error> {
-    let brant = own_path(pid)?;
-    let mut spec = Spec::new(&brant, log);
+pub(crate) fn add(pid: Pid, wrapper: &Wrapper, brant: &Path, log: &Log) -> Result<Wrapped, Error> {
+    let mut spec = Spec::new(brant, log);
     if let Some(known) = known(pid)? {
         spec.wrappers = Spec::parse(&known).ok_or(Error::Runtime(pid))?.wrappers;
         spec.remove(&wrapper.name);
@@ -149,8 +148,10 @@ fn follow_it(caller: &Caller, spec: &Spec, program: &Path, log: &Log) -> Result<
     }
     let _turn = Turn::take(pid)?;
     let (entry, thread) = Entry::reach(&waiter, pid, ENTRY_TIMEOUT)?;
-    log.followed(pid, program);
     let done = put_all_on(&waiter, pid, thread, wrappers, log);
+    if done.is_ok() {
+        log.followed(pid, program);
+    }
     entry.leave(thread)?;
     ptrace::detach(tid_of(pid), 0).map_err(|error| Error::thread(tid, "letting it go", error))?;
     done

@@ -34,7 +34,7 @@ mod session;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use brant_base::{Addr, Pid, Tid};
@@ -165,11 +165,11 @@ pub fn unwrap(name: &str, pid: Pid, log: &Log) -> Result<Unwrapped, Error> {
     Ok(unwrapped)
 }
 
-/// As [`wrap`]; and programs that the process executes get the wrapper too.
-pub fn wrap_and_follow(wrapper: &Wrapper, pid: Pid, log: &Log) -> Result<Wrapped, Error> {
-    follow::own_path(pid)?;
+/// As [`wrap`]; and programs that the process executes get the wrapper too, from the brant at the path `brant`, as the process
+/// sees it ([`follow::own_path`]).
+pub fn wrap_and_follow(wrapper: &Wrapper, pid: Pid, brant: &Path, log: &Log) -> Result<Wrapped, Error> {
     let wrapped = wrap(wrapper, pid, log)?;
-    if let Err(error) = follow::add(pid, wrapper, log) {
+    if let Err(error) = follow::add(pid, wrapper, brant, log) {
         // On for all that was asked for, or for nothing.
         let _ = unwrap(&wrapper.name, pid, log);
         return Err(error);

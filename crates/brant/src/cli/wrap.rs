@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use brant_base::Pid;
-use brant_connect::{Function, Log, Wrapper};
+use brant_connect::{Function, Log, Wrapper, follow};
 use serde_json::{Value, json};
 
 use super::Done;
@@ -40,9 +40,14 @@ impl Wrap {
         let log = open_log(self.log.as_deref())?;
         let target = Target::find(&self.target)?;
         let pid = only_process(&target)?;
-        let wrap = if self.follow_exec { brant_connect::wrap_and_follow } else { brant_connect::wrap };
-        let wrapped = wrap(&wrapper, pid, &log)
-            .map_err(|error| failed(&format!("{target} was not wrapped"), &target, &error))?;
+        let wrapped = if self.follow_exec {
+            follow::own_path(pid)
+                .and_then(|brant| brant_connect::wrap_and_follow(&wrapper, pid, &brant, &log))
+        } else {
+            brant_connect::wrap(&wrapper, pid, &log)
+        };
+        let wrapped =
+            wrapped.map_err(|error| failed(&format!("{target} was not wrapped"), &target, &error))?;
         tell_lost(report, &log);
         let functions: u32 = wrapped.functions.iter().sum();
         let pause_us = wrapped.pause.as_micros() as u64;

@@ -48,12 +48,18 @@ struct brant_layer {
  * is told so, on one of the program's own threads. Its result counts for BRANT_LOAD only: other than 0 it declines, and may
  * have written why to `answer`; then nothing is changed. What the pointers lead to stays as long as the library is loaded.
  * In the child of a fork the wrapper is on without another BRANT_LOAD. A program that ends tells nothing: use a destructor.
+ *
+ * While the wrapper is on, it is told of every library that the program loads or unloads: of a new one when its functions are
+ * mediated and before its constructors run. That is within the loader, under its lock: dlopen, dlsym and the like must not be
+ * called, nor functions of the new library. Other namespaces than the main one (dlmopen) are not told of.
  */
 enum brant_event_kind {
-    BRANT_LOAD = 1,   /* The mediators are about to stand before their functions. */
-    BRANT_OFF = 2,    /* No new call reaches them; some may be under way. */
-    BRANT_UNLOAD = 3, /* No call is under way; the library is unloaded next. */
-    BRANT_SAVE = 4,   /* The program is about to be checkpointed or moved: what waits in buffers should be written. */
+    BRANT_LOAD = 1,         /* The mediators are about to stand before their functions. */
+    BRANT_OFF = 2,          /* No new call reaches them; some may be under way. */
+    BRANT_UNLOAD = 3,       /* No call is under way; the library is unloaded next. */
+    BRANT_SAVE = 4,         /* The program is about to be checkpointed or moved: what waits in buffers should be written. */
+    BRANT_LIBRARY = 5,      /* A library has been loaded: event->library. */
+    BRANT_LIBRARY_GONE = 6, /* A library has been unloaded: event->library. */
 };
 
 /*
@@ -70,6 +76,13 @@ struct brant_function {
     const char *kinds;
 };
 
+/* A library that has come or gone. It stays only as long as the event is told. */
+struct brant_library {
+    const char *path;   /* as the loader knows it */
+    const char *soname; /* "" where it has none, or that cannot be told */
+    unsigned long base;
+};
+
 struct brant_event {
     unsigned bytes; /* of this */
     unsigned kind;
@@ -79,6 +92,7 @@ struct brant_event {
     unsigned long function_count;
     char *answer;
     unsigned long answer_bytes;
+    const struct brant_library *library; /* NULL with other events */
 };
 
 #define BRANT_LAYER(icall) (*(struct brant_layer *const *)(icall))

@@ -1,14 +1,13 @@
 //! Writing a plan into a process while none of its threads runs, and looking whether a thread is inside of a wrapper.
 //!
 //! State of the target: stopped while this looks and writes, else running. Each single write leaves every function callable:
-//! first come pointers of functions that are hooked already, last the jumps. If brant is killed in between, the wrapper is on
+//! first comes that the wrapper is on, then pointers of functions that are hooked already, last the jumps. If brant is killed in between, the wrapper is on
 //! for some of its functions; `unwrap` takes it off.
 
 use std::ops::Range;
 use std::time::Duration;
 
 use brant_base::{Addr, Tid};
-use brant_hook::JUMP_BYTES;
 use brant_hook::exchange::Write;
 use brant_kernel::proc::{self, MapEntry};
 use brant_kernel::remote::{HandThread, Memory};
@@ -41,8 +40,8 @@ pub(crate) fn commit<T: Send>(
 ) -> Result<(Committed, T), Error> {
     let interiors: Vec<Range<u64>> = writes
         .iter()
-        .filter(|write| write.new.len() == JUMP_BYTES)
-        .map(|write| write.address + 1..write.address + JUMP_BYTES as u64)
+        .filter(|write| write.is_code)
+        .map(|write| write.address + 1..write.address + write.new.len() as u64)
         .collect();
     let bounds = interiors.iter().map(|range| range.start).min().unwrap_or(0)
         ..interiors.iter().map(|range| range.end).max().unwrap_or(0);
@@ -101,14 +100,14 @@ fn check_old(memory: &Memory, target: &Target, writes: &[Write]) -> Result<(), E
         let mut now = vec![0; write.old.len()];
         let is_read = memory.read(Addr(write.address), &mut now).is_ok();
         if !is_read || now != write.old {
-            return Err(Error::Changed { pid: target.pid, what: "a function is not as it was a moment ago" });
+            return Err(Error::Stale(target.pid));
         }
     }
     Ok(())
 }
 
 fn write(memory: &Memory, away: Tid, writes: &[Write]) -> Result<(), Error> {
-    for write in writes {
+    for write in writes.iter().filter(|write| write.old != write.new) {
         memory
             .write_by_force(Addr(write.address), &write.new)
             .map_err(|error| Error::thread(away, "writing code", error))?;
@@ -145,6 +144,8 @@ impl Inside<'_> {
         let is_outside = |thread: &HandThread| {
             !self.runtime.thunks.contains(&thread.registers.rip) && !stacks.is_inside(thread, is_entering)
         };
-        threads.iter().all(is_outside) && self.runtime.calls_under_way(memory, self.wrapper) == Some(0)
+        threads.iter().all(is_outside)
+            && self.runtime.calls_under_way(memory, self.wrapper) == Some(0)
+            && self.runtime.is_loading(memory) == Some(false)
     }
 }

@@ -82,6 +82,10 @@ pub enum Error {
     OtherRuntime(Pid),
     #[error("process {pid} changed while its functions were being wrapped: {what}")]
     Changed { pid: Pid, what: &'static str },
+    #[error(
+        "process {0} changed while its functions were being wrapped: a library or a function is not as it was a moment ago"
+    )]
+    Stale(Pid),
     #[error("thread {0} could not be stopped")]
     DoesNotStop(Tid),
     #[error("a call in process {0} did not end in time; it ends by itself")]
@@ -115,6 +119,7 @@ impl std::fmt::Display for Unhookable {
             Outcome::NoFunction => write!(f, "{function}: {library} does not export it"),
             Outcome::NoMediator => write!(f, "{function}: its mediator is missing"),
             Outcome::Refused(refusal) => write!(f, "{function} in {library}: {refusal}"),
+            Outcome::Waits => write!(f, "{function}: {library} is not loaded yet"),
             Outcome::Planned(_) => write!(f, "{function} in {library}"),
         }
     }
@@ -148,7 +153,7 @@ impl Error {
             Error::NoFile(..) => "B-1153",
             Error::NotWrapped { .. } => "B-1113",
             Error::OtherRuntime(_) => "B-1114",
-            Error::Changed { .. } => "B-1115",
+            Error::Changed { .. } | Error::Stale(_) => "B-1115",
             Error::Slow(_) => "B-1116",
             Error::Look(..)
             | Error::DoesNotStop(_)

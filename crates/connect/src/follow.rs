@@ -84,7 +84,7 @@ pub(crate) fn remove(pid: Pid, options: &[u8], name: &str, log: &Log) -> Result<
 
 /// The options of its `follow-exec`.
 fn known(pid: Pid) -> Result<Option<Vec<u8>>, Error> {
-    let is_it = |known: &crate::Listed| known.name == NAME.as_bytes() && !known.functions.is_empty();
+    let is_it = |known: &crate::Listed| known.name == NAME.as_bytes() && known.is_on;
     Ok(crate::wrappers(pid)?.into_iter().find(is_it).map(|known| known.options))
 }
 

@@ -15,7 +15,7 @@ use brant_kernel::thread;
 use crate::error::Error;
 use crate::session::Session;
 use crate::target::Target;
-use crate::{Log, Turn, Wrapper, put_on};
+use crate::{Log, Turn, Wrapped, Wrapper, put_on};
 
 const AT_ENTRY: u64 = 9;
 const BREAKPOINT: u8 = 0xcc;
@@ -38,7 +38,7 @@ impl Launch {
     }
 
     /// Puts wrappers on the program that the child executes, in this order, and lets it run. On an error it has been killed.
-    pub fn wrap(self, wrappers: &[Wrapper], log: &Log) -> Result<(), Error> {
+    pub fn wrap(self, wrappers: &[Wrapper], log: &Log) -> Result<Vec<Wrapped>, Error> {
         let done = self.wrap_and_go(wrappers, log);
         if done.is_err() {
             let _ = thread::kill(self.pid);
@@ -46,21 +46,23 @@ impl Launch {
         done
     }
 
-    fn wrap_and_go(&self, wrappers: &[Wrapper], log: &Log) -> Result<(), Error> {
+    fn wrap_and_go(&self, wrappers: &[Wrapper], log: &Log) -> Result<Vec<Wrapped>, Error> {
         let _turn = Turn::take(self.pid)?;
         let tid = Tid(self.pid.0);
         self.run_until(0, |stop| matches!(stop, Stop::Event(libc::PTRACE_EVENT_EXEC)))?;
         let thread = self.run_to_entry(tid)?;
         let target = Target::inspect_own(self.pid)?;
         let mut session = Session::open_with(&self.waiter, &target, thread, wrappers)?;
+        let mut wrapped = Vec::new();
         for wrapper in wrappers {
             let done = put_on(&target, &mut session, wrapper);
             log.put_on(self.pid, &wrapper.name, &done);
-            done?;
+            wrapped.push(done?);
         }
         session.close()?;
         ptrace::set_options(tid, Options::default()).map_err(|e| Error::thread(tid, "letting it live", e))?;
-        ptrace::detach(tid, 0).map_err(|e| Error::thread(tid, "letting it go", e))
+        ptrace::detach(tid, 0).map_err(|e| Error::thread(tid, "letting it go", e))?;
+        Ok(wrapped)
     }
 
     /// Runs the program to its entry point, by a breakpoint there.

@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 
 use brant_base::{Addr, Pid, Tid};
 use brant_hook::exchange::{Event, NO_EVENTS, Reply, Request};
-pub use brant_hook::exchange::{Function, Listed, Mediation, Outcome, Shape, Word};
+pub use brant_hook::exchange::{Function, Listed, Mediation, Missing, Outcome, Shape, Word};
 use brant_kernel::proc;
 use brant_kernel::ptrace::Waiter;
 use brant_kernel::remote::Memory;
@@ -106,6 +106,8 @@ pub struct Wrapped {
     pub functions: Vec<u32>,
     /// Each function that is mediated now.
     pub interceptions: Vec<Function>,
+    /// Functions whose library is not loaded: they are mediated as soon as it is.
+    pub waiting: Vec<Unhookable>,
     /// For how long the program stood still.
     pub pause: Duration,
 }
@@ -134,6 +136,10 @@ pub struct Unwrapped {
 const QUIET_TIMEOUT: Duration = Duration::from_secs(2);
 const QUIET_PAUSE: Duration = Duration::from_millis(5);
 const QUIET_PAUSE_MAX: Duration = Duration::from_millis(100);
+/// How often a plan is made anew because a library has come or gone meanwhile, and after which pauses.
+const PLAN_TRIES: u32 = 100;
+const PLAN_PAUSE: Duration = Duration::from_millis(1);
+const PLAN_PAUSE_MAX: Duration = Duration::from_millis(50);
 
 /// Puts the wrapper that `name` leads to on a running process: see [`definitions::find`] and [`wrap`]. The log is the one
 /// that the environment names.
@@ -191,7 +197,7 @@ fn wrap_running(wrapper: &Wrapper, pid: Pid) -> Result<Wrapped, Error> {
 
 fn put_on(target: &Target, session: &mut Session<'_>, wrapper: &Wrapper) -> Result<Wrapped, Error> {
     let name = wrapper.name.as_bytes();
-    if listed(session)?.iter().any(|known| known.name == name && !known.functions.is_empty()) {
+    if listed(session)?.iter().any(|known| known.name == name && known.is_on) {
         return Err(Error::AlreadyWrapped { pid: target.pid, name: wrapper.name.clone() });
     }
     let path = wrapper.implementation.as_os_str().as_bytes();
@@ -204,32 +210,70 @@ fn put_on(target: &Target, session: &mut Session<'_>, wrapper: &Wrapper) -> Resu
         path: path.to_vec(),
         handle,
         iterate: target.loader.iterate.0,
+        debug: target.loader.debug,
         is_unguarded: wrapper.is_unguarded,
         options: wrapper.options.clone(),
         mediations: wrapper.mediations.clone(),
     };
-    let (id, planned) = match session.ask(&request)? {
-        Reply::Plan { wrapper, writes, moves, outcomes } => (wrapper, Ok((writes, moves, outcomes))),
-        _ => (0, Err(Error::Runtime(target.pid))),
+    let reply = session.ask(&request)?;
+    let (Reply::Plan { wrapper: id, .. } | Reply::Loading { wrapper: id }) = reply else {
+        session.unload(handle)?;
+        return Err(Error::Runtime(target.pid));
     };
-    let committed = planned.and_then(|(writes, moves, outcomes)| {
-        let functions = all_planned(wrapper, &outcomes)?;
-        tell_load(session, wrapper, id)?;
-        let committed = commit(target, session, &writes, &moves, |_, _| ());
-        if committed.is_err() {
-            session.ask(&Request::Tell { wrapper: id, event: Event::Unload })?;
-        }
-        let pause = committed?.0.pause;
-        Ok((functions, pause))
-    });
+    let committed = carry_out(target, session, wrapper, (id, reply));
     if committed.is_err() {
         // No call has reached it.
         session.unload(handle)?;
         session.ask(&Request::Settle { wrapper: id, is_unloaded: true })?;
     }
-    let (functions, pause) = committed?;
+    let wrapped = committed?;
     let known = listed(session)?.into_iter().find(|known| known.id == id);
-    Ok(Wrapped { functions, interceptions: known.map_or(Vec::new(), |known| known.functions), pause })
+    Ok(Wrapped { interceptions: known.map_or(Vec::new(), |known| known.functions), ..wrapped })
+}
+
+/// Carries a plan out, or a newer one where something has changed before.
+fn carry_out(
+    target: &Target,
+    session: &mut Session<'_>,
+    wrapper: &Wrapper,
+    (id, mut reply): (u32, Reply),
+) -> Result<Wrapped, Error> {
+    let mut is_told = false;
+    let mut pause = PLAN_PAUSE;
+    for _ in 0..PLAN_TRIES {
+        match reply {
+            Reply::Plan { writes, moves, outcomes, .. } => {
+                let (functions, waiting) = all_planned(wrapper, &outcomes)?;
+                if !is_told {
+                    tell_load(session, wrapper, id)?;
+                    is_told = true;
+                }
+                match commit(target, session, &writes, &moves, |_, _| ()) {
+                    Ok((committed, ())) => {
+                        let (interceptions, pause) = (Vec::new(), committed.pause);
+                        return Ok(Wrapped { functions, interceptions, waiting, pause });
+                    }
+                    Err(Error::Stale(_)) => {}
+                    Err(error) => return give_up(session, id, error),
+                }
+            }
+            Reply::Loading { .. } => {}
+            _ => return Err(Error::Runtime(target.pid)),
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(PLAN_PAUSE_MAX);
+        reply = session.ask(&Request::Replan { wrapper: id })?;
+    }
+    match is_told {
+        true => give_up(session, id, Error::Stale(target.pid)),
+        false => Err(Error::Stale(target.pid)),
+    }
+}
+
+/// The implementation has agreed, but its mediators stand before nothing.
+fn give_up<T>(session: &mut Session<'_>, id: u32, error: Error) -> Result<T, Error> {
+    session.ask(&Request::Tell { wrapper: id, event: Event::Unload })?;
+    Err(error)
 }
 
 /// Lets the implementation agree.
@@ -248,9 +292,9 @@ fn tell_load(session: &mut Session<'_>, wrapper: &Wrapper, id: u32) -> Result<()
     }
 }
 
-/// The counts, where every mediation has found its function.
-fn all_planned(wrapper: &Wrapper, outcomes: &[Outcome]) -> Result<Vec<u32>, Error> {
-    let mut functions = Vec::new();
+/// The counts, and what waits for its library, where every mediation has found its function or will.
+fn all_planned(wrapper: &Wrapper, outcomes: &[Outcome]) -> Result<(Vec<u32>, Vec<Unhookable>), Error> {
+    let (mut functions, mut waiting) = (Vec::new(), Vec::new());
     let mut unhookable = Vec::new();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     for (mediation, outcome) in wrapper.mediations.iter().zip(outcomes) {
@@ -261,14 +305,23 @@ fn all_planned(wrapper: &Wrapper, outcomes: &[Outcome]) -> Result<Vec<u32>, Erro
                 let path = wrapper.implementation.display().to_string();
                 return Err(Error::NoMediator { path, missing: text(&mediation.mediator) });
             }
-            outcome => unhookable.push(Unhookable {
-                library: text(&mediation.library),
-                function: text(&mediation.function),
-                outcome: *outcome,
-            }),
+            outcome => {
+                let function = Unhookable {
+                    library: text(&mediation.library),
+                    function: text(&mediation.function),
+                    outcome: *outcome,
+                };
+                match outcome {
+                    Outcome::Waits => {
+                        functions.push(0);
+                        waiting.push(function);
+                    }
+                    _ => unhookable.push(function),
+                }
+            }
         }
     }
-    if unhookable.is_empty() { Ok(functions) } else { Err(Error::Unhookable(unhookable)) }
+    if unhookable.is_empty() { Ok((functions, waiting)) } else { Err(Error::Unhookable(unhookable)) }
 }
 
 /// Gives the options of its `follow-exec` besides.
@@ -317,19 +370,14 @@ struct TakenOff {
 }
 
 /// Takes the wrapper's layers out.
-fn take_off(
-    target: &Target,
-    session: &mut Session<'_>,
-    name: &str,
-) -> Result<TakenOff, Error> {
-    let known = listed(session)?;
-    let is_following = |known: &&Listed| known.name == follow::NAME.as_bytes() && !known.functions.is_empty();
+fn take_off(target: &Target, session: &mut Session<'_>, name: &str) -> Result<TakenOff, Error> {
+    let mut known = listed(session)?;
+    let is_following = |known: &&Listed| known.name == follow::NAME.as_bytes() && known.is_on;
     let following = known.iter().find(is_following).map(|known| known.options.clone());
-    let known = known.into_iter().rfind(|known| known.name == name.as_bytes());
-    let wrapper = known.ok_or_else(|| Error::NotWrapped { pid: target.pid, name: name.to_owned() })?;
-    let Reply::Plan { writes, .. } = session.ask(&Request::Unwrap { wrapper: wrapper.id })? else {
-        return Err(Error::Runtime(target.pid));
-    };
+    known.retain(|known| known.name == name.as_bytes());
+    // Dormant ones may have the same name.
+    known.sort_by_key(|known| (known.is_on, known.id));
+    let wrapper = known.pop().ok_or_else(|| Error::NotWrapped { pid: target.pid, name: name.to_owned() })?;
     let runtime = session.runtime.clone().ok_or(Error::Runtime(target.pid))?;
     let memory = Memory::open(target.pid).map_err(|error| Error::NotAllowed(target.pid, error))?;
     let inside = Inside {
@@ -337,11 +385,25 @@ fn take_off(
         wrapper: wrapper.id,
         implementation: code_of(target, &memory, &wrapper)?,
     };
-    let (committed, is_quiet) = commit(target, session, &writes, &[], |threads, maps| {
-        inside.is_empty(target, &memory, threads, maps)
-    })?;
-    session.ask(&Request::Tell { wrapper: wrapper.id, event: Event::Off })?;
-    Ok(TakenOff { wrapper, following, is_quiet, pause: committed.pause })
+    let mut pause = PLAN_PAUSE;
+    for attempt in 0..PLAN_TRIES {
+        let request = Request::Unwrap { wrapper: wrapper.id, holds: attempt > 0 };
+        let Reply::Plan { writes, .. } = session.ask(&request)? else {
+            return Err(Error::Runtime(target.pid));
+        };
+        let look = |threads: &[_], maps: &[_]| inside.is_empty(target, &memory, threads, maps);
+        match commit(target, session, &writes, &[], look) {
+            Ok((committed, is_quiet)) => {
+                session.ask(&Request::Tell { wrapper: wrapper.id, event: Event::Off })?;
+                return Ok(TakenOff { wrapper, following, is_quiet, pause: committed.pause });
+            }
+            Err(Error::Stale(_)) => {}
+            Err(error) => return Err(error),
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(PLAN_PAUSE_MAX);
+    }
+    Err(Error::Stale(target.pid))
 }
 
 /// Stops the process now and then to see whether no thread is inside any more.

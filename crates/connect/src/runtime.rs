@@ -14,7 +14,7 @@ use crate::session::runtime_mapping;
 pub(crate) static LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/runtime.so"));
 
 const HEAD_SYMBOL: &[u8] = b"BRANT_RUNTIME_HEAD";
-const HEAD_WORDS: usize = 14;
+const HEAD_WORDS: usize = 15;
 const STATE_BYTES: u64 = 128;
 const ENTRY_BYTES: u64 = 16;
 /// The first entries lie in the state itself, from here on.
@@ -38,6 +38,7 @@ pub(crate) struct Runtime {
     pub(crate) returns: Vec<u64>,
     code: u64,
     code_count: u64,
+    loading: u64,
 }
 
 /// The name of its file in memory: of this build.
@@ -61,7 +62,7 @@ impl Runtime {
         let words: [u64; HEAD_WORDS] =
             memory.read_value(Addr(base.0 + offset)).map_err(|_| Error::Runtime(pid))?;
         let [magic, versions, serve, states, claimed, claimed_count, lost, lost_max, thunks @ ..] = words;
-        let [thunks, thunks_end, returns, returns_end, code, code_count] = thunks;
+        let [thunks, thunks_end, returns, returns_end, code, code_count, loading] = thunks;
         // Before it is relocated its pointers are of no use.
         if magic.to_le_bytes() != MAGIC || versions as u32 != VERSION || serve < base.0 {
             return Err(Error::Runtime(pid));
@@ -83,6 +84,7 @@ impl Runtime {
                 .collect(),
             code,
             code_count,
+            loading,
         }))
     }
 
@@ -95,6 +97,11 @@ impl Runtime {
                 Some(start..end)
             })
             .collect()
+    }
+
+    /// Whether a thread looks at a library that is being loaded, and may be about to tell an implementation of it.
+    pub(crate) fn is_loading(&self, memory: &Memory) -> Option<bool> {
+        memory.read_value::<u32>(Addr(self.loading)).ok().map(|count| count != 0)
     }
 
     /// Calls of a wrapper's mediators that are under way in any thread, and those of which that is not known.

@@ -29,7 +29,7 @@ pub fn tell_of_checkpoint(pid: Pid) -> Result<usize, Error> {
 
 fn tell(session: &mut Session<'_>) -> Result<usize, Error> {
     let mut told = 0;
-    for wrapper in listed(session)?.iter().filter(|wrapper| !wrapper.functions.is_empty()) {
+    for wrapper in listed(session)?.iter().filter(|wrapper| wrapper.is_on) {
         match session.ask(&Request::Tell { wrapper: wrapper.id, event: Event::Save })? {
             // There is nothing to decline: whatever it answers, it has been told.
             Reply::Told(_) => told += 1,

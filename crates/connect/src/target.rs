@@ -40,6 +40,8 @@ pub(crate) struct Loader {
     /// Absent before glibc 2.34 where no libdl is loaded.
     pub(crate) error: Option<Addr>,
     pub(crate) iterate: Addr,
+    /// Its `struct r_debug`.
+    pub(crate) debug: u64,
     /// RTLD_NOW, with what an internal function wants besides.
     pub(crate) flags: u64,
 }
@@ -94,7 +96,7 @@ impl Target {
         let interpreter = entry(AT_BASE).filter(|base| *base != 0).ok_or(Error::Static(pid))?;
         let debug = debug_address(&memory, headers, count).ok_or(Error::NoLoader(pid))?;
         let modules = modules(&memory, debug);
-        let loader = find_loader(&modules).ok_or(Error::NoLoader(pid))?;
+        let loader = find_loader(&modules, debug).ok_or(Error::NoLoader(pid))?;
         let guarded = guarded_code(&modules, &maps, interpreter);
         let libc = modules.iter().find(|module| module.is(b"libc")).map(|module| module.base);
         let allocator = Allocator::find(&memory, &maps, debug, |base| Some(base) == libc);
@@ -177,7 +179,7 @@ impl Module {
     }
 }
 
-fn find_loader(modules: &[Module]) -> Option<Loader> {
+fn find_loader(modules: &[Module], debug: u64) -> Option<Loader> {
     const RTLD_NOW: u64 = 2;
     const RTLD_DLOPEN: u64 = 0x8000_0000;
     let libc = modules.iter().find(|module| module.is(b"libc"))?;
@@ -186,12 +188,19 @@ fn find_loader(modules: &[Module]) -> Option<Loader> {
     for module in candidates.into_iter().flatten() {
         if let (Some(open), Some(close)) = (module.address_of(b"dlopen"), module.address_of(b"dlclose")) {
             let error = module.address_of(b"dlerror").map(Addr);
-            return Some(Loader { open: Addr(open), close: Addr(close), error, iterate, flags: RTLD_NOW });
+            return Some(Loader {
+                open: Addr(open),
+                close: Addr(close),
+                error,
+                iterate,
+                debug,
+                flags: RTLD_NOW,
+            });
         }
     }
     let open = Addr(libc.address_of(b"__libc_dlopen_mode")?);
     let close = Addr(libc.address_of(b"__libc_dlclose")?);
-    Some(Loader { open, close, error: None, iterate, flags: RTLD_NOW | RTLD_DLOPEN })
+    Some(Loader { open, close, error: None, iterate, debug, flags: RTLD_NOW | RTLD_DLOPEN })
 }
 
 /// The loader's code, where it is a file of its own, and that of the C library's allocator. musl is its own loader: there,

@@ -69,16 +69,20 @@ pub enum Request {
         handle: u64,
         /// The program's dl_iterate_phdr.
         iterate: u64,
+        /// `struct r_debug` of its loader.
+        debug: u64,
         /// Calls of mediators are not kept from their own wrapper.
         is_unguarded: bool,
         /// For the implementation, which [`Request::Tell`] gives them to.
         options: Vec<u8>,
         mediations: Vec<Mediation>,
     },
+    /// Plan it again: something has changed before the plan was carried out. Libraries that are loaded wait now for it.
+    Replan { wrapper: u32 },
     /// Tell a wrapper's implementation what happens to it, where it wants to know.
     Tell { wrapper: u32, event: Event },
-    /// Plan to take a wrapper off.
-    Unwrap { wrapper: u32 },
+    /// Plan to take a wrapper off. Libraries that are loaded wait for that where `holds`.
+    Unwrap { wrapper: u32, holds: bool },
     /// The implementation of a wrapper that was taken off was unloaded (or it stays, dormant).
     Settle { wrapper: u32, is_unloaded: bool },
     /// What there is.
@@ -96,6 +100,10 @@ pub enum Event {
     Unload = 3,
     /// The program is about to be checkpointed: what waits in buffers is to be written.
     Save = 4,
+    /// A library has been loaded.
+    Library = 5,
+    /// A library has been unloaded.
+    LibraryGone = 6,
 }
 
 impl Event {
@@ -104,10 +112,12 @@ impl Event {
     }
 }
 
-/// Bytes to be written while no thread runs, if the old ones are there.
+/// Bytes to be written while no thread runs, if the old ones are there. Where both are the same this is only looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Write {
     pub address: u64,
+    /// No thread may be behind its first byte, before its end.
+    pub is_code: bool,
     pub old: Vec<u8>,
     pub new: Vec<u8>,
 }
@@ -121,6 +131,8 @@ pub enum Outcome {
     NoFunction,
     NoMediator,
     Refused(Refusal),
+    /// Its library is not loaded. The function is mediated as soon as it is.
+    Waits,
 }
 
 /// A wrapper that is in a program.
@@ -132,8 +144,24 @@ pub struct Listed {
     pub handle: u64,
     /// With what the implementation was loaded.
     pub options: Vec<u8>,
-    /// Its functions, outermost layer first where several wrappers mediate one; none: it is dormant.
+    /// Otherwise no new call reaches it: it is dormant.
+    pub is_on: bool,
+    /// Libraries that are loaded from now on are mediated too. Not so where the loader's own call of each change could not
+    /// be hooked, and in a child of a fork that was made in the middle of a change.
+    pub covers_later: bool,
+    /// Its functions, outermost layer first where several wrappers mediate one.
     pub functions: Vec<Function>,
+    /// Those whose library is not loaded, and those of libraries that have been loaded since which cannot be mediated.
+    pub missing: Vec<Missing>,
+}
+
+/// What of a wrapper is on no function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// As the definition names it; a library that is loaded by its own name.
+    pub library: Vec<u8>,
+    pub function: Vec<u8>,
+    pub outcome: Outcome,
 }
 
 /// A mediated function.
@@ -166,26 +194,32 @@ pub enum Reply {
     List(Vec<Listed>),
     NoWrapper,
     NoMemory,
+    /// A library is just being loaded: the plan can be made a moment later.
+    Loading {
+        wrapper: u32,
+    },
 }
 
 impl Request {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
-            Request::Wrap { name, path, handle, iterate, is_unguarded, options, mediations } => {
+            Request::Wrap { name, path, handle, iterate, debug, is_unguarded, options, mediations } => {
                 out.push(1);
                 put_bytes(&mut out, name);
                 put_bytes(&mut out, path);
                 put(&mut out, *handle);
                 put(&mut out, *iterate);
+                put(&mut out, *debug);
                 out.push(u8::from(*is_unguarded));
                 put_bytes(&mut out, options);
                 put(&mut out, mediations.len() as u64);
                 mediations.iter().for_each(|mediation| mediation.encode(&mut out));
             }
-            Request::Unwrap { wrapper } => {
+            Request::Unwrap { wrapper, holds } => {
                 out.push(2);
                 put(&mut out, u64::from(*wrapper));
+                out.push(u8::from(*holds));
             }
             Request::Settle { wrapper, is_unloaded } => {
                 out.push(3);
@@ -197,6 +231,10 @@ impl Request {
                 out.push(5);
                 put(&mut out, u64::from(*wrapper));
                 out.push(*event as u8);
+            }
+            Request::Replan { wrapper } => {
+                out.push(6);
+                put(&mut out, u64::from(*wrapper));
             }
         }
         out
@@ -210,14 +248,16 @@ impl Request {
                 path: from.bytes()?,
                 handle: from.number()?,
                 iterate: from.number()?,
+                debug: from.number()?,
                 is_unguarded: from.byte()? != 0,
                 options: from.bytes()?,
                 mediations: from.list(Mediation::decode)?,
             },
-            2 => Request::Unwrap { wrapper: from.number()? as u32 },
+            2 => Request::Unwrap { wrapper: from.number()? as u32, holds: from.byte()? != 0 },
             3 => Request::Settle { wrapper: from.number()? as u32, is_unloaded: from.byte()? != 0 },
             4 => Request::List,
             5 => Request::Tell { wrapper: from.number()? as u32, event: Event::of(from.byte()?)? },
+            6 => Request::Replan { wrapper: from.number()? as u32 },
             _ => return None,
         })
     }
@@ -284,6 +324,7 @@ impl Reply {
                 put(&mut out, writes.len() as u64);
                 for write in writes {
                     put(&mut out, write.address);
+                    out.push(u8::from(write.is_code));
                     put_bytes(&mut out, &write.old);
                     put_bytes(&mut out, &write.new);
                 }
@@ -307,6 +348,10 @@ impl Reply {
             }
             Reply::NoWrapper => out.push(4),
             Reply::NoMemory => out.push(5),
+            Reply::Loading { wrapper } => {
+                out.push(7);
+                put(&mut out, u64::from(*wrapper));
+            }
         }
         out
     }
@@ -317,7 +362,8 @@ impl Reply {
             1 => Reply::Plan {
                 wrapper: from.number()? as u32,
                 writes: from.list(|from| {
-                    Some(Write { address: from.number()?, old: from.bytes()?, new: from.bytes()? })
+                    let (address, is_code) = (from.number()?, from.byte()? != 0);
+                    Some(Write { address, is_code, old: from.bytes()?, new: from.bytes()? })
                 })?,
                 moves: from.list(|from| Some((from.number()?, from.number()?)))?,
                 outcomes: from.list(|from| Outcome::from_number(from.number()?))?,
@@ -326,6 +372,7 @@ impl Reply {
             3 => Reply::List(from.list(Listed::decode)?),
             4 => Reply::NoWrapper,
             5 => Reply::NoMemory,
+            7 => Reply::Loading { wrapper: from.number()? as u32 },
             6 => Reply::Told(from.bytes()?),
             _ => return None,
         })
@@ -339,6 +386,7 @@ impl Listed {
         put_bytes(out, &self.path);
         put(out, self.handle);
         put_bytes(out, &self.options);
+        out.extend([u8::from(self.is_on), u8::from(self.covers_later)]);
         put(out, self.functions.len() as u64);
         for function in &self.functions {
             put_bytes(out, &function.library);
@@ -347,6 +395,12 @@ impl Listed {
             put(out, u64::from(function.depth));
             put_bytes(out, &function.version);
             put_bytes(out, &function.mediator);
+        }
+        put(out, self.missing.len() as u64);
+        for missing in &self.missing {
+            put_bytes(out, &missing.library);
+            put_bytes(out, &missing.function);
+            put(out, missing.outcome.number());
         }
     }
 
@@ -357,6 +411,8 @@ impl Listed {
             path: from.bytes()?,
             handle: from.number()?,
             options: from.bytes()?,
+            is_on: from.byte()? != 0,
+            covers_later: from.byte()? != 0,
             functions: from.list(|from| {
                 Some(Function {
                     library: from.bytes()?,
@@ -366,6 +422,10 @@ impl Listed {
                     version: from.bytes()?,
                     mediator: from.bytes()?,
                 })
+            })?,
+            missing: from.list(|from| {
+                let (library, function) = (from.bytes()?, from.bytes()?);
+                Some(Missing { library, function, outcome: Outcome::from_number(from.number()?)? })
             })?,
         })
     }
@@ -378,6 +438,7 @@ impl Outcome {
             Outcome::NoLibrary => 1,
             Outcome::NoFunction => 2,
             Outcome::NoMediator => 3,
+            Outcome::Waits => 4,
             Outcome::Refused(refusal) => 0x100 + refusal as u64,
         }
     }
@@ -387,6 +448,7 @@ impl Outcome {
             1 => Outcome::NoLibrary,
             2 => Outcome::NoFunction,
             3 => Outcome::NoMediator,
+            4 => Outcome::Waits,
             0x100..=0x1ff => Outcome::Refused(Refusal::from_number((number - 0x100) as u8)?),
             _ => Outcome::Planned(u32::try_from(number.checked_sub(0x1000)?).ok()?),
         })

@@ -26,11 +26,18 @@ pub enum Refusal {
     CallerSensitive = 9,
     /// The address that its resolver gave is in no module.
     Resolver = 10,
+    /// What it is depends on a resolver, which cannot be asked before its library is relocated, and that library has no
+    /// initialiser before which it could be.
+    Unrelocated = 11,
+    /// Its library was loaded later, and its code could not be made writable.
+    Unwritable = 12,
+    /// Its library was loaded later, and does not begin with its headers.
+    Headers = 13,
 }
 
 impl Refusal {
     /// Every reason.
-    pub const ALL: [Refusal; 10] = [
+    pub const ALL: [Refusal; 13] = [
         Refusal::TooShort,
         Refusal::BranchInto,
         Refusal::Instruction,
@@ -41,6 +48,9 @@ impl Refusal {
         Refusal::Convention,
         Refusal::CallerSensitive,
         Refusal::Resolver,
+        Refusal::Unrelocated,
+        Refusal::Unwritable,
+        Refusal::Headers,
     ];
 
     /// The reason of this number.
@@ -62,6 +72,9 @@ impl fmt::Display for Refusal {
             Refusal::Convention => "it does not follow the calling convention",
             Refusal::CallerSensitive => "what it does depends on who calls it",
             Refusal::Resolver => "its resolver gives an address outside of every module",
+            Refusal::Unrelocated => "its resolver cannot be asked while its library is being loaded",
+            Refusal::Unwritable => "the code of its library cannot be made writable",
+            Refusal::Headers => "its library does not begin with its headers",
         })
     }
 }

@@ -38,6 +38,8 @@ pub struct Relocated {
     pub at: u64,
     /// What stands there.
     pub old: [u8; JUMP_BYTES],
+    /// How many bytes from there on the trampoline stands for.
+    pub length: usize,
     /// The code of the trampoline.
     pub trampoline: Vec<u8>,
     /// Where a thread goes on that stands at an instruction inside of the jump: its address, and that in the trampoline.
@@ -88,7 +90,7 @@ pub fn relocate(function: Function<'_>, to: u64) -> Result<Relocated, Refusal> {
         }
         trampoline.extend(jump(to + trampoline.len() as u64, at + length as u64).ok_or(Refusal::TooFar)?);
     }
-    Ok(Relocated { at, old, trampoline, moves })
+    Ok(Relocated { at, old, length, trampoline, moves })
 }
 
 /// `jmp` from `from` to `to`, where it reaches.

@@ -17,8 +17,15 @@ const DT_HASH: u64 = 4;
 const DT_STRTAB: u64 = 5;
 const DT_SYMTAB: u64 = 6;
 const DT_STRSZ: u64 = 10;
+const DT_RELA: u64 = 7;
+const DT_RELASZ: u64 = 8;
+const DT_INIT: u64 = 12;
 const DT_SONAME: u64 = 14;
 const DT_DEBUG: u64 = 21;
+const DT_TEXTREL: u64 = 22;
+const DT_FLAGS: u64 = 30;
+const DT_RELR: u64 = 36;
+const DF_TEXTREL: u64 = 4;
 const DT_GNU_HASH: u64 = 0x6fff_fef5;
 const DT_VERSYM: u64 = 0x6fff_fff0;
 const DT_VERDEF: u64 = 0x6fff_fffc;
@@ -29,6 +36,9 @@ const STT_NOTYPE: u8 = 0;
 const STT_GNU_IFUNC: u8 = 10;
 const VERSION_HIDDEN: u16 = 0x8000;
 const VERSION_MASK: u16 = 0x7fff;
+/// Bytes of a relocation, and the kind of one that adds the module's base.
+pub const RELOCATION_BYTES: usize = 24;
+pub const R_RELATIVE: u32 = 8;
 /// Symbols that are looked at in one module at most.
 pub const SYMBOLS_MAX: u64 = 1 << 20;
 
@@ -37,6 +47,8 @@ pub const SYMBOLS_MAX: u64 = 1 << 20;
 pub struct Segment {
     pub kind: u32,
     pub is_executable: bool,
+    pub is_readable: bool,
+    pub is_writable: bool,
     pub offset: u64,
     pub address: u64,
     pub file_bytes: u64,
@@ -48,6 +60,8 @@ pub fn segments(bytes: &[u8]) -> impl Iterator<Item = Segment> + '_ {
     bytes.chunks_exact(PROGRAM_HEADER_BYTES).map(|header| Segment {
         kind: u32_at(header, 0).unwrap_or(0),
         is_executable: u32_at(header, 4).unwrap_or(0) & 1 != 0,
+        is_readable: u32_at(header, 4).unwrap_or(0) & 4 != 0,
+        is_writable: u32_at(header, 4).unwrap_or(0) & 2 != 0,
         offset: u64_at(header, 8).unwrap_or(0),
         address: u64_at(header, 16).unwrap_or(0),
         file_bytes: u64_at(header, 32).unwrap_or(0),
@@ -70,6 +84,14 @@ pub struct Dynamic {
     pub version_definitions: Option<(u64, u64)>,
     /// `struct r_debug` of the dynamic linker.
     pub debug: Option<u64>,
+    /// What is called first when the module is initialised.
+    pub init: Option<u64>,
+    /// Relocations of [`RELOCATION_BYTES`] each, and the bytes of all.
+    pub relocations: Option<(u64, u64)>,
+    /// Relative relocations in the short form.
+    pub relative: Option<u64>,
+    /// The loader changes code when it relocates the module.
+    pub has_text_relocations: bool,
 }
 
 impl Dynamic {
@@ -78,6 +100,7 @@ impl Dynamic {
         let mut found = Dynamic::default();
         let absolute = |value: u64| if value < base { base.wrapping_add(value) } else { value };
         let mut definitions = (None, 0);
+        let mut relocations = (None, 0);
         for entry in bytes.chunks_exact(16) {
             let (tag, value) = (u64_at(entry, 0).unwrap_or(0), u64_at(entry, 8).unwrap_or(0));
             match tag {
@@ -91,10 +114,17 @@ impl Dynamic {
                 DT_VERSYM => found.versions = Some(absolute(value)),
                 DT_VERDEF => definitions.0 = Some(absolute(value)),
                 DT_VERDEFNUM => definitions.1 = value,
+                DT_INIT => found.init = Some(base.wrapping_add(value)),
+                DT_RELA => relocations.0 = Some(absolute(value)),
+                DT_RELASZ => relocations.1 = value,
+                DT_RELR => found.relative = Some(absolute(value)),
+                DT_TEXTREL => found.has_text_relocations = true,
+                DT_FLAGS => found.has_text_relocations |= value & DF_TEXTREL != 0,
                 DT_DEBUG => found.debug = Some(value).filter(|value| *value != 0),
                 _ => {}
             }
         }
+        found.relocations = relocations.0.map(|address| (address, relocations.1));
         found.version_definitions = definitions.0.map(|address| (address, definitions.1));
         found
     }

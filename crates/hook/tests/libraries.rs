@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use brant_hook::exchange::{
-    Event, Function as Listed, Mediation, Outcome, Reply, Request, Shape, Word, Write,
+    Event, Function as Listed, Mediation, Missing, Outcome, Reply, Request, Shape, Word, Write,
 };
 use brant_hook::symbols::{self, Tables};
 use brant_hook::{Function, PROLOGUE_BYTES_MAX, Refusal, branches_into, relocate};
@@ -162,14 +162,14 @@ proptest! {
 
     #[test]
     fn requests_come_back(
-        name in bytes(), path in bytes(), handle: u64, iterate: u64, is_unguarded: bool,
+        name in bytes(), path in bytes(), handle: u64, iterate: u64, debug: u64, is_unguarded: bool,
         mediations in proptest::collection::vec(mediation(), 0..5), wrapper: u32,
     ) {
         let options = path.clone();
-        let wrap = Request::Wrap { name, path, handle, iterate, is_unguarded, options, mediations };
+        let wrap = Request::Wrap { name, path, handle, iterate, debug, is_unguarded, options, mediations };
         let tell = Request::Tell { wrapper, event: Event::Off };
         let settle = Request::Settle { wrapper, is_unloaded: is_unguarded };
-        for request in [wrap, Request::Unwrap { wrapper }, tell, settle, Request::List] {
+        for request in [wrap, Request::Replan { wrapper }, Request::Unwrap { wrapper, holds: is_unguarded }, tell, settle, Request::List] {
             let encoded = request.encode();
             for cut in 0..encoded.len() {
                 prop_assert_eq!(Request::decode(&encoded[..cut]), None);
@@ -184,7 +184,7 @@ proptest! {
         refusal in 0usize..Refusal::ALL.len(),
     ) {
         let outcomes = vec![
-            Outcome::Planned(count), Outcome::NoLibrary, Outcome::NoFunction, Outcome::NoMediator,
+            Outcome::Planned(count), Outcome::NoLibrary, Outcome::NoFunction, Outcome::NoMediator, Outcome::Waits,
             Outcome::Refused(Refusal::ALL[refusal]),
         ];
         let function = Listed {
@@ -195,13 +195,15 @@ proptest! {
             version: new.clone(),
             mediator: old.clone(),
         };
+        let missing = Missing { library: old.clone(), function: new.clone(), outcome: Outcome::Waits };
         let listed = brant_hook::exchange::Listed {
-            id: wrapper, name: old.clone(), path: new.clone(), handle: address, functions: vec![function],
+            id: wrapper, name: old.clone(), path: new.clone(), handle: address, is_on: count > 3,
+            covers_later: count < 3, functions: vec![function], missing: vec![missing],
             options: new.clone(),
         };
-        let plan = Reply::Plan { wrapper, writes: vec![Write { address, old, new }], moves, outcomes };
+        let plan = Reply::Plan { wrapper, writes: vec![Write { address, is_code: count > 4, old, new }], moves, outcomes };
         let told = Reply::Told(name.clone());
-        for reply in [plan, told, Reply::Settled, Reply::List(vec![listed]), Reply::NoWrapper, Reply::NoMemory] {
+        for reply in [plan, told, Reply::Settled, Reply::List(vec![listed]), Reply::NoWrapper, Reply::NoMemory, Reply::Loading { wrapper }] {
             prop_assert_eq!(Reply::decode(&reply.encode()), Some(reply));
         }
     }

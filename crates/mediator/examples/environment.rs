@@ -14,7 +14,7 @@ use brant_mediator::{Event, events, mediator};
 
 static VARIABLE: OnceLock<(CString, CString)> = OnceLock::new();
 
-fn on_event(event: Event) -> Result<(), &'static str> {
+fn on_event(event: Event<'_>) -> Result<(), &'static str> {
     if let Event::Load(load) = event {
         let options = load.options();
         let at = options.iter().position(|byte| *byte == b'=').ok_or("it takes NAME=VALUE")?;

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 /// What happens to the wrapper, on one of the program's own threads.
 #[derive(Debug, Clone, Copy)]
-pub enum Event {
+pub enum Event<'a> {
     /// The mediators are about to stand before their functions.
     Load(Load),
     /// No new call reaches them; some may be under way.
@@ -15,6 +15,12 @@ pub enum Event {
     /// The program is about to be checkpointed, and may end after that or be moved to another host: what waits in buffers should
     /// be written now. A record that waits when the program stops is in both copies, where both run on.
     Save,
+    /// A library has been loaded: its functions are mediated, its constructors have not run. This is told within the loader,
+    /// under its lock: dlopen, dlsym and the like must not be called, nor functions of the library. Those of other namespaces
+    /// (dlmopen) are not told of.
+    Library(Library<'a>),
+    /// A library has been unloaded. Told as above.
+    LibraryGone(Library<'a>),
     /// The program ends by returning from main or by exit(3), while the wrapper is on. Other threads may still call.
     Exit,
 }
@@ -45,6 +51,31 @@ impl Load {
     /// One for each `wrap` of the definition: [`crate::Call::index`] is the place in it.
     pub fn functions(&self) -> &'static [Function] {
         self.functions
+    }
+}
+
+/// A library that has come or gone.
+#[derive(Debug, Clone, Copy)]
+pub struct Library<'a> {
+    path: &'a CStr,
+    soname: &'a CStr,
+    base: usize,
+}
+
+impl<'a> Library<'a> {
+    /// As the loader knows it.
+    pub fn path(&self) -> &'a [u8] {
+        self.path.to_bytes()
+    }
+
+    /// Empty where it has none, or that cannot be told.
+    pub fn soname(&self) -> &'a [u8] {
+        self.soname.to_bytes()
+    }
+
+    /// What the loader adds to its addresses.
+    pub fn base(&self) -> usize {
+        self.base
     }
 }
 
@@ -88,6 +119,30 @@ fn text(at: *const c_char) -> &'static CStr {
     unsafe { CStr::from_ptr(at) }
 }
 
+/// `struct brant_library`.
+#[repr(C)]
+#[derive(Debug)]
+struct RawLibrary {
+    path: *const c_char,
+    soname: *const c_char,
+    base: usize,
+}
+
+/// # Safety
+///
+/// `raw` is an event of a library, and is told as long as the result is used.
+unsafe fn library<'a>(raw: &'a Raw) -> Library<'a> {
+    // SAFETY: promised by the caller: its texts end with a zero byte.
+    unsafe {
+        let library: &'a RawLibrary = &*raw.library;
+        Library {
+            path: CStr::from_ptr(library.path),
+            soname: CStr::from_ptr(library.soname),
+            base: library.base,
+        }
+    }
+}
+
 /// `struct brant_event`.
 #[repr(C)]
 #[derive(Debug)]
@@ -100,9 +155,10 @@ pub struct Raw {
     function_count: usize,
     answer: *mut c_char,
     answer_bytes: usize,
+    library: *const RawLibrary,
 }
 
-type Handler = fn(Event) -> Result<(), &'static str>;
+type Handler = fn(Event<'_>) -> Result<(), &'static str>;
 
 static IS_ON: AtomicBool = AtomicBool::new(false);
 
@@ -124,6 +180,10 @@ pub unsafe fn deliver(raw: *const Raw, handler: Handler) -> c_int {
         2 => Event::Off,
         3 => Event::Unload,
         4 => Event::Save,
+        // SAFETY: these are the events of libraries.
+        5 => Event::Library(unsafe { library(raw) }),
+        // SAFETY: as above.
+        6 => Event::LibraryGone(unsafe { library(raw) }),
         // Of a later version: there is nothing to decline.
         _ => return 0,
     };

@@ -49,7 +49,7 @@ mod thread;
 mod freestanding;
 
 pub use call::{Call, Frame};
-pub use event::{Event, Function, Load};
+pub use event::{Event, Function, Library, Load};
 #[doc(hidden)]
 pub use event::{Raw, deliver, leave};
 pub use thread::{Initial, PerThread, thread_pointer};
@@ -107,18 +107,18 @@ macro_rules! mediator {
     (@ $result:ty) => { $result };
 }
 
-/// Names the function that is told what happens to the wrapper: `fn(Event) -> Result<(), &'static str>`.
+/// Names the function that is told what happens to the wrapper: `fn(Event<'_>) -> Result<(), &'static str>`.
 ///
 /// An error at [`Event::Load`] declines: nothing is changed in the program, and the user reads it.
 ///
 /// ```
 /// use brant_mediator::Event;
 ///
-/// fn on_event(event: Event) -> Result<(), &'static str> {
+/// fn on_event(event: Event<'_>) -> Result<(), &'static str> {
 ///     match event {
 ///         Event::Load(load) if load.options() == b"" => Ok(()),
 ///         Event::Load(_) => Err("there are no options"),
-///         Event::Save | Event::Off | Event::Unload | Event::Exit => Ok(()),
+///         _ => Ok(()),
 ///     }
 /// }
 ///

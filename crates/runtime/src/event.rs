@@ -31,6 +31,29 @@ struct Message {
     function_count: usize,
     answer: *mut c_char,
     answer_bytes: usize,
+    /// Only with the events of libraries.
+    library: *const Library,
+}
+
+/// `struct brant_library`.
+#[repr(C)]
+struct Library {
+    path: *const c_char,
+    soname: *const c_char,
+    base: u64,
+}
+
+/// A library that has come or gone.
+pub(crate) struct Told {
+    path: Vec<u8>,
+    soname: Vec<u8>,
+    base: u64,
+}
+
+impl Told {
+    pub(crate) fn of(path: &[u8], soname: &[u8], base: u64) -> Told {
+        Told { path: terminated(path), soname: terminated(soname), base }
+    }
 }
 
 /// A wrapper as its implementation knows it.
@@ -100,12 +123,12 @@ impl Known {
         self.mediators.get(index).cloned().unwrap_or_default()
     }
 
-    /// Tells it, where it wants to know. What it answers; nothing where it agrees.
+    /// Tells it, where it wants to know; of a library, where there is one. What it answers; nothing where it agrees.
     ///
     /// # Safety
     ///
     /// The implementation is loaded, and this is a thread that may run its code.
-    pub(crate) unsafe fn tell(&self, event: Event) -> Vec<u8> {
+    pub(crate) unsafe fn tell(&self, event: Event, told: Option<&Told>) -> Vec<u8> {
         // SAFETY: promised by the caller.
         let Some(address) = (unsafe { modules::exported(self.handle, SYMBOL) }) else {
             return NO_EVENTS.to_vec();
@@ -113,6 +136,11 @@ impl Known {
         // SAFETY: `brant/mediator.h` says what it is.
         let listen: extern "C" fn(*const Message) -> i32 = unsafe { core::mem::transmute(address as usize) };
         let mut answer = [0u8; ANSWER_BYTES];
+        let library = told.map(|told| Library {
+            path: told.path.as_ptr().cast(),
+            soname: told.soname.as_ptr().cast(),
+            base: told.base,
+        });
         let message = Message {
             bytes: size_of::<Message>() as u32,
             kind: event as u32,
@@ -122,6 +150,7 @@ impl Known {
             function_count: self.functions.len(),
             answer: answer.as_mut_ptr().cast(),
             answer_bytes: ANSWER_BYTES,
+            library: library.as_ref().map_or(core::ptr::null(), core::ptr::from_ref),
         };
         if listen(&message) == 0 {
             return Vec::new();

@@ -2,12 +2,13 @@
 //!
 //! It is loaded by the program's own dlopen, so that unwinders find its frame descriptions, but imports nothing: malloc or
 //! anything else of libc may be what is wrapped, and one file must do for glibc and musl. brant calls [`serve`] on a thread
-//! of the program and, with every thread stopped, writes what the reply says; until then nothing has changed for the program.
+//! of the program and, with every thread stopped, writes what the reply says; until then nothing has changed for the program. Only
+//! into libraries that are just being loaded the runtime itself writes ([`late`]).
 //!
 //! How a call goes: the function's first bytes jump to its *gate*, which jumps to the *link* that its slot names first. A link
 //! is a layer, whose thunk ([`thunk`]) calls a mediator, or the function itself by its trampoline. A layer names the next link.
-//! Slots, layers and trampolines are never freed: a thread may be on its way through them. Layers are used again once their
-//! wrapper's implementation was unloaded, which brant does only where no thread is inside.
+//! Slots, layers and trampolines stay: a thread may be on its way through them. They are used again once their function's module was
+//! unloaded, and layers once their wrapper's implementation was, which brant does only where no thread is inside.
 #![no_std]
 
 extern crate alloc;
@@ -17,13 +18,15 @@ use brant_mediator as _;
 
 mod event;
 mod guard;
+mod late;
 mod modules;
 mod plan;
 mod slot;
 mod system;
+mod table;
 mod thunk;
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::AtomicU32;
 
 use brant_hook::exchange::{MAGIC, Reply, Request, VERSION};
 
@@ -52,6 +55,8 @@ pub struct Head {
     /// Ranges of generated code, and how many.
     code: *const slot::CodeRange,
     code_count: *const AtomicU32,
+    /// Threads that look at a library which is being loaded.
+    loading: *const AtomicU32,
 }
 
 // SAFETY: it is only read, and what it points to is atomic or never changes.
@@ -75,6 +80,7 @@ pub static BRANT_RUNTIME_HEAD: Head = Head {
     returns_end: thunk::returns_end(),
     code: slot::CODE.as_ptr().cast(),
     code_count: &raw const slot::CODE_COUNT,
+    loading: &raw const table::LOADING,
 };
 
 /// Answers the request of so many bytes. Returns the length of the reply, or 0 where there is no room for it or the request
@@ -87,7 +93,7 @@ pub unsafe extern "C" fn serve(request: *const u8, bytes: usize, reply: *mut u8,
     // SAFETY: promised by the caller.
     let request = unsafe { core::slice::from_raw_parts(request, bytes) };
     let Some(request) = Request::decode(request) else { return 0 };
-    let answer = answer(&request).encode();
+    let answer = answer(request).encode();
     if answer.len() > room {
         return 0;
     }
@@ -96,38 +102,16 @@ pub unsafe extern "C" fn serve(request: *const u8, bytes: usize, reply: *mut u8,
     answer.len()
 }
 
-fn answer(request: &Request) -> Reply {
-    let Some(_alone) = Turn::take() else { return Reply::NoMemory };
+fn answer(request: Request) -> Reply {
     match request {
-        Request::Wrap { name, path, handle, iterate, is_unguarded, options, mediations } => {
-            let known = Known::new(name, path, *handle, options, mediations);
-            plan::wrap(known, *iterate, *is_unguarded, mediations)
+        Request::Wrap { name, path, handle, iterate, debug, is_unguarded, options, mediations } => {
+            let known = Known::new(&name, &path, handle, &options, &mediations);
+            plan::wrap(known, plan::Places { iterate, debug }, is_unguarded, mediations)
         }
-        Request::Tell { wrapper, event } => plan::tell(*wrapper, *event),
-        Request::Unwrap { wrapper } => plan::unwrap(*wrapper),
-        Request::Settle { wrapper, is_unloaded } => plan::settle(*wrapper, *is_unloaded),
-        Request::List => Reply::List(plan::list()),
-    }
-}
-
-/// The right to change slots and wrappers: the process that holds it, as a fork may copy it while it is held.
-static TURN: AtomicU32 = AtomicU32::new(0);
-
-struct Turn;
-
-impl Turn {
-    /// brant serialises its requests, so whoever holds it is in another process.
-    fn take() -> Option<Turn> {
-        let own = system::process();
-        match TURN.swap(own, Ordering::Acquire) {
-            held if held == own => None,
-            _ => Some(Turn),
-        }
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        TURN.store(0, Ordering::Release);
+        Request::Replan { wrapper } => plan::replan(wrapper, None),
+        Request::Tell { wrapper, event } => plan::tell(wrapper, event),
+        Request::Unwrap { wrapper, holds } => plan::unwrap(wrapper, holds),
+        Request::Settle { wrapper, is_unloaded } => plan::settle(wrapper, is_unloaded),
+        Request::List => plan::list(),
     }
 }

@@ -1,300 +1,255 @@
 //! Plans: what is to be written so that a wrapper is on, or off.
+//!
+//! A plan holds for the modules and the wrappers that there are when it is made; it says itself how brant sees that they are
+//! still the same when it is carried out (`Table::checks`).
 
 use alloc::boxed::Box;
-use alloc::vec;
 use alloc::vec::Vec;
-use core::cell::UnsafeCell;
-use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
 
-use brant_hook::exchange::{Event, Function, Listed, Mediation, Outcome, Reply, Write};
+use brant_hook::exchange::{Event, Function, Listed, Mediation, Missing, Outcome, Reply, Write};
+use brant_hook::refused_by_name;
 use brant_hook::symbols::is_library;
-use brant_hook::{JUMP_BYTES, PROLOGUE_BYTES_MAX, Refusal, branches_into, refused_by_name};
 
 use crate::event::Known;
 use crate::guard;
-use crate::modules::{self, Module};
-use crate::slot::{Layer, Layers, Look, Slot, Wanted, make_slots};
+use crate::modules::{self, Identity, Module};
+use crate::slot::{Layer, Look, Slot};
+use crate::table::{Found, Table, Target, Turn, Wrapper, find, hold_changes, let_changes_go};
 
-/// All slots and wrappers of this process.
-struct Table {
-    /// Each for ever: a thread may be on its way through it.
-    slots: Vec<&'static Slot>,
-    wrappers: Vec<Wrapper>,
-    layers: Layers,
-    next_wrapper: u32,
-}
-
-struct Wrapper {
-    id: u32,
-    known: Known,
-    /// Every layer that was made for it, whether or not it is in a chain.
-    layers: Vec<*const Layer>,
-}
-
-struct Alone(UnsafeCell<Table>);
-
-// SAFETY: used by `serve` only, which takes its turn first.
-unsafe impl Sync for Alone {}
-
-static TABLE: Alone = Alone(UnsafeCell::new(Table {
-    slots: Vec::new(),
-    wrappers: Vec::new(),
-    layers: Layers::new(),
-    next_wrapper: 1,
-}));
-
-/// The table. Called once for each request, by the functions below.
-fn table() -> &'static mut Table {
-    // SAFETY: one request at a time, and each calls this once.
-    unsafe { &mut *TABLE.0.get() }
-}
-
-/// One function that one mediation is for.
-struct Target {
-    mediation: usize,
-    address: u64,
+/// The program's loader as brant found it.
+#[derive(Clone, Copy)]
+pub(crate) struct Places {
+    pub(crate) iterate: u64,
+    pub(crate) debug: u64,
 }
 
 /// Plans a wrapper.
-pub(crate) fn wrap(known: Known, iterate: u64, is_unguarded: bool, mediations: &[Mediation]) -> Reply {
-    let table = table();
-    let mut outcomes = vec![Outcome::NoLibrary; mediations.len()];
-    let mut targets: Vec<Target> = Vec::new();
-    let mut is_out_of_memory = false;
-    // SAFETY: brant gives its address, and calls this on a thread that may call it.
-    unsafe {
-        modules::each(iterate, |module| {
-            let found = table.find_in(&module, mediations, &mut outcomes);
-            is_out_of_memory |= found.is_none();
-            targets.extend(found.unwrap_or_default());
+pub(crate) fn wrap(known: Known, places: Places, is_unguarded: bool, mediations: Vec<Mediation>) -> Reply {
+    let handle = known.handle;
+    // SAFETY: what dlopen gave.
+    let mediator = |mediation: &Mediation| unsafe { modules::exported(handle, &mediation.mediator) };
+    let mediators: Vec<Option<u64>> = mediations.iter().map(mediator).collect();
+    let outcome = |mediator: &Option<u64>| match mediator {
+        Some(_) => Outcome::Planned(0),
+        None => Outcome::NoMediator,
+    };
+    let outcomes: Vec<Outcome> = mediators.iter().map(outcome).collect();
+    let is_whole = mediators.iter().all(Option::is_some);
+    let wrapper = {
+        let Some(mut turn) = Turn::take() else { return Reply::NoMemory };
+        let table = turn.table();
+        let id = table.next_wrapper;
+        table.next_wrapper += 1;
+        table.wrappers.push(Wrapper {
+            id,
+            known: Box::new(known),
+            is_unguarded,
+            iterate: places.iterate,
+            mediations,
+            mediators: mediators.into_iter().map(Option::unwrap_or_default).collect(),
+            layers: Vec::new(),
+            is_on: Box::new(AtomicU64::new(0)),
+            failed: Vec::new(),
         });
-    }
-    let id = table.next_wrapper;
+        id
+    };
     if is_unguarded {
         // No account is kept of its calls.
-        guard::lose(id);
+        guard::lose(wrapper);
     }
-    let handle = known.handle;
-    let mut wrapper = Wrapper { id, known, layers: Vec::new() };
-    let mut writes = Vec::new();
-    let mut moves = Vec::new();
-    // The first mediation of a function is the outermost; so the last one is put on first.
-    for target in targets.iter().rev() {
-        let mediation = &mediations[target.mediation];
-        // SAFETY: what dlopen gave.
-        let Some(mediator) = (unsafe { modules::exported(handle, &mediation.mediator) }) else {
-            outcomes[target.mediation] = Outcome::NoMediator;
-            continue;
-        };
-        let Some(layer) = table.layers.take(
-            id,
-            mediator,
-            mediation.is_native,
-            !is_unguarded,
-            target.mediation,
-            &mediation.shape,
-        ) else {
-            return Reply::NoMemory;
-        };
-        wrapper.layers.push(layer);
-        let Some(slot) = table.slots.iter().rfind(|slot| slot.address == target.address) else { continue };
-        put_on(slot, layer, &mut writes);
-        outcomes[target.mediation] = match outcomes[target.mediation] {
-            Outcome::Planned(count) => Outcome::Planned(count + 1),
-            _ => Outcome::Planned(1),
-        };
-        moves.extend(&slot.moves);
+    if !is_whole {
+        return Reply::Plan { wrapper, writes: Vec::new(), moves: Vec::new(), outcomes };
     }
-    table.next_wrapper += 1;
-    table.wrappers.push(wrapper);
-    if is_out_of_memory {
-        return Reply::NoMemory;
-    }
-    // Slots that are new are jumped to last.
-    let (code, pointers): (Vec<Write>, Vec<Write>) =
-        writes.into_iter().partition(|write| write.new.len() == JUMP_BYTES);
-    let mut writes = pointers;
-    for write in code {
-        if !writes.contains(&write) {
-            writes.push(write);
-        }
-    }
-    Reply::Plan { wrapper: id, writes, moves, outcomes }
+    replan(wrapper, Some(places.debug))
 }
 
-/// Adds a layer to the writes for its slot: before those of an earlier write of this plan, where there is one.
-fn put_on(slot: &Slot, layer: &'static Layer, writes: &mut Vec<Write>) {
-    let write = slot.put_first(layer);
-    match writes.iter_mut().find(|earlier| earlier.address == write.address) {
-        Some(earlier) => {
-            layer.go_before(&earlier.new);
-            earlier.new = write.new;
+/// Plans a wrapper that is not on yet: for the first time with where the loader's list is, then once more.
+pub(crate) fn replan(wrapper: u32, debug: Option<u64>) -> Reply {
+    let (iterate, mediations) = {
+        let Some(mut turn) = Turn::take() else { return Reply::NoMemory };
+        let Some(known) = turn.table().wrapper(wrapper) else { return Reply::NoWrapper };
+        (known.iterate, known.mediations.clone())
+    };
+    let plan = |modules: Vec<Module>| {
+        let look = |module| find(module, &mediations, Module::is_relocated(module) != Some(false));
+        let mut found: Vec<Found<'_>> = modules.iter().map(look).collect();
+        if found.iter().any(|found| found.must_wait) {
+            return Reply::Loading { wrapper };
         }
-        None => writes.push(write),
-    }
-    // SAFETY: its module was there a moment ago; brant looks again before it writes.
-    if unsafe { slot.look() } == Look::Bare {
-        writes.push(slot.arm());
-    }
+        let Some(mut turn) = Turn::take() else { return Reply::NoMemory };
+        let table = turn.table();
+        table.note_modules(&modules);
+        if !table.deferred.is_empty() {
+            return Reply::Loading { wrapper };
+        }
+        if let Some(debug) = debug.filter(|_| table.loader.is_none()) {
+            table.loader = table.find_loader(debug, &modules);
+        }
+        found.retain(|found| table.is_seen(Identity::of(found.module)));
+        let mut reply = table.plan(wrapper, &found).unwrap_or(Reply::NoMemory);
+        if let (Reply::Plan { writes, .. }, None) = (&mut reply, debug) {
+            writes.insert(0, hold_changes());
+        }
+        reply
+    };
+    // SAFETY: brant gives its address, and calls this on a thread that may call it.
+    unsafe { modules::with_all(iterate, plan) }.unwrap_or(Reply::NoMemory)
 }
 
 impl Table {
-    /// Finds the functions of one module that are to be mediated, and makes slots for those that have none.
-    fn find_in(
-        &mut self,
-        module: &Module,
-        mediations: &[Mediation],
-        outcomes: &mut [Outcome],
-    ) -> Option<Vec<Target>> {
-        let mut targets = Vec::new();
-        let mut wanted: Vec<(usize, Wanted<'_>)> = Vec::new();
-        for (index, mediation) in mediations.iter().enumerate() {
-            if !is_library(&mediation.library, module.soname, module.path) {
-                continue;
-            }
-            if outcomes[index] == Outcome::NoLibrary {
-                outcomes[index] = Outcome::NoFunction;
-            }
-            if let Some(refusal) = refused_by_name(&mediation.function) {
-                outcomes[index] = Outcome::Refused(refusal);
-                continue;
-            }
-            let version = Some(mediation.version.as_slice()).filter(|version| !version.is_empty());
-            for symbol in module.tables.named(&mediation.function, version) {
-                match locate(module, symbol.value, symbol.bytes, symbol.is_ifunc) {
-                    Ok(function) => {
-                        let library = module.soname.unwrap_or(module.path);
-                        wanted.push((index, Wanted { library, name: &mediation.function, function }));
-                    }
-                    Err(refusal) => outcomes[index] = Outcome::Refused(refusal),
-                }
-            }
+    /// The plan to put a wrapper on. `None` without memory.
+    fn plan(&mut self, id: u32, found: &[Found<'_>]) -> Option<Reply> {
+        let covers_later = self.covers_later();
+        let index = self.wrappers.iter().position(|wrapper| wrapper.id == id)?;
+        let wrapper = &mut self.wrappers[index];
+        for layer in core::mem::take(&mut wrapper.layers) {
+            // SAFETY: of a plan that was not carried out.
+            unsafe { self.layers.give_back(layer) };
         }
-        self.drop_unmapped(&wanted);
-        let refusals = self.make_missing(module, &wanted)?;
-        for (index, wanted) in wanted {
-            let address = wanted.function.address;
-            match refusals.iter().find(|(refused, _)| *refused == address) {
-                Some((_, refusal)) => outcomes[index] = Outcome::Refused(*refusal),
-                None if targets.iter().any(|t: &Target| t.mediation == index && t.address == address) => {}
-                None => targets.push(Target { mediation: index, address }),
-            }
-        }
-        Some(targets)
-    }
-
-    /// Forgets slots whose functions are no longer what they were: their module has gone and another one came.
-    fn drop_unmapped(&mut self, wanted: &[(usize, Wanted<'_>)]) {
-        let is_stale = |slot: &Slot| {
-            let is_wanted = wanted.iter().any(|(_, wanted)| wanted.function.address == slot.address);
-            // SAFETY: it is looked at only where the function of a module that is there has the same address.
-            is_wanted && unsafe { slot.look() } == Look::Other
+        let absent = |mediation: &Mediation| match refused_by_name(&mediation.function) {
+            Some(refusal) => Outcome::Refused(refusal),
+            None if covers_later => Outcome::Waits,
+            None => Outcome::NoLibrary,
         };
-        self.slots.retain(|slot| !is_stale(slot));
+        let mut outcomes: Vec<Outcome> = wrapper.mediations.iter().map(absent).collect();
+        let mut targets: Vec<Target> = Vec::new();
+        for found in found {
+            found.failed.iter().for_each(|(mediation, outcome)| outcomes[*mediation] = *outcome);
+            let made = self.make_slots(found)?;
+            let refused = made.refused.into_iter();
+            refused.for_each(|(mediation, refusal)| outcomes[mediation] = Outcome::Refused(refusal));
+            targets.extend(made.targets);
+        }
+        let mut plan = Writes::default();
+        let mut moves = Vec::new();
+        // The first mediation of a function is the outermost; so the last one is put on first.
+        for target in targets.iter().rev() {
+            let Some(slot) = self.slot_at(target.address) else { continue };
+            let layer = self.wrappers[index].new_layer(&mut self.layers, target.mediation)?;
+            plan.put_on(slot, layer);
+            outcomes[target.mediation] = match outcomes[target.mediation] {
+                Outcome::Planned(count) => Outcome::Planned(count + 1),
+                refused @ Outcome::Refused(_) => refused,
+                _ => Outcome::Planned(1),
+            };
+            moves.extend(&slot.moves);
+        }
+        if let Some(loader) = self.loader.as_ref().filter(|loader| !loader.is_on()) {
+            match loader.is_in_place() {
+                // brant was killed before the jump.
+                true => plan.code.extend(loader.slot.arm()),
+                false => plan.put_on(loader.slot, loader.layer),
+            }
+            moves.extend(&loader.slot.moves);
+        }
+        let mut writes = self.checks();
+        writes.push(switch(&self.wrappers[index].is_on, 1));
+        writes.extend(plan.pointers);
+        writes.extend(plan.code);
+        Some(Reply::Plan { wrapper: id, writes, moves, outcomes })
     }
 
-    /// Makes the slots that are missing. Gives the addresses of functions that cannot have one.
-    fn make_missing(
-        &mut self,
-        module: &Module,
-        wanted: &[(usize, Wanted<'_>)],
-    ) -> Option<Vec<(u64, Refusal)>> {
-        let mut missing: Vec<Wanted<'_>> = Vec::new();
-        for (_, wanted) in wanted {
-            let is_there = self.slots.iter().any(|slot| slot.address == wanted.function.address)
-                || missing.iter().any(|other| other.function.address == wanted.function.address);
-            if !is_there {
-                missing.push(Wanted { ..*wanted });
+    /// The plan to take a wrapper off.
+    fn plan_off(&self, index: usize) -> Vec<Write> {
+        let wrapper = &self.wrappers[index];
+        let mut writes = self.checks();
+        writes.push(switch(&wrapper.is_on, 0));
+        let is_last = self.on().iter().all(|on| *on == index);
+        let loader = self.loader.as_ref().filter(|_| is_last);
+        let own = self.slots.iter().map(|slot| (*slot, wrapper.id));
+        // The loader's last: no library may come and go unseen while a function is hooked.
+        for (slot, id) in own.chain(loader.map(|loader| (loader.slot, 0))) {
+            let out = slot.take_out(id);
+            if out.is_empty() {
+                continue;
+            }
+            writes.extend(out);
+            // SAFETY: the modules of all slots are there.
+            if slot.layers().all(|layer| layer.wrapper() == id) && unsafe { slot.look() } == Look::Hooked {
+                writes.extend(slot.disarm());
             }
         }
-        if missing.is_empty() {
-            return Some(Vec::new());
-        }
-        missing.sort_by_key(|wanted| wanted.function.address);
-        let (start, end) = module.range();
-        let made = make_slots(&missing, start, end)?;
-        let ranges: Vec<Range<u64>> =
-            made.iter().flatten().map(|slot| slot.at..slot.at + JUMP_BYTES as u64).collect();
-        let mut is_branched_into = vec![false; ranges.len()];
-        for (at, code) in module.code() {
-            let hits = branches_into(code, at, &ranges);
-            is_branched_into.iter_mut().zip(hits).for_each(|(is_hit, hit)| *is_hit |= hit);
-        }
-        let mut refusals = Vec::new();
-        let mut hits = is_branched_into.into_iter();
-        for (wanted, slot) in missing.iter().zip(made) {
-            match slot {
-                Ok(slot) if !hits.next().unwrap_or(false) => self.slots.push(Box::leak(slot)),
-                Ok(_) => refusals.push((wanted.function.address, Refusal::BranchInto)),
-                Err(refusal) => refusals.push((wanted.function.address, refusal)),
-            }
-        }
-        Some(refusals)
+        writes
     }
 }
 
-/// The function of a symbol, in the code of its module.
-fn locate(
-    module: &Module,
-    value: u64,
-    bytes: u64,
-    is_ifunc: bool,
-) -> Result<brant_hook::Function<'static>, Refusal> {
-    let mut address = module.base.wrapping_add(value);
-    let mut size = bytes;
-    if is_ifunc {
-        // SAFETY: a resolver takes no arguments on x86-64, and the loader has called it, or would at any moment.
-        let resolve: extern "C" fn() -> u64 = unsafe { core::mem::transmute(address as usize) };
-        address = resolve();
-        size = 0;
-    }
-    for (at, code) in module.code() {
-        if (at..at + code.len() as u64).contains(&address) {
-            let rest = &code[(address - at) as usize..];
-            let code = &rest[..rest.len().min(PROLOGUE_BYTES_MAX)];
-            return Ok(brant_hook::Function { address, code, bytes: size });
+/// The writes of a plan: slots that are new are jumped to last.
+#[derive(Default)]
+struct Writes {
+    pointers: Vec<Write>,
+    code: Vec<Write>,
+}
+
+impl Writes {
+    /// Adds a layer for a slot: before those of an earlier write of this plan, where there is one.
+    fn put_on(&mut self, slot: &Slot, layer: &'static Layer) {
+        let write = slot.put_first(layer);
+        match self.pointers.iter_mut().find(|earlier| earlier.address == write.address) {
+            Some(earlier) => {
+                layer.go_before(&earlier.new);
+                earlier.new = write.new;
+            }
+            None => self.pointers.push(write),
+        }
+        // SAFETY: its module is there.
+        if unsafe { slot.look() } == Look::Bare {
+            let missing: Vec<Write> = slot.arm().filter(|write| !self.code.contains(write)).collect();
+            self.code.extend(missing);
         }
     }
-    Err(Refusal::Resolver)
+}
+
+/// Says that a wrapper is on, or off.
+fn switch(is_on: &AtomicU64, new: u64) -> Write {
+    let old = is_on.load(Ordering::Relaxed).to_le_bytes().to_vec();
+    Write { address: is_on.as_ptr() as u64, is_code: false, old, new: new.to_le_bytes().to_vec() }
 }
 
 /// Plans to take a wrapper off.
-pub(crate) fn unwrap(wrapper: u32) -> Reply {
-    let table = table();
-    if !table.wrappers.iter().any(|known| known.id == wrapper) {
-        return Reply::NoWrapper;
-    }
-    let mut writes = Vec::new();
-    for slot in &table.slots {
-        let out = slot.take_out(wrapper);
-        if out.is_empty() {
-            continue;
+pub(crate) fn unwrap(wrapper: u32, holds: bool) -> Reply {
+    let iterate = {
+        let Some(mut turn) = Turn::take() else { return Reply::NoMemory };
+        let Some(known) = turn.table().wrapper(wrapper) else { return Reply::NoWrapper };
+        known.iterate
+    };
+    let plan = |modules: Vec<Module>| {
+        let mut turn = Turn::take()?;
+        let table = turn.table();
+        table.note_modules(&modules);
+        let index = table.wrappers.iter().position(|known| known.id == wrapper)?;
+        let mut writes = table.plan_off(index);
+        if holds {
+            writes.insert(0, hold_changes());
         }
-        writes.extend(out);
-        if slot.layers().all(|layer| layer.wrapper() == wrapper) {
-            writes.push(slot.disarm());
-        }
-    }
-    Reply::Plan { wrapper, writes, moves: Vec::new(), outcomes: Vec::new() }
+        Some(Reply::Plan { wrapper, writes, moves: Vec::new(), outcomes: Vec::new() })
+    };
+    // SAFETY: brant gave its address, and calls this on a thread that may call it.
+    unsafe { modules::with_all(iterate, plan) }.flatten().unwrap_or(Reply::NoMemory)
 }
 
 /// Tells an implementation what happens to it.
 pub(crate) fn tell(wrapper: u32, event: Event) -> Reply {
-    match table().wrappers.iter().find(|known| known.id == wrapper) {
-        // SAFETY: it is loaded: brant unloads it after the last event only.
-        Some(wrapper) => Reply::Told(unsafe { wrapper.known.tell(event) }),
-        None => Reply::NoWrapper,
-    }
+    let known: *const Known = {
+        let Some(mut turn) = Turn::take() else { return Reply::NoMemory };
+        let Some(wrapper) = turn.table().wrapper(wrapper) else { return Reply::NoWrapper };
+        &raw const *wrapper.known
+    };
+    // SAFETY: brant forgets it with another request only, and unloads the implementation after the last event only. It is
+    // told without the turn: it may load a library.
+    Reply::Told(unsafe { (*known).tell(event, None) })
 }
 
 /// Forgets a wrapper whose implementation was unloaded. One that stays keeps its layers for ever.
 pub(crate) fn settle(wrapper: u32, is_unloaded: bool) -> Reply {
-    let table = table();
+    let_changes_go();
+    let Some(mut turn) = Turn::take() else { return Reply::NoMemory };
+    let table = turn.table();
     let Some(index) = table.wrappers.iter().position(|known| known.id == wrapper) else {
         return Reply::NoWrapper;
     };
     let is_in_use = table.slots.iter().any(|slot| slot.layers().any(|layer| layer.wrapper() == wrapper));
-    if is_unloaded && !is_in_use && guard::lost(wrapper) == 0 {
+    if is_unloaded && !is_in_use && guard::lost(wrapper) == 0 && !table.wrappers[index].is_on() {
         for layer in table.wrappers.swap_remove(index).layers {
             // SAFETY: it is in no chain, and brant has seen that no thread is inside of it.
             unsafe { table.layers.give_back(layer) };
@@ -304,17 +259,50 @@ pub(crate) fn settle(wrapper: u32, is_unloaded: bool) -> Reply {
 }
 
 /// Every wrapper.
-pub(crate) fn list() -> Vec<Listed> {
-    let table = table();
-    let listed = table.wrappers.iter().map(|wrapper| Listed {
-        id: wrapper.id,
-        name: wrapper.known.name().to_vec(),
-        path: wrapper.known.path.clone(),
-        handle: wrapper.known.handle,
-        options: wrapper.known.options().to_vec(),
-        functions: table.slots.iter().flat_map(|slot| functions_of(slot, wrapper)).collect(),
+pub(crate) fn list() -> Reply {
+    let Some(mut turn) = Turn::take() else { return Reply::NoMemory };
+    let table = turn.table();
+    let covers_later = table.is_followed();
+    let listed = table.wrappers.iter().map(|wrapper| {
+        let functions: Vec<Function> =
+            table.slots.iter().flat_map(|slot| functions_of(slot, wrapper)).collect();
+        Listed {
+            id: wrapper.id,
+            name: wrapper.known.name().to_vec(),
+            path: wrapper.known.path.clone(),
+            handle: wrapper.known.handle,
+            options: wrapper.known.options().to_vec(),
+            is_on: wrapper.is_on() || !functions.is_empty(),
+            covers_later,
+            functions,
+            missing: table.missing(wrapper),
+        }
     });
-    listed.collect()
+    Reply::List(listed.collect())
+}
+
+impl Table {
+    fn missing(&self, wrapper: &Wrapper) -> Vec<Missing> {
+        if !wrapper.is_on() {
+            return Vec::new();
+        }
+        let is_there = |mediation: &Mediation| {
+            let is_it = |path: &[u8], soname: &[u8]| is_library(&mediation.library, Some(soname), path);
+            self.seen.iter().any(|seen| is_it(&seen.path, &seen.soname))
+        };
+        let waiting =
+            wrapper.mediations.iter().filter(|mediation| !is_there(mediation)).map(|mediation| Missing {
+                library: mediation.library.clone(),
+                function: mediation.function.clone(),
+                outcome: Outcome::Waits,
+            });
+        let failed = wrapper.failed.iter().map(|failed| Missing {
+            library: failed.library.clone(),
+            function: wrapper.mediations[failed.mediation].function.clone(),
+            outcome: failed.outcome,
+        });
+        waiting.chain(failed).collect()
+    }
 }
 
 fn functions_of(slot: &Slot, wrapper: &Wrapper) -> impl Iterator<Item = Function> {

@@ -1,14 +1,18 @@
 //! Hooked functions and the layers before them.
 //!
-//! A slot's chain of links is what is true: brant changes it from outside, by the writes of a plan. Nothing here is freed.
+//! A slot's chain of links is what is true: brant changes it from outside, by the writes of a plan. For functions of a library
+//! that is just being loaded the runtime itself does (`late`). Nothing here is freed while the module of a function is there: when
+//! it has gone, no call of it can be under way.
 
 use alloc::boxed::Box;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use brant_hook::exchange::{Shape, Word, Write};
-use brant_hook::{JUMP_BYTES, Refusal, Relocated, TRAMPOLINE_BYTES_MAX, jump, relocate};
+use brant_hook::{Refusal, Relocated, TRAMPOLINE_BYTES_MAX, jump, relocate};
 
+use crate::modules::{Identity, Module};
 use crate::thunk::Kind;
 use crate::{system, thunk};
 
@@ -51,16 +55,25 @@ impl Layer {
     }
 }
 
+/// Bytes of a function that are overwritten while it is hooked.
+pub(crate) struct Patch {
+    pub(crate) at: u64,
+    old: Vec<u8>,
+    new: Vec<u8>,
+}
+
 /// A hooked function.
 pub(crate) struct Slot {
     pub(crate) library: Vec<u8>,
     pub(crate) name: Vec<u8>,
+    /// The module that it is in.
+    pub(crate) module: Identity,
     /// The function's own address.
     pub(crate) address: u64,
-    /// Where the jump is written, what was there, and the jump.
-    pub(crate) at: u64,
-    old: [u8; JUMP_BYTES],
-    new: [u8; JUMP_BYTES],
+    /// In the order in which they are written; taken back in the other one.
+    pub(crate) patches: Vec<Patch>,
+    /// What the trampoline stands for, and where that is.
+    prologue: (u64, Vec<u8>),
     pub(crate) moves: Vec<(u64, u64)>,
     /// The first link; the gate reads it.
     first: AtomicPtr<Link>,
@@ -89,40 +102,86 @@ pub(crate) struct Wanted<'a> {
     pub(crate) function: brant_hook::Function<'a>,
 }
 
-/// Makes slots for functions of one module, which lies at `start..end`. Nothing jumps to them yet.
+/// Makes slots for functions of one module. Nothing jumps to them yet.
 pub(crate) fn make_slots(
+    areas: &mut Areas,
     wanted: &[Wanted<'_>],
-    start: u64,
-    end: u64,
+    module: &Module,
 ) -> Option<Vec<Result<Box<Slot>, Refusal>>> {
     let bytes = (wanted.len() * BLOCK_BYTES).next_multiple_of(system::PAGE);
-    let Some(pages) = system::map_near(start as usize, end as usize, bytes) else {
+    let Some(pages) = areas.take(module, bytes)? else {
         return Some(wanted.iter().map(|_| Err(Refusal::TooFar)).collect());
     };
     let made = wanted
         .iter()
         .enumerate()
         // SAFETY: there is room for as many blocks.
-        .map(|(index, wanted)| make_slot(wanted, unsafe { pages.add(index * BLOCK_BYTES) }))
+        .map(|(index, wanted)| make_slot(wanted, module, unsafe { pages.add(index * BLOCK_BYTES) }))
         .collect();
     // SAFETY: nothing writes there any more.
     unsafe { system::seal(pages, bytes) }.then_some(())?;
-    note_code(pages as u64, bytes as u64)?;
     Some(made)
 }
 
-fn make_slot(wanted: &Wanted<'_>, block: *mut u8) -> Result<Box<Slot>, Refusal> {
+/// Pages of generated code, each for slots of one module.
+pub(crate) struct Areas(Vec<Area>);
+
+struct Area {
+    start: usize,
+    bytes: usize,
+    /// Nothing: its module has gone.
+    module: Option<Identity>,
+}
+
+impl Areas {
+    pub(crate) const fn new() -> Areas {
+        Areas(Vec::new())
+    }
+
+    /// Writable pages for a module, near to it: those of another one that has gone, or new ones. Nothing where there are none;
+    /// `None` where brant could not be told of them.
+    fn take(&mut self, module: &Module, bytes: usize) -> Option<Option<*mut u8>> {
+        let (start, end) = module.range();
+        let (start, end) = (start as usize, end as usize);
+        let identity = Identity::of(module);
+        let is_near =
+            |area: &Area| area.start + system::NEAR >= end && area.start + area.bytes <= start + system::NEAR;
+        let is_free = |area: &&mut Area| area.module.is_none() && area.bytes >= bytes && is_near(area);
+        if let Some(area) = self.0.iter_mut().find(is_free) {
+            // SAFETY: pages of map_near to which nothing leads any more.
+            if unsafe { system::unseal(area.start as *mut u8, bytes) } {
+                area.module = Some(identity);
+                return Some(Some(area.start as *mut u8));
+            }
+        }
+        let Some(pages) = system::map_near(start, end, bytes) else { return Some(None) };
+        note_code(pages as u64, bytes as u64)?;
+        self.0.push(Area { start: pages as usize, bytes, module: Some(identity) });
+        Some(Some(pages))
+    }
+
+    /// Those of a module that has gone.
+    pub(crate) fn free(&mut self, gone: Identity) {
+        for area in self.0.iter_mut().filter(|area| area.module == Some(gone)) {
+            area.module = None;
+        }
+    }
+}
+
+fn make_slot(wanted: &Wanted<'_>, module: &Module, block: *mut u8) -> Result<Box<Slot>, Refusal> {
     let gate = block as u64;
     let trampoline = gate + GATE_BYTES as u64;
-    let Relocated { at, old, trampoline: code, moves } = relocate(wanted.function, trampoline)?;
+    let Relocated { at, old, length, trampoline: code, moves } = relocate(wanted.function, trampoline)?;
     let new = jump(at, gate).ok_or(Refusal::TooFar)?;
+    let skipped = (at - wanted.function.address) as usize;
+    let prologue = wanted.function.code[skipped..skipped + length].to_vec();
     let mut slot = Box::new(Slot {
         library: wanted.library.to_vec(),
         name: wanted.name.to_vec(),
+        module: Identity::of(module),
         address: wanted.function.address,
-        at,
-        old,
-        new,
+        patches: vec![Patch { at, old: old.to_vec(), new: new.to_vec() }],
+        prologue: (at, prologue),
         moves,
         first: AtomicPtr::new(core::ptr::null_mut()),
         original: Link { code: trampoline as usize, entry: trampoline as usize },
@@ -155,6 +214,45 @@ fn note_code(start: u64, bytes: u64) -> Option<()> {
     Some(())
 }
 
+impl Patch {
+    /// # Safety
+    ///
+    /// There is memory.
+    unsafe fn is_old(&self) -> bool {
+        // SAFETY: promised by the caller.
+        unsafe { core::slice::from_raw_parts(self.at as *const u8, self.old.len()) == self.old }
+    }
+
+    /// # Safety
+    ///
+    /// There is memory.
+    unsafe fn is_new(&self) -> bool {
+        // SAFETY: promised by the caller.
+        unsafe { core::slice::from_raw_parts(self.at as *const u8, self.new.len()) == self.new }
+    }
+
+    fn write(&self) -> Write {
+        Write { address: self.at, is_code: true, old: self.old.clone(), new: self.new.clone() }
+    }
+
+    /// # Safety
+    ///
+    /// `module` is mapped, and no other thread can run this code yet.
+    unsafe fn put(&self, module: &Module, bytes: &[u8]) -> Result<(), Refusal> {
+        let (segment, range) = module.segment_at(self.at).ok_or(Refusal::Unwritable)?;
+        let range = range.start as usize..range.end as usize;
+        // SAFETY: it is one segment of a module.
+        if !unsafe { system::protect(range.clone(), segment.is_readable, true) } {
+            return Err(Refusal::Unwritable);
+        }
+        // SAFETY: within that segment, which can be written now; nobody else looks at it.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), self.at as *mut u8, bytes.len()) };
+        // SAFETY: it is one segment of a module. Where this fails the code stays writable, which it bears.
+        unsafe { system::protect(range, segment.is_readable, segment.is_writable) };
+        Ok(())
+    }
+}
+
 /// How a slot's function looks now.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
@@ -165,24 +263,74 @@ pub(crate) enum Look {
 }
 
 impl Slot {
+    /// From now on it stays until [`Layers::give_back_all`].
+    pub(crate) fn keep(self: Box<Self>) -> &'static Slot {
+        let slot = Box::into_raw(self);
+        slot.expose_provenance();
+        // SAFETY: it is valid, and only shared from now on.
+        unsafe { &*slot }
+    }
+
     /// # Safety
     ///
     /// The module in which the function was made a slot is mapped, or another one in its place.
     pub(crate) unsafe fn look(&self) -> Look {
         // SAFETY: promised by the caller.
-        match unsafe { (self.at as *const [u8; JUMP_BYTES]).read() } {
-            bytes if bytes == self.old => Look::Bare,
-            bytes if bytes == self.new => Look::Hooked,
-            _ => Look::Other,
-        }
+        let is_as_before = self.patches.iter().all(|patch| unsafe { patch.is_old() || patch.is_new() });
+        let is_patched = |address: u64| {
+            let covers = |patch: &Patch| (patch.at..patch.at + patch.old.len() as u64).contains(&address);
+            self.patches.iter().any(covers)
+        };
+        let (start, prologue) = &self.prologue;
+        let is_same = (*start..).zip(prologue).all(|(address, byte)| {
+            // SAFETY: promised by the caller.
+            is_patched(address) || unsafe { *(address as *const u8) } == *byte
+        });
+        let Some(last) = self.patches.last().filter(|_| is_as_before && is_same) else { return Look::Other };
+        // SAFETY: promised by the caller.
+        if unsafe { last.is_new() } { Look::Hooked } else { Look::Bare }
     }
 
-    pub(crate) fn arm(&self) -> Write {
-        Write { address: self.at, old: self.old.to_vec(), new: self.new.to_vec() }
+    /// Where the function jumps away.
+    pub(crate) fn at(&self) -> u64 {
+        self.prologue.0
     }
 
-    pub(crate) fn disarm(&self) -> Write {
-        Write { address: self.at, old: self.new.to_vec(), new: self.old.to_vec() }
+    pub(crate) fn arm(&self) -> impl Iterator<Item = Write> {
+        self.patches.iter().map(Patch::write)
+    }
+
+    pub(crate) fn disarm(&self) -> impl Iterator<Item = Write> {
+        self.patches.iter().rev().map(|patch| {
+            let write = patch.write();
+            Write { old: write.new, new: write.old, ..write }
+        })
+    }
+
+    /// The same as the writes of [`Slot::arm`], by this thread itself, which runs as others do.
+    ///
+    /// # Safety
+    ///
+    /// The module is mapped, and no other thread can run this code yet.
+    pub(crate) unsafe fn arm_here(&self, module: &Module) -> Result<(), Refusal> {
+        // SAFETY: promised by the caller.
+        self.patches.iter().try_for_each(|patch| unsafe { patch.put(module, &patch.new) })
+    }
+
+    /// Takes that back.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Slot::arm_here`].
+    pub(crate) unsafe fn disarm_here(&self, module: &Module) -> Result<(), Refusal> {
+        // SAFETY: promised by the caller.
+        self.patches.iter().rev().try_for_each(|patch| unsafe { patch.put(module, &patch.old) })
+    }
+
+    /// Makes `layer` the first at once: while nobody can call the function yet.
+    pub(crate) fn put_first_here(&self, layer: &'static Layer) {
+        layer.next.store(self.first.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.first.store((&raw const layer.link).cast_mut(), Ordering::Release);
     }
 
     /// Makes `layer` the first.
@@ -234,6 +382,7 @@ fn pointer_write(place: &AtomicPtr<Link>, new: &Link) -> Write {
     let old = place.load(Ordering::Relaxed) as u64;
     Write {
         address: place.as_ptr() as u64,
+        is_code: false,
         old: old.to_le_bytes().to_vec(),
         new: (&raw const *new as u64).to_le_bytes().to_vec(),
     }
@@ -301,6 +450,20 @@ impl Layers {
             drop(Box::from_raw(words));
         }
         self.free.push(layer);
+    }
+
+    /// Gives back all layers of a slot, and the slot.
+    ///
+    /// # Safety
+    ///
+    /// It is of [`Slot::keep`]. Nothing leads to it any more, no thread is on its way through it, and it is not used afterwards.
+    pub(crate) unsafe fn give_back_all(&mut self, slot: &'static Slot) {
+        let layers: Vec<*const Layer> = slot.layers().map(core::ptr::from_ref).collect();
+        let slot: *mut Slot = core::ptr::with_exposed_provenance_mut(core::ptr::from_ref(slot).addr());
+        // SAFETY: promised by the caller; `keep` has exposed it.
+        unsafe { drop(Box::from_raw(slot)) };
+        // SAFETY: promised by the caller.
+        layers.into_iter().for_each(|layer| unsafe { self.give_back(layer) });
     }
 
     fn make_slab(&mut self) -> Option<()> {

@@ -521,7 +521,6 @@ fn what_cannot_be_wrapped_is_refused_with_its_reason() {
         ("wrap vfork in libc with my_tick", "B-1111", 3, "returns twice"),
         ("wrap dlopen in libc with my_tick", "B-1111", 3, "who calls it"),
         ("wrap nothing in libc with my_tick", "B-1111", 3, "does not export it"),
-        ("wrap tick in libnothing with my_tick", "B-1111", 3, "is not loaded"),
         ("wrap tick in libtick with nothing", "B-1110", 1, "nothing"),
         ("wrap read in kernel with my_tick", "B-1117", 3, "in kernel"),
         ("wrap tick in libtick with my_tick native", "B-1117", 3, "native"),

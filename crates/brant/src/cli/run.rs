@@ -76,7 +76,8 @@ impl Run {
         let lent = LentTerminal::remember();
         let command = c_strings(self.command);
         let started = launch(reservation, &command, &io, blocked.before(), wrapping);
-        let Launched { meta, stream } = started.map_err(|error| not_started(&shown, &error))?;
+        let Launched { meta, stream, said } = started.map_err(|error| not_started(&shown, &error))?;
+        said.lines().for_each(|line| report.note(line));
         if self.detach {
             announce(report, &meta);
             return Ok(0);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use brant_base::Pid;
-use brant_connect::{Function, Log, Wrapper, follow};
+use brant_connect::{Function, Log, Unhookable, Wrapper, follow};
 use serde_json::{Value, json};
 
 use super::Done;
@@ -13,7 +13,8 @@ use crate::target::Target;
 
 /// Put a wrapper on a running program: its mediators stand before functions of libraries from now on
 ///
-/// The program is stopped for some milliseconds at most. Every function that the wrapper names is mediated, or none.
+/// The program is stopped for some milliseconds at most. Every function that the wrapper names is mediated, or none; those of
+/// a library that is not loaded yet are mediated from when it is, which is said.
 /// Children that it forks from now on are wrapped too; programs that it executes are with --follow-exec.
 #[derive(Debug, clap::Args)]
 pub(super) struct Wrap {
@@ -54,6 +55,7 @@ impl Wrap {
         if report.json {
             report.json(json!({
                 "wrapper": wrapper.name, "pid": pid.0, "functions": functions, "pause_us": pause_us,
+                "waiting": wrapped.waiting.iter().map(waiting_json).collect::<Vec<_>>(),
                 "interceptions": wrapped.interceptions.iter().map(function_json).collect::<Vec<_>>(),
             }));
         } else {
@@ -64,9 +66,14 @@ impl Wrap {
                 pause_us as f64 / 1000.0
             ));
             tell_functions(report, "on", &wrapped.interceptions);
+            wrapped.waiting.iter().for_each(|function| report.note(&format!("waits: {function}")));
         }
         Ok(0)
     }
+}
+
+fn waiting_json(function: &Unhookable) -> Value {
+    json!({ "name": function.function, "library": function.library })
 }
 
 /// What a user named.

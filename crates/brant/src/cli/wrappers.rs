@@ -1,6 +1,6 @@
 //! `brant wrappers`.
 
-use brant_connect::{Listed, definitions};
+use brant_connect::{Listed, Missing, Outcome, Unhookable, definitions};
 use serde_json::{Value, json};
 
 use super::Done;
@@ -55,7 +55,7 @@ fn definitions(report: &Report) {
 }
 
 fn show(report: &Report, wrapper: &Listed) {
-    let state = if wrapper.functions.is_empty() { " (dormant)" } else { "" };
+    let state = if wrapper.is_on { "" } else { " (dormant)" };
     report.data(&format!("{}{state}  {}", shown(&wrapper.name), shown(&wrapper.path)));
     for function in &wrapper.functions {
         let before = match function.depth {
@@ -64,13 +64,32 @@ fn show(report: &Report, wrapper: &Listed) {
         };
         report.data(&format!("  {} in {}{before}", shown(&function.name), shown(&function.library)));
     }
+    for missing in &wrapper.missing {
+        let kind = if missing.outcome == Outcome::Waits { "waits" } else { "not mediated" };
+        report.data(&format!("  {kind}: {}", shown(said(missing).as_bytes())));
+    }
+    if wrapper.is_on && !wrapper.covers_later {
+        report.data("  libraries that are loaded from now on are not mediated");
+    }
+}
+
+fn said(missing: &Missing) -> String {
+    let (library, function) = (text(&missing.library), text(&missing.function));
+    Unhookable { library, function, outcome: missing.outcome }.to_string()
 }
 
 fn wrapper_json(wrapper: &Listed) -> Value {
     let functions: Vec<Value> = wrapper.functions.iter().map(function_json).collect();
+    let missing = |missing: &Missing| {
+        json!({
+            "name": text(&missing.function), "library": text(&missing.library),
+            "waits": missing.outcome == Outcome::Waits, "why": said(missing),
+        })
+    };
+    let missing: Vec<Value> = wrapper.missing.iter().map(missing).collect();
     json!({
-        "name": text(&wrapper.name), "implementation": text(&wrapper.path), "dormant": wrapper.functions.is_empty(),
-        "functions": functions,
+        "name": text(&wrapper.name), "implementation": text(&wrapper.path), "dormant": !wrapper.is_on,
+        "functions": functions, "missing": missing, "covers_later": wrapper.covers_later,
     })
 }
 

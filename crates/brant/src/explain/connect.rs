@@ -88,8 +88,11 @@ exports; C++ needs extern \"C\".",
         text: "\
 A wrapper is put on all of its functions or on none. A function is hooked by a jump over its first bytes, so a few cannot be:
 those shorter than a jump, those into whose first bytes other code branches, and those that by their nature bear nobody
-between them and their caller: vfork and the setjmp family, dlopen and dlsym, __tls_get_addr. A library that is not loaded
-or does not export the function is a reason too. Leave these lines out of the definition.",
+between them and their caller: vfork and the setjmp family, dlopen and dlsym, __tls_get_addr. A library that does not export
+the function is a reason too. Leave these lines out of the definition.
+
+One that is not loaded is no reason: its functions are mediated when it is. Only where the loader's own notice of that cannot
+be hooked such a definition is refused, as nobody would learn of the library.",
     },
     Entry {
         code: "B-1112",

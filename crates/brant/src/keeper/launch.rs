@@ -74,6 +74,8 @@ pub(crate) struct Launched {
     pub(crate) meta: Meta,
     /// A connection to its keeper, on which nothing has been said yet.
     pub(crate) stream: UnixStream,
+    /// What is to be said of its wrappers, in lines.
+    pub(crate) said: String,
 }
 
 /// Starts `command` as the reserved job; `program_mask` is the signal mask that the program gets. On an error nothing of it runs and the reservation is gone.
@@ -98,10 +100,10 @@ pub(crate) fn launch(
             drop((ours, ready_read));
             let mut ready = File::from(ready_write);
             let error = match keep(&mut reservation, command, io, program_mask, wrapping) {
-                Ok(mut config) => {
+                Ok((mut config, said)) => {
                     config.clients.push(theirs);
                     fault::reach("keeper.ready");
-                    let _ = ready.write_all(&report(&Ok(())));
+                    let _ = ready.write_all(&report(&Ok(said)));
                     drop(ready);
                     serve(config)
                 }
@@ -121,22 +123,25 @@ pub(crate) fn launch(
                 Ok(()) => read_report(word, &mut ready),
                 Err(error) => Err(LaunchError::Keeper(error)),
             };
-            if let Err(error) = outcome {
-                let _ = task::wait_for(child);
-                return Err(error);
-            }
+            let said = match outcome {
+                Ok(said) => said,
+                Err(error) => {
+                    let _ = task::wait_for(child);
+                    return Err(error);
+                }
+            };
             let folder = reservation.folder().to_path_buf();
             let handed = reservation.hand_over();
             let meta = crate::job::Job::read(&folder).map_or(handed, |job| job.meta);
-            Ok(Launched { meta, stream: ours })
+            Ok(Launched { meta, stream: ours, said })
         }
     }
 }
 
-/// The outcome as 8 bytes: who failed, and an errno; behind them a code and words, where there are any.
-fn report(outcome: &Result<(), LaunchError>) -> Vec<u8> {
+/// The outcome as 8 bytes: who failed, and an errno; behind them a code and words, or what is to be said, where there is any.
+fn report(outcome: &Result<String, LaunchError>) -> Vec<u8> {
     let (who, error) = match outcome {
-        Ok(()) => (0i32, 0),
+        Ok(_) => (0i32, 0),
         Err(LaunchError::Exec(error)) => (1, error.raw_os_error().unwrap_or(libc::EIO)),
         Err(LaunchError::Keeper(error)) => (2, error.raw_os_error().unwrap_or(libc::EIO)),
         Err(LaunchError::Wrap { .. }) => (3, libc::EIO),
@@ -144,16 +149,22 @@ fn report(outcome: &Result<(), LaunchError>) -> Vec<u8> {
     let mut said = Vec::new();
     said.extend(who.to_le_bytes());
     said.extend(error.to_le_bytes());
-    if let Err(LaunchError::Wrap { code, why }) = outcome {
-        said.extend(format!("{code} {why}").into_bytes());
+    match outcome {
+        Err(LaunchError::Wrap { code, why }) => said.extend(format!("{code} {why}").into_bytes()),
+        Ok(lines) => said.extend(lines.as_bytes()),
+        Err(_) => {}
     }
     said
 }
 
-fn read_report(word: [u8; 8], rest: &mut File) -> Result<(), LaunchError> {
+fn read_report(word: [u8; 8], rest: &mut File) -> Result<String, LaunchError> {
     let error = io::Error::from_raw_os_error(i32::from_le_bytes([word[4], word[5], word[6], word[7]]));
     match word[0] {
-        0 => Ok(()),
+        0 => {
+            let mut said = String::new();
+            let _ = rest.read_to_string(&mut said);
+            Ok(said)
+        }
         1 => Err(LaunchError::Exec(error)),
         3 => {
             let mut said = String::new();
@@ -172,7 +183,7 @@ fn keep(
     io: &Io,
     program_mask: &SigSet,
     wrapping: Wrapping,
-) -> Result<KeeperConfig, LaunchError> {
+) -> Result<(KeeperConfig, String), LaunchError> {
     fault::reach("keeper.forked");
     let shares_session = matches!(io, Io::Inherited);
     if !shares_session {
@@ -220,9 +231,10 @@ fn keep(
         let _ = task::wait_for(root);
         return Err(LaunchError::Exec(io::Error::from_raw_os_error(i32::from_le_bytes(errno))));
     }
-    if let Some(launch) = launch {
-        launch.wrap(&wrapping.wrappers, &wrapping.log).map_err(|error| not_wrapped(root, &error))?;
-    }
+    let wrapped = launch.map(|launch| launch.wrap(&wrapping.wrappers, &wrapping.log)).transpose();
+    let wrapped = wrapped.map_err(|error| not_wrapped(root, &error))?.unwrap_or_default();
+    let waiting = wrapped.iter().flat_map(|wrapped| &wrapped.waiting);
+    let said = waiting.map(|function| format!("waits: {function}\n")).collect();
     let meta = reservation.meta_mut();
     meta.root = Process::now(root);
     meta.inside_pid = Some(root.0);
@@ -232,7 +244,7 @@ fn keep(
     }
     let listener = reservation.listener().map_err(|_| io::Error::from_raw_os_error(libc::EMFILE))?;
     stand_aside(&reservation.meta_mut().name)?;
-    Ok(KeeperConfig {
+    let config = KeeperConfig {
         folder: reservation.folder().to_path_buf(),
         listener,
         terminals: ends.master.take().into_iter().collect(),
@@ -242,7 +254,8 @@ fn keep(
         status_pipe: None,
         go: None,
         end_with_root: false,
-    })
+    };
+    Ok((config, said))
 }
 
 /// The program was killed: nothing of it is to run.

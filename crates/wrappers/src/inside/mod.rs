@@ -26,7 +26,7 @@ const SAVE_NS: u64 = 10_000_000_000;
 
 brant_mediator::events!(on_event);
 
-fn on_event(event: Event) -> Result<(), &'static str> {
+fn on_event(event: Event<'_>) -> Result<(), &'static str> {
     match event {
         Event::Load(load) => on_load(load),
         Event::Save => {
@@ -47,6 +47,7 @@ fn on_event(event: Event) -> Result<(), &'static str> {
             }
             Ok(())
         }
+        Event::Library(_) | Event::LibraryGone(_) => Ok(()),
         Event::Unload => {
             journal::close();
             heap::forget();

@@ -115,6 +115,30 @@ static inline unsigned long InnerIndex(void *icall) {
     return BRANT_LAYER(icall)->index;
 }
 
+/*
+ * A native mediator (`wrap ... native`) has the function's own prototype, without icall, and is jumped to directly: the cheapest way.
+ * It calls the function by the pointer brant_inner_NAME, which is set before the mediator can be called:
+ *
+ *     BRANT_NATIVE(my_malloc, void *, (size_t bytes)) {
+ *         void *block = brant_inner_my_malloc(bytes);
+ *         ...
+ *         return block;
+ *     }
+ *
+ * It stands before one function only. There is no guard: what it calls itself is mediated, so it must not call what it mediates
+ * but by the pointer. No account is kept of its calls, so the library stays loaded, dormant, when the wrapper is taken off.
+ */
+#ifdef __cplusplus
+#define BRANT_EXPORTED extern "C" __attribute__((visibility("default")))
+#else
+#define BRANT_EXPORTED extern __attribute__((visibility("default")))
+#endif
+#define BRANT_NATIVE(name, result, parameters)              \
+    BRANT_EXPORTED result(*brant_inner_##name) parameters;  \
+    result(*brant_inner_##name) parameters;                 \
+    BRANT_EXPORTED result name parameters;                  \
+    result name parameters
+
 #ifdef __cplusplus
 }
 #endif

@@ -119,6 +119,7 @@ impl std::fmt::Display for Unhookable {
             Outcome::NoFunction => write!(f, "{function}: {library} does not export it"),
             Outcome::NoMediator => write!(f, "{function}: its mediator is missing"),
             Outcome::Refused(refusal) => write!(f, "{function} in {library}: {refusal}"),
+            Outcome::NoInner => write!(f, "{function}: its native mediator has no variable for it"),
             Outcome::Waits => write!(f, "{function}: {library} is not loaded yet"),
             Outcome::Planned(_) => write!(f, "{function} in {library}"),
         }

@@ -38,7 +38,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use brant_base::{Addr, Pid, Tid};
-use brant_hook::exchange::{Event, NO_EVENTS, Reply, Request};
+use brant_hook::exchange::{Event, INNER_PREFIX, NO_EVENTS, Reply, Request};
 pub use brant_hook::exchange::{Function, Listed, Mediation, Missing, Outcome, Shape, Word};
 use brant_kernel::proc;
 use brant_kernel::ptrace::Waiter;
@@ -304,6 +304,11 @@ fn all_planned(wrapper: &Wrapper, outcomes: &[Outcome]) -> Result<(Vec<u32>, Vec
             Outcome::NoMediator => {
                 let path = wrapper.implementation.display().to_string();
                 return Err(Error::NoMediator { path, missing: text(&mediation.mediator) });
+            }
+            Outcome::NoInner => {
+                let path = wrapper.implementation.display().to_string();
+                let missing = format!("{}{}", text(INNER_PREFIX), text(&mediation.mediator));
+                return Err(Error::NoMediator { path, missing: missing + ", for a native mediator" });
             }
             outcome => {
                 let function = Unhookable {

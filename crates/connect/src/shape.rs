@@ -21,10 +21,9 @@ pub(crate) fn mediation(wrap: &Wrap) -> Result<Mediation, Error> {
         Library::Short(name) | Library::Soname(name) => name.as_str(),
         Library::Path(path) => path.as_str(),
     };
-    if wrap.native {
-        return Err(not_able("\"native\" mediators are not supported yet"));
-    }
-    let shape = shape(wrap).ok_or_else(|| {
+    // Nothing is moved for a native mediator.
+    let shape = if wrap.native { Some(Shape::default()) } else { shape(wrap) };
+    let shape = shape.ok_or_else(|| {
         not_able("an argument comes before another one in registers once `icall` is before both")
     })?;
     Ok(Mediation {
@@ -32,7 +31,7 @@ pub(crate) fn mediation(wrap: &Wrap) -> Result<Mediation, Error> {
         version: wrap.version.as_ref().map_or(Vec::new(), |version| version.as_str().into()),
         library: library.into(),
         mediator: wrap.mediator.as_str().into(),
-        is_native: false,
+        is_native: wrap.native,
         prototype: wrap.signature.as_ref().map_or(Vec::new(), |signature| signature.to_string().into()),
         kinds: wrap.signature.as_ref().map_or(Vec::new(), kinds),
         shape,

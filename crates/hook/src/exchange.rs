@@ -14,6 +14,8 @@ pub const MAGIC: [u8; 8] = *b"BRANTRT\0";
 pub const RUNTIME_NAME: &str = "brant-runtime";
 /// What a runtime says of an implementation that does not want to know events.
 pub const NO_EVENTS: &[u8] = b"\0";
+/// What the name of a variable begins with that holds a native mediator's inner function.
+pub const INNER_PREFIX: &[u8] = b"brant_inner_";
 /// The longest request or reply, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
@@ -130,6 +132,8 @@ pub enum Outcome {
     NoLibrary,
     NoFunction,
     NoMediator,
+    /// Its mediator is native, and there is no variable for its inner function.
+    NoInner,
     Refused(Refusal),
     /// Its library is not loaded. The function is mediated as soon as it is.
     Waits,
@@ -439,6 +443,7 @@ impl Outcome {
             Outcome::NoFunction => 2,
             Outcome::NoMediator => 3,
             Outcome::Waits => 4,
+            Outcome::NoInner => 5,
             Outcome::Refused(refusal) => 0x100 + refusal as u64,
         }
     }
@@ -449,6 +454,7 @@ impl Outcome {
             2 => Outcome::NoFunction,
             3 => Outcome::NoMediator,
             4 => Outcome::Waits,
+            5 => Outcome::NoInner,
             0x100..=0x1ff => Outcome::Refused(Refusal::from_number((number - 0x100) as u8)?),
             _ => Outcome::Planned(u32::try_from(number.checked_sub(0x1000)?).ok()?),
         })

@@ -33,11 +33,13 @@ pub enum Refusal {
     Unwritable = 12,
     /// Its library was loaded later, and does not begin with its headers.
     Headers = 13,
+    /// A native mediator has one inner function.
+    Several = 14,
 }
 
 impl Refusal {
     /// Every reason.
-    pub const ALL: [Refusal; 13] = [
+    pub const ALL: [Refusal; 14] = [
         Refusal::TooShort,
         Refusal::BranchInto,
         Refusal::Instruction,
@@ -51,6 +53,7 @@ impl Refusal {
         Refusal::Unrelocated,
         Refusal::Unwritable,
         Refusal::Headers,
+        Refusal::Several,
     ];
 
     /// The reason of this number.
@@ -74,6 +77,9 @@ impl fmt::Display for Refusal {
             Refusal::Resolver => "its resolver gives an address outside of every module",
             Refusal::Unrelocated => "its resolver cannot be asked while its library is being loaded",
             Refusal::Unwritable => "the code of its library cannot be made writable",
+            Refusal::Several => {
+                "a native mediator is for one function only: name a version, or give each function a mediator of its own"
+            }
             Refusal::Headers => "its library does not begin with its headers",
         })
     }

@@ -8,6 +8,7 @@ pub const PT_LOAD: u32 = 1;
 pub const PT_DYNAMIC: u32 = 2;
 pub const PT_INTERP: u32 = 3;
 pub const PT_PHDR: u32 = 6;
+pub const PT_GNU_RELRO: u32 = 0x6474_e552;
 /// Bytes of a program header.
 pub const PROGRAM_HEADER_BYTES: usize = 56;
 /// Bytes of a symbol.

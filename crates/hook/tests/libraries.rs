@@ -184,7 +184,7 @@ proptest! {
         refusal in 0usize..Refusal::ALL.len(),
     ) {
         let outcomes = vec![
-            Outcome::Planned(count), Outcome::NoLibrary, Outcome::NoFunction, Outcome::NoMediator, Outcome::Waits,
+            Outcome::Planned(count), Outcome::NoLibrary, Outcome::NoFunction, Outcome::NoMediator, Outcome::NoInner, Outcome::Waits,
             Outcome::Refused(Refusal::ALL[refusal]),
         ];
         let function = Listed {

@@ -107,6 +107,58 @@ macro_rules! mediator {
     (@ $result:ty) => { $result };
 }
 
+/// Declares native mediators (`wrap ... native`): with the function's own prototype, and jumped to directly.
+///
+/// `fn NAME(INNER, PARAMETER: TYPE, ...) -> TYPE { ... }`: INNER is a pointer to the function (or to the next wrapper's mediator). It
+/// stands before one function only. There is no guard: what it calls itself is mediated, so it must not call what it mediates
+/// but by INNER. No account is kept of its calls, so the library stays loaded, dormant, when the wrapper is taken off.
+///
+/// ```
+/// use core::ffi::c_void;
+///
+/// brant_mediator::native! {
+///     /// Twice what is asked for.
+///     fn my_malloc(inner, bytes: usize) -> *mut c_void {
+///         unsafe { inner(bytes * 2) }
+///     }
+/// }
+/// # fn main() {}
+/// ```
+#[macro_export]
+macro_rules! native {
+    ($($(#[$attribute:meta])* fn $name:ident($inner:ident $(, $parameter:ident: $kind:ty)* $(,)?) $(-> $result:ty)? $body:block)+) => {
+        $(
+            $(#[$attribute])*
+            #[cfg(panic = "abort")]
+            #[unsafe(no_mangle)]
+            #[allow(unused_variables, unreachable_pub)]
+            pub unsafe extern "C" fn $name($($parameter: $kind),*) $(-> $result)? {
+                $crate::native!(@ "C", $name, $inner, ($($kind),*), ($($result)?));
+                $body
+            }
+
+            $(#[$attribute])*
+            #[cfg(panic = "unwind")]
+            #[unsafe(no_mangle)]
+            #[allow(unused_variables, unreachable_pub)]
+            pub unsafe extern "C-unwind" fn $name($($parameter: $kind),*) $(-> $result)? {
+                $crate::native!(@ "C-unwind", $name, $inner, ($($kind),*), ($($result)?));
+                $body
+            }
+        )+
+    };
+    (@ $abi:literal, $name:ident, $inner:ident, ($($kind:ty),*), ($($result:ty)?)) => {
+        #[unsafe(export_name = concat!("brant_inner_", stringify!($name)))]
+        static INNER: ::core::sync::atomic::AtomicPtr<::core::ffi::c_void> =
+            ::core::sync::atomic::AtomicPtr::new(::core::ptr::null_mut());
+        let $inner = INNER.load(::core::sync::atomic::Ordering::Relaxed);
+        // SAFETY: the runtime sets it to the function that the definition names before this can be called.
+        let $inner = unsafe {
+            ::core::mem::transmute::<*mut ::core::ffi::c_void, unsafe extern $abi fn($($kind),*) $(-> $result)?>($inner)
+        };
+    };
+}
+
 /// Names the function that is told what happens to the wrapper: `fn(Event<'_>) -> Result<(), &'static str>`.
 ///
 /// An error at [`Event::Load`] declines: nothing is changed in the program, and the user reads it.

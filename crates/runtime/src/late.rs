@@ -23,7 +23,7 @@ use brant_hook::symbols::is_library;
 
 use crate::event::{Known, Told};
 use crate::modules::{Identity, LinkMap, Module, is_kernels, text};
-use crate::slot::{Layer, Look, Slot, Wanted};
+use crate::slot::{Layer, Look, Slot, Use, Wanted};
 use crate::system::Undisturbed;
 use crate::table::{Failed, Found, LOADING, Seen, Table, Turn, find, function_at, is_torn, note_change};
 
@@ -237,7 +237,14 @@ impl Table {
         let found = Found { module, wanted, failed: Vec::new(), must_wait: false };
         self.make_slots(&found)?;
         let slot = self.slot_at(address)?;
-        let layer = self.layers.take(OWN, enter as usize as u64, true, false, 0, &Shape::default())?;
+        let layer = self.layers.take(&Use {
+            wrapper: OWN,
+            mediator: enter as usize as u64,
+            is_native: true,
+            is_guarded: false,
+            index: 0,
+            shape: &Shape::default(),
+        })?;
         Some((slot, layer))
     }
 
@@ -349,8 +356,11 @@ impl Table {
 
     fn hook(&mut self, module: &Module, index: usize, mediation: usize, address: u64) -> Result<(), Refusal> {
         let slot = self.slot_at(address).ok_or(Refusal::TooFar)?;
+        if !self.is_free(index, mediation, address) {
+            return Err(Refusal::Several);
+        }
         let layer = self.wrappers[index].new_layer(&mut self.layers, mediation).ok_or(Refusal::TooFar)?;
-        slot.put_first_here(layer);
+        slot.put_first_here(layer, || self.wrappers[index].set_inner(mediation, layer));
         // SAFETY: the module is mapped, and no other thread can run its code yet.
         let done = match unsafe { slot.look() } {
             Look::Hooked => Ok(()),
@@ -368,7 +378,7 @@ impl Table {
     fn defer(&mut self, module: &Module) -> Option<()> {
         let init = module.dynamic.init?;
         let (slot, layer) = self.own_slot(module, init, b"_init", brant_module_starts)?;
-        slot.put_first_here(layer);
+        slot.put_first_here(layer, || {});
         // SAFETY: the module is mapped, and no other thread can run its code yet.
         unsafe { slot.arm_here(module) }.ok()?;
         self.deferred.push(Deferred { slot, layer });

@@ -228,6 +228,17 @@ impl Module {
         self.segments.iter().find(is_it).map(|segment| (segment, range(segment)))
     }
 
+    /// Whether a pointer at this address can be written.
+    pub(crate) fn is_variable(&self, address: u64) -> bool {
+        let is_in = |segment: &Segment| {
+            let start = self.base.wrapping_add(segment.address);
+            (start..start + segment.memory_bytes).contains(&address)
+        };
+        let is_writable = |segment: &Segment| segment.kind == symbols::PT_LOAD && segment.is_writable;
+        self.segments.iter().any(|segment| is_writable(segment) && is_in(segment))
+            && !self.segments.iter().any(|segment| segment.kind == symbols::PT_GNU_RELRO && is_in(segment))
+    }
+
     /// Its executable segments.
     pub(crate) fn code(&self) -> impl Iterator<Item = (u64, &'static [u8])> + '_ {
         let is_code = |segment: &&Segment| segment.kind == symbols::PT_LOAD && segment.is_executable;

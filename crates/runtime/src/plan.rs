@@ -7,9 +7,11 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use brant_hook::exchange::{Event, Function, Listed, Mediation, Missing, Outcome, Reply, Write};
-use brant_hook::refused_by_name;
+use brant_hook::exchange::{
+    Event, Function, INNER_PREFIX, Listed, Mediation, Missing, Outcome, Reply, Write,
+};
 use brant_hook::symbols::is_library;
+use brant_hook::{Refusal, refused_by_name};
 
 use crate::event::Known;
 use crate::guard;
@@ -36,6 +38,10 @@ pub(crate) fn wrap(known: Known, places: Places, is_unguarded: bool, mediations:
     };
     let outcomes: Vec<Outcome> = mediators.iter().map(outcome).collect();
     let is_whole = mediators.iter().all(Option::is_some);
+    // SAFETY: what dlopen gave.
+    let inner = |mediation: &Mediation| unsafe { inner_of(handle, mediation) };
+    let inners = mediations.iter().map(inner).collect();
+    let is_unaccounted = is_unguarded || mediations.iter().any(|mediation| mediation.is_native);
     let wrapper = {
         let Some(mut turn) = Turn::take() else { return Reply::NoMemory };
         let table = turn.table();
@@ -48,13 +54,14 @@ pub(crate) fn wrap(known: Known, places: Places, is_unguarded: bool, mediations:
             iterate: places.iterate,
             mediations,
             mediators: mediators.into_iter().map(Option::unwrap_or_default).collect(),
+            inners,
             layers: Vec::new(),
             is_on: Box::new(AtomicU64::new(0)),
             failed: Vec::new(),
         });
         id
     };
-    if is_unguarded {
+    if is_unaccounted {
         // No account is kept of its calls.
         guard::lose(wrapper);
     }
@@ -62,6 +69,20 @@ pub(crate) fn wrap(known: Known, places: Places, is_unguarded: bool, mediations:
         return Reply::Plan { wrapper, writes: Vec::new(), moves: Vec::new(), outcomes };
     }
     replan(wrapper, Some(places.debug))
+}
+
+/// Where a native mediator has its inner function; 0 where there is no such variable, or the mediator is not native.
+///
+/// # Safety
+///
+/// `handle` is what dlopen gave.
+unsafe fn inner_of(handle: u64, mediation: &Mediation) -> u64 {
+    if !mediation.is_native {
+        return 0;
+    }
+    let name = [INNER_PREFIX, &mediation.mediator].concat();
+    // SAFETY: promised by the caller.
+    unsafe { modules::exported(handle, &name) }.filter(|address| address % 8 == 0).unwrap_or(0)
 }
 
 /// Plans a wrapper that is not on yet: for the first time with where the loader's list is, then once more.
@@ -86,6 +107,8 @@ pub(crate) fn replan(wrapper: u32, debug: Option<u64>) -> Reply {
         if let Some(debug) = debug.filter(|_| table.loader.is_none()) {
             table.loader = table.find_loader(debug, &modules);
         }
+        let is_variable = |at: u64| modules.iter().any(|module| module.is_variable(at));
+        table.drop_inners(wrapper, is_variable);
         found.retain(|found| table.is_seen(Identity::of(found.module)));
         let mut reply = table.plan(wrapper, &found).unwrap_or(Reply::NoMemory);
         if let (Reply::Plan { writes, .. }, None) = (&mut reply, debug) {
@@ -98,6 +121,12 @@ pub(crate) fn replan(wrapper: u32, debug: Option<u64>) -> Reply {
 }
 
 impl Table {
+    /// What cannot be written is no variable for an inner function.
+    fn drop_inners(&mut self, id: u32, is_variable: impl Fn(u64) -> bool) {
+        let Some(wrapper) = self.wrapper(id) else { return };
+        wrapper.inners.iter_mut().filter(|at| !is_variable(**at)).for_each(|at| *at = 0);
+    }
+
     /// The plan to put a wrapper on. `None` without memory.
     fn plan(&mut self, id: u32, found: &[Found<'_>]) -> Option<Reply> {
         let covers_later = self.covers_later();
@@ -107,6 +136,11 @@ impl Table {
             // SAFETY: of a plan that was not carried out.
             unsafe { self.layers.give_back(layer) };
         }
+        let inners = wrapper.inners.iter();
+        let lacks_inner: Vec<bool> = inners
+            .zip(&wrapper.mediations)
+            .map(|(inner, mediation)| mediation.is_native && *inner == 0)
+            .collect();
         let absent = |mediation: &Mediation| match refused_by_name(&mediation.function) {
             Some(refusal) => Outcome::Refused(refusal),
             None if covers_later => Outcome::Waits,
@@ -126,7 +160,17 @@ impl Table {
         // The first mediation of a function is the outermost; so the last one is put on first.
         for target in targets.iter().rev() {
             let Some(slot) = self.slot_at(target.address) else { continue };
+            let is_native = self.wrappers[index].mediations[target.mediation].is_native;
+            let mediator = |mediation: usize| self.wrappers[index].mediators[mediation];
+            let is_other = |other: &Target| {
+                other.address != target.address && mediator(other.mediation) == mediator(target.mediation)
+            };
+            if is_native && targets.iter().any(is_other) {
+                outcomes[target.mediation] = Outcome::Refused(Refusal::Several);
+                continue;
+            }
             let layer = self.wrappers[index].new_layer(&mut self.layers, target.mediation)?;
+            plan.pointers.extend(self.wrappers[index].inner(target.mediation, layer));
             plan.put_on(slot, layer);
             outcomes[target.mediation] = match outcomes[target.mediation] {
                 Outcome::Planned(count) => Outcome::Planned(count + 1),
@@ -134,6 +178,9 @@ impl Table {
                 _ => Outcome::Planned(1),
             };
             moves.extend(&slot.moves);
+        }
+        for (outcome, _) in outcomes.iter_mut().zip(&lacks_inner).filter(|(_, lacks)| **lacks) {
+            *outcome = Outcome::NoInner;
         }
         if let Some(loader) = self.loader.as_ref().filter(|loader| !loader.is_on()) {
             match loader.is_in_place() {
@@ -155,6 +202,13 @@ impl Table {
         let wrapper = &self.wrappers[index];
         let mut writes = self.checks();
         writes.push(switch(&wrapper.is_on, 0));
+        // Mediators of others that are still under way though their wrappers are off must not come back to this one.
+        let others = self.wrappers.iter().filter(|other| other.id != wrapper.id);
+        let dormant: Vec<Write> = others
+            .flat_map(|other| &other.layers)
+            // SAFETY: layers are never freed.
+            .filter_map(|layer| unsafe { &**layer }.step_over(&wrapper.layers))
+            .collect();
         let is_last = self.on().iter().all(|on| *on == index);
         let loader = self.loader.as_ref().filter(|_| is_last);
         let own = self.slots.iter().map(|slot| (*slot, wrapper.id));
@@ -170,6 +224,9 @@ impl Table {
                 writes.extend(slot.disarm());
             }
         }
+        let is_new = |write: &Write| !writes.iter().any(|known| known.address == write.address);
+        let dormant: Vec<Write> = dormant.into_iter().filter(is_new).collect();
+        writes.extend(dormant);
         writes
     }
 }

@@ -36,9 +36,42 @@ pub(crate) struct Layer {
     word_count: u32,
     stack_bytes: u32,
     wrapper: u64,
+    /// Code that jumps to the next link: the inner function of a native mediator.
+    past: usize,
+    is_native: bool,
+}
+
+/// What a layer is for.
+pub(crate) struct Use<'a> {
+    pub(crate) wrapper: u32,
+    pub(crate) mediator: u64,
+    /// The mediator is jumped to as it is.
+    pub(crate) is_native: bool,
+    pub(crate) is_guarded: bool,
+    /// Which `wrap` of the definition.
+    pub(crate) index: usize,
+    pub(crate) shape: &'a Shape,
 }
 
 impl Layer {
+    /// The next link as a function.
+    pub(crate) fn past(&self) -> u64 {
+        self.past as u64
+    }
+
+    /// Where a layer of `wrapper` is the next one: the write that makes it the one behind, where that is another's. `own` are that
+    /// wrapper's layers.
+    pub(crate) fn step_over(&self, own: &[*const Layer]) -> Option<Write> {
+        let first = self.next.load(Ordering::Relaxed);
+        let mut next = first;
+        while own.iter().any(|layer| layer.cast::<Link>() == next.cast_const()) {
+            // SAFETY: it is a layer, and these are not freed.
+            next = unsafe { (*next.cast::<Layer>()).next.load(Ordering::Relaxed) };
+        }
+        // SAFETY: a link, which is not freed either.
+        (next != first && !next.is_null()).then(|| pointer_write(&self.next, unsafe { &*next }))
+    }
+
     pub(crate) fn wrapper(&self) -> u32 {
         self.wrapper as u32
     }
@@ -123,6 +156,16 @@ pub(crate) fn make_slots(
     Some(made)
 }
 
+/// Code that jumps to the link that a place names.
+fn jump_by(place: u64) -> [u8; GATE_BYTES] {
+    let mut code = [0xcc; GATE_BYTES];
+    code[..2].copy_from_slice(&[0x49, 0xbb]); // mov r11, the address of the place
+    code[2..10].copy_from_slice(&place.to_le_bytes());
+    code[10..13].copy_from_slice(&[0x4d, 0x8b, 0x1b]); // mov r11, [r11]
+    code[13..16].copy_from_slice(&[0x41, 0xff, 0x23]); // jmp [r11]
+    code
+}
+
 /// Pages of generated code, each for slots of one module.
 pub(crate) struct Areas(Vec<Area>);
 
@@ -187,11 +230,7 @@ fn make_slot(wanted: &Wanted<'_>, module: &Module, block: *mut u8) -> Result<Box
         original: Link { code: trampoline as usize, entry: trampoline as usize },
     });
     *slot.first.get_mut() = &raw mut slot.original;
-    let mut gate_code = [0xcc; GATE_BYTES];
-    gate_code[..2].copy_from_slice(&[0x49, 0xbb]); // mov r11, the address of `first`
-    gate_code[2..10].copy_from_slice(&(&raw const slot.first as u64).to_le_bytes());
-    gate_code[10..13].copy_from_slice(&[0x4d, 0x8b, 0x1b]); // mov r11, [r11]
-    gate_code[13..16].copy_from_slice(&[0x41, 0xff, 0x23]); // jmp [r11]
+    let gate_code = jump_by(&raw const slot.first as u64);
     // SAFETY: the block is ours alone, writable, and as large as both; a trampoline is never longer than was said.
     unsafe {
         core::ptr::copy_nonoverlapping(gate_code.as_ptr(), block, GATE_BYTES);
@@ -328,8 +367,10 @@ impl Slot {
     }
 
     /// Makes `layer` the first at once: while nobody can call the function yet.
-    pub(crate) fn put_first_here(&self, layer: &'static Layer) {
+    /// `prepare` is done when what the layer leads to is known, and it can not be reached yet.
+    pub(crate) fn put_first_here(&self, layer: &'static Layer, prepare: impl FnOnce()) {
         layer.next.store(self.first.load(Ordering::Relaxed), Ordering::Relaxed);
+        prepare();
         self.first.store((&raw const layer.link).cast_mut(), Ordering::Release);
     }
 
@@ -401,15 +442,8 @@ impl Layers {
     }
 
     /// A layer that is in no chain yet.
-    pub(crate) fn take(
-        &mut self,
-        wrapper: u32,
-        mediator: u64,
-        is_native: bool,
-        is_guarded: bool,
-        index: usize,
-        shape: &Shape,
-    ) -> Option<&'static Layer> {
+    pub(crate) fn take(&mut self, wanted: &Use<'_>) -> Option<&'static Layer> {
+        let Use { wrapper, mediator, is_native, is_guarded, index, shape } = *wanted;
         if self.free.is_empty() {
             self.make_slab()?;
         }
@@ -433,16 +467,21 @@ impl Layers {
         layer.words = Box::leak(words.into_boxed_slice()).as_ptr();
         layer.stack_bytes = shape.stack_bytes.next_multiple_of(16);
         layer.wrapper = u64::from(wrapper);
+        layer.is_native = is_native;
         Some(layer)
     }
 
-    /// Gives back a layer.
+    /// Gives back a layer; but that of a native mediator is kept, as the mediator may have its inner function for ever.
     ///
     /// # Safety
     ///
     /// It is in no chain and no thread is on its way through it.
     pub(crate) unsafe fn give_back(&mut self, layer: *const Layer) {
         let layer = layer.cast_mut();
+        // SAFETY: layers are never freed.
+        if unsafe { (*layer).is_native && (*layer).wrapper != 0 } {
+            return;
+        }
         // SAFETY: promised by the caller; its words were leaked from a box of that length.
         unsafe {
             let words =
@@ -469,12 +508,16 @@ impl Layers {
     fn make_slab(&mut self) -> Option<()> {
         let bytes = (SLAB_LAYERS * size_of::<Layer>()).next_multiple_of(system::PAGE);
         let layers = system::map(bytes)?.cast::<Layer>();
-        let code = system::map(system::PAGE)?;
+        let code = system::map(2 * system::PAGE)?;
         for index in 0..SLAB_LAYERS {
             // SAFETY: both have room for as many, and all zeros is a valid layer.
             unsafe {
                 let (layer, entry) = (layers.add(index), code.add(index * GATE_BYTES));
+                let past = entry.add(system::PAGE);
                 (*layer).link.entry = entry as usize;
+                (*layer).past = past as usize;
+                let stub = jump_by(&raw const (*layer).next as u64);
+                core::ptr::copy_nonoverlapping(stub.as_ptr(), past, GATE_BYTES);
                 let mut stub = [0xcc; GATE_BYTES];
                 stub[..2].copy_from_slice(&[0x49, 0xbb]); // mov r11, the layer
                 stub[2..10].copy_from_slice(&(layer as u64).to_le_bytes());
@@ -484,8 +527,8 @@ impl Layers {
             }
         }
         // SAFETY: nothing writes there any more.
-        unsafe { system::seal(code, system::PAGE) }.then_some(())?;
-        note_code(code as u64, system::PAGE as u64)
+        unsafe { system::seal(code, 2 * system::PAGE) }.then_some(())?;
+        note_code(code as u64, 2 * system::PAGE as u64)
     }
 }
 

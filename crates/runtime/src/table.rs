@@ -13,7 +13,7 @@ use brant_hook::{JUMP_BYTES, PROLOGUE_BYTES_MAX, Refusal, branches_into, refused
 use crate::event::Known;
 use crate::late::{Deferred, Loader};
 use crate::modules::{Identity, Module};
-use crate::slot::{Areas, Layer, Layers, Look, Slot, Wanted, make_slots};
+use crate::slot::{Areas, Layer, Layers, Look, Slot, Use, Wanted, make_slots};
 use crate::system::{self, Hold, Taken};
 
 /// Everything that there is.
@@ -48,6 +48,8 @@ pub(crate) struct Wrapper {
     pub(crate) mediations: Vec<Mediation>,
     /// The mediator of each mediation.
     pub(crate) mediators: Vec<u64>,
+    /// Where each native one has its inner function, which it calls by that; 0 for others.
+    pub(crate) inners: Vec<u64>,
     /// Every layer that was made for it, whether or not it is in a chain.
     pub(crate) layers: Vec<*const Layer>,
     /// 1 from when its plan is carried out until it is taken off: written by brant, as a part of both plans.
@@ -340,6 +342,16 @@ impl Table {
         Some(made)
     }
 
+    /// Whether a mediator may stand before the function at an address: a native one before no other one at the same time.
+    pub(crate) fn is_free(&self, index: usize, mediation: usize, address: u64) -> bool {
+        let wrapper = &self.wrappers[index];
+        let is_same = |layer: &Layer| {
+            layer.wrapper() == wrapper.id && wrapper.mediators[layer.index()] == wrapper.mediators[mediation]
+        };
+        !wrapper.mediations[mediation].is_native
+            || !self.slots.iter().any(|slot| slot.address != address && slot.layers().any(is_same))
+    }
+
     pub(crate) fn slot_at(&self, address: u64) -> Option<&'static Slot> {
         self.slots.iter().rfind(|slot| slot.address == address).copied()
     }
@@ -389,17 +401,38 @@ impl Wrapper {
     }
 
     pub(crate) fn new_layer(&mut self, layers: &mut Layers, mediation: usize) -> Option<&'static Layer> {
-        let shape = &self.mediations[mediation];
-        let layer = layers.take(
-            self.id,
-            self.mediators[mediation],
-            shape.is_native,
-            !self.is_unguarded,
-            mediation,
-            &shape.shape,
-        )?;
+        let wanted = &self.mediations[mediation];
+        let layer = layers.take(&Use {
+            wrapper: self.id,
+            mediator: self.mediators[mediation],
+            is_native: wanted.is_native,
+            is_guarded: !self.is_unguarded,
+            index: mediation,
+            shape: &wanted.shape,
+        })?;
         self.layers.push(layer);
         Some(layer)
+    }
+
+    /// The write that gives a native mediator its inner function, before the mediator can be called.
+    pub(crate) fn inner(&self, mediation: usize, layer: &Layer) -> Option<Write> {
+        let address = self.inners[mediation];
+        if address == 0 {
+            return None;
+        }
+        // SAFETY: it was seen to be a variable of the implementation, which is loaded.
+        let old = unsafe { (*(address as *const AtomicU64)).load(Ordering::Relaxed) };
+        let (old, new) = (old.to_le_bytes().to_vec(), layer.past().to_le_bytes().to_vec());
+        Some(Write { address, is_code: false, old, new })
+    }
+
+    /// Gives a native mediator its inner function at once.
+    pub(crate) fn set_inner(&self, mediation: usize, layer: &Layer) {
+        let address = self.inners[mediation];
+        if address != 0 {
+            // SAFETY: it was seen to be a variable of the implementation, which is loaded.
+            unsafe { (*(address as *const AtomicU64)).store(layer.past(), Ordering::Release) };
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a mediated call costs, in one run: bare, by LD_PRELOAD, by brant with and without its guard, through two layers, and by
+//! What a mediated call costs, in one run: bare, by LD_PRELOAD, by brant natively, with and without its guard, through two layers, and by
 //! Frida where a python has it (`BRANT_BENCH_FRIDA` names another one than `python3`); for how long a program with 200 threads
 //! stands still, idle ones and busy ones; and whether `trace` loses any of a million calls a second.
 //! `cargo run --release -p brant-testkit --example bench_connect`.
@@ -70,6 +70,12 @@ fn main() {
         );
         sandbox.write(&format!("{name}.wrap"), &definition);
     }
+    compile(&sandbox, "bench_mediators.c", "libnative.so", &[]);
+    sandbox.write(
+        "native.wrap",
+        "wrapper native implementation \"libnative.so\"\nwrap work in libwork with native_work native\n\
+         wrap malloc in libc with native_malloc native\nwrap free in libc with native_free native\n",
+    );
     let path = |name: &str| sandbox.path(name).to_str().expect("test paths are UTF-8").to_owned();
     let mut rows = Vec::new();
     let program = start(&sandbox, &bench, &[], Some(&preload));
@@ -78,6 +84,9 @@ fn main() {
     let program = start(&sandbox, &bench, &[], None);
     let pid = program.pid().to_string();
     rows.insert(0, ("bare", measure(&sandbox)));
+    brant(&sandbox, &["wrap", &path("native.wrap"), &pid]);
+    rows.push(("one native layer", measure(&sandbox)));
+    brant(&sandbox, &["unwrap", "native", &pid]);
     brant(&sandbox, &["wrap", "--no-guard", &path("one.wrap"), &pid]);
     rows.push(("one layer, no guard", measure(&sandbox)));
     brant(&sandbox, &["unwrap", "one", &pid]);

@@ -207,6 +207,43 @@ fn wrappers_stack_on_a_library_that_is_loaded_later() {
     }
 }
 
+/// A native mediator on a library that comes, goes, and comes again, with another wrapper before it.
+#[test]
+fn a_library_that_is_loaded_later_is_mediated_natively() {
+    for compiler in COMPILERS {
+        let Some(mut late) = Late::new(compiler) else { continue };
+        late.define("count", "wrap plug in libplug with native_plug native\n");
+        late.start();
+        late.may_stay = true;
+        late.wrap("count");
+        late.wrap("outer");
+        for _ in 0..3 {
+            assert_eq!(late.open("libplug.so")[1], 2, "{compiler}");
+            assert_eq!(late.plug(), [20, 10, 0], "{compiler}");
+            if compiler == "cc" {
+                // It is for one function only at a time.
+                late.open("other/libplug.so");
+                assert_eq!(late.plug(), [10, 10, 70], "{compiler}");
+                let listed = late.wrappers();
+                assert!(
+                    listed.contains("not mediated: plug") && listed.contains("name a version"),
+                    "{listed}"
+                );
+                late.tell("shut");
+                late.tell("shut");
+            }
+        }
+        if compiler == "cc" {
+            late.open("libplug.so");
+        }
+        late.unwrap("outer");
+        assert_eq!(late.plug(), [10, 10, 0], "{compiler}");
+        late.unwrap("count");
+        assert_eq!(late.plug(), [0, 10, 0], "{compiler}");
+        late.end();
+    }
+}
+
 /// A function that a resolver picks: it cannot be asked before its library is relocated.
 #[test]
 fn functions_that_a_resolver_picks_later_are_mediated() {

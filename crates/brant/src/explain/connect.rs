@@ -80,7 +80,8 @@ in its own root file system, and everything that it needs must be there.",
         title: "the wrapper's library has no such mediator",
         text: "\
 Each `wrap FUNCTION in LIBRARY with MEDIATOR` needs a function MEDIATOR that the implementation exports. nm -D shows what it
-exports; C++ needs extern \"C\".",
+exports; C++ needs extern \"C\". A native one needs a variable brant_inner_MEDIATOR besides, which BRANT_NATIVE of
+brant/mediator.h and native! of brant-mediator declare.",
     },
     Entry {
         code: "B-1111",
@@ -89,7 +90,7 @@ exports; C++ needs extern \"C\".",
 A wrapper is put on all of its functions or on none. A function is hooked by a jump over its first bytes, so a few cannot be:
 those shorter than a jump, those into whose first bytes other code branches, and those that by their nature bear nobody
 between them and their caller: vfork and the setjmp family, dlopen and dlsym, __tls_get_addr. A library that does not export
-the function is a reason too. Leave these lines out of the definition.
+the function is a reason too, and several functions for one native mediator. Leave these lines out of the definition.
 
 One that is not loaded is no reason: its functions are mediated when it is. Only where the loader's own notice of that cannot
 be hooked such a definition is refused, as nobody would learn of the library.",
@@ -131,7 +132,7 @@ thread that loads it comes back to its own work by itself when that ends; its ot
         code: "B-1117",
         title: "a definition asks for what is not supported",
         text: "\
-The message says for which function and why. Mediators for system calls (`in kernel`) and `native` ones are part of the
+The message says for which function and why. Mediators for system calls (`in kernel`) are part of the
 language, but nothing carries them out yet. Where an argument that fits into registers follows one that no longer does once
 `icall` comes before both, no mediator can be written for the function.",
     },

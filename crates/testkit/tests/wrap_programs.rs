@@ -13,6 +13,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use brant_testkit::{Sandbox, Started, Who, have_command, is_full, repository, skip, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 const PROMPT_S: u64 = 60;
 /// How long a server may take for one answer: it stands still for a moment, no more.
@@ -220,6 +222,16 @@ struct Running {
     pid: i32,
     port: u16,
     content: String,
+}
+
+impl Drop for Running {
+    /// A worker that has written its title over its environment is not found by the sandbox. Its master first, which would make
+    /// another one.
+    fn drop(&mut self) {
+        for pid in [self.program.pid(), self.pid] {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
 }
 
 fn free_port() -> u16 {

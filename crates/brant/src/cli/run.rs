@@ -28,6 +28,7 @@ const RECORD: &str = "record";
 /// In the foreground, brant passes input, output, signals and the exit code, and the program survives brant's
 /// own end. With -t, Ctrl-P Ctrl-Q leaves the program alone; `brant attach` comes back to it.
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("wrapping").multiple(true)))]
 pub(super) struct Run {
     /// The job's name; made from the command if left out
     #[arg(short, long)]
@@ -39,16 +40,16 @@ pub(super) struct Run {
     #[arg(short, long)]
     terminal: bool,
     /// Put a wrapper on the program before its first instruction; may be given several times, the last is the outermost
-    #[arg(long, value_name = "WRAPPER")]
+    #[arg(long, value_name = "WRAPPER", group = "wrapping")]
     wrap: Vec<String>,
     /// With --wrap: programs that it executes get the wrappers too. Those that cannot be wrapped are executed without
-    #[arg(short, long, requires = "wrap")]
+    #[arg(short, long, requires = "wrapping")]
     follow_exec: bool,
     /// With --wrap: append a line for each function that is mediated to this file
-    #[arg(long, value_name = "FILE", requires = "wrap")]
+    #[arg(long, value_name = "FILE", requires = "wrapping")]
     log: Option<PathBuf>,
-    /// Record the program's external state from its first instruction on, for `brant show`
-    #[arg(long)]
+    /// Record its external state from its first instruction on, for `brant show`; that of programs that it executes too
+    #[arg(long, group = "wrapping")]
     record: bool,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
@@ -61,7 +62,8 @@ impl Run {
             self.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
         let mut wrappers = self.wrappers().map_err(|failure| Failure { exit: exit::OWN, ..failure })?;
         let log = super::wrap::open_log(self.log.as_deref()).map_err(Failure::into_own)?;
-        if self.follow_exec {
+        // A program that is a script begins with the execution of another one.
+        if self.follow_exec || self.record {
             let first = follow::own_path(Pid(std::process::id() as i32))
                 .and_then(|brant| follow::wrapper(&brant, &log, &wrappers));
             wrappers.insert(0, first.map_err(|error| not_handed_on(&error))?);

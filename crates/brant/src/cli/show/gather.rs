@@ -37,7 +37,7 @@ pub(super) struct State {
 
 /// The processes of a running target, parents first.
 pub(super) fn of_target(target: &Target) -> Result<Vec<Shown>, Failure> {
-    let mut found = Vec::new();
+    let (mut found, mut gone) = (Vec::new(), None);
     for root in target.roots()? {
         for pid in [root].into_iter().chain(descendants(root)) {
             if found.iter().any(|shown: &Shown| shown.pid == pid) {
@@ -45,7 +45,10 @@ pub(super) fn of_target(target: &Target) -> Result<Vec<Shown>, Failure> {
             }
             let state = match state_of(pid) {
                 // One that ended meanwhile is not there.
-                Err(ReadError::Gone(_)) if pid != root => continue,
+                Err(error @ ReadError::Gone(_)) => {
+                    gone = Some(error);
+                    continue;
+                }
                 other => other.map_err(|error| unreadable(&error))?,
             };
             found.push(Shown {
@@ -58,7 +61,10 @@ pub(super) fn of_target(target: &Target) -> Result<Vec<Shown>, Failure> {
             });
         }
     }
-    Ok(found)
+    match gone {
+        Some(error) if found.is_empty() => Err(unreadable(&error)),
+        _ => Ok(found),
+    }
 }
 
 fn unreadable(error: &ReadError) -> Failure {

@@ -100,8 +100,7 @@ fn not_recorded(what: &str, word: &OsStr, processes: &[Shown]) -> Failure {
         let why = "none of its processes was recorded when it was taken";
         return failure.why(why).next("record the program first: brant run --record -- CMD");
     }
-    let why =
-        "none of its processes is recorded; a program that executes another one leaves its record behind";
+    let why = "none of its processes is recorded";
     failure
         .why(why)
         .next(format!("brant wrap record {word}, or from the beginning: brant run --record -- CMD"))

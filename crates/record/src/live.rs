@@ -16,7 +16,8 @@ use crate::snapshot::Snapshot;
 /// How often an entry that is being written is tried again.
 const TRIES: usize = 64;
 /// What every library that brant carries is called in a program, a restored one too.
-const LIBRARY_NAME: &[u8] = b"/memfd:brant-wrapper-";
+/// Most are files in memory, others were files for a moment.
+const LIBRARY_NAME: &[u8] = b"brant-wrapper-";
 const HEADERS_MAX: usize = 64;
 const STRING_BYTES_MAX: u64 = 1 << 20;
 const SYMBOLS_MAX: u64 = 1 << 14;
@@ -65,9 +66,7 @@ pub fn read(task: Pid) -> Result<Option<Snapshot>, ReadError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(ReadError::Gone(task)),
         Err(error) => return Err(ReadError::NotAllowed(task, error)),
     };
-    let is_begin = |entry: &&MapEntry| {
-        entry.path.starts_with(LIBRARY_NAME) && entry.offset == 0 && entry.permissions.read
-    };
+    let is_begin = |entry: &&MapEntry| is_library(&entry.path) && entry.offset == 0 && entry.permissions.read;
     let found = heads(&memory, maps.iter().filter(is_begin));
     let mut best: Option<(bool, u64, Head)> = None;
     let mut other_version = None;
@@ -94,6 +93,11 @@ pub fn read(task: Pid) -> Result<Option<Snapshot>, ReadError> {
         (None, Some(found)) => Err(ReadError::Version { pid: task, found }),
         (None, None) => Ok(None),
     }
+}
+
+fn is_library(path: &[u8]) -> bool {
+    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
+    name.strip_prefix(b"memfd:").unwrap_or(name).starts_with(LIBRARY_NAME)
 }
 
 /// What the symbol of each library leads to.

@@ -40,7 +40,7 @@ pub(super) fn look(tables: Tables, is_start: bool) {
 fn note(tables: Tables, number: c_int, is_start: bool) {
     let mut file = describe(number);
     // brant's own libraries are open while they are loaded.
-    let is_brants = file.kind == kind::MEMFD && file.text.starts_with(b"/memfd:brant-");
+    let is_brants = matches!(file.kind, kind::MEMFD | kind::FILE) && is_brants(&file.text);
     if file.state == state::CLOSED || is_brants {
         return;
     }
@@ -48,6 +48,13 @@ fn note(tables: Tables, number: c_int, is_start: bool) {
     // What a program has when it begins its parent has given it.
     file.marks |= if is_start { mark::INHERITED } else { mark::BEFORE };
     super::files::put(tables, number, &file, false);
+}
+
+/// Whether a file is one of those that brant brings into programs: most in memory, others without a name any more.
+pub(super) fn is_brants(path: &[u8]) -> bool {
+    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
+    let name = name.strip_prefix(b"memfd:").unwrap_or(name);
+    name.starts_with(b"brant-wrapper-") || name.starts_with(b"brant-runtime-")
 }
 
 /// A descriptor that nothing is known of, by what the kernel says. Closed where it is none.

@@ -114,8 +114,7 @@ fn hex(text: &[u8]) -> Option<u64> {
 pub(super) fn note_before(tables: Tables, file: usize) {
     let own = tables.address() as u64;
     each_mapping(file, |mapping| {
-        let is_brants =
-            mapping.name.starts_with(b"/memfd:brant-") || (mapping.start..mapping.end).contains(&own);
+        let is_brants = super::before::is_brants(mapping.name) || (mapping.start..mapping.end).contains(&own);
         if is_brants || mapping.name == b"[vsyscall]" {
             return;
         }

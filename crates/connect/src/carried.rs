@@ -49,6 +49,7 @@ pub(crate) struct Carried {
     /// What it is: several may be the same.
     pub(crate) name: Vec<u8>,
     file: u64,
+    is_in_folder: bool,
     /// Its name in a folder, while it has one.
     path: Option<Vec<u8>>,
     /// A loader gives two who load one file the same library, with one state.
@@ -64,14 +65,27 @@ impl Carried {
     ) -> Result<Carried, RemoteError> {
         let maker = Maker { tid, library };
         if let Some(file) = maker.memory_file(hand, name)? {
-            return Ok(Carried { name: name.to_vec(), file, path: None, is_loaded: false });
+            return Ok(Carried {
+                name: name.to_vec(),
+                file,
+                is_in_folder: false,
+                path: None,
+                is_loaded: false,
+            });
         }
         let (file, path) = maker.named_file(hand, name)?;
-        let mut carried = Carried { name: name.to_vec(), file, path: Some(path), is_loaded: false };
+        let mut carried =
+            Carried { name: name.to_vec(), file, is_in_folder: true, path: Some(path), is_loaded: false };
         if maker.is_found(hand, file)? {
             carried.take_name(hand)?;
         }
         Ok(carried)
+    }
+
+    /// How many more are made, in case that a loader takes one for another library. Numbers of files in memory are not given
+    /// twice by one kernel; those of files in a folder are, soon.
+    pub(crate) fn spares(&self) -> usize {
+        if self.is_in_folder { 3 } else { 1 }
     }
 
     /// The path to load it by, another one each time.

@@ -197,12 +197,16 @@ fn wrap_running(wrapper: &Wrapper, pid: Pid) -> Result<Wrapped, Error> {
 
 fn put_on(target: &Target, session: &mut Session<'_>, wrapper: &Wrapper) -> Result<Wrapped, Error> {
     let name = wrapper.name.as_bytes();
-    if listed(session)?.iter().any(|known| known.name == name && known.is_on) {
+    let known = listed(session)?;
+    if known.iter().any(|known| known.name == name && known.is_on) {
         return Err(Error::AlreadyWrapped { pid: target.pid, name: wrapper.name.clone() });
     }
     let path = wrapper.implementation.as_os_str().as_bytes();
     let handle = match wrapper.carried {
-        Some(_) => session.load_carried(wrapper)?,
+        Some(_) => {
+            let handles: Vec<u64> = known.iter().map(|known| known.handle).collect();
+            session.load_carried(wrapper, &handles)?
+        }
         None => session.load(path)?,
     };
     let request = Request::Wrap {

@@ -92,8 +92,16 @@ impl<'w> Session<'w> {
             Errand::open(waiter, target.pid, thread, &target.executable(), ROOM_BYTES, |hand| {
                 let mut make = |name: &[u8], library| Carried::make(hand, thread.tid, name, library);
                 let own = own.as_ref().map(|(name, library)| make(name.as_bytes(), library)).transpose()?;
-                let carried = libraries.iter().map(|(name, library)| make(name, library));
-                Ok((own, carried.collect::<Result<Vec<_>, _>>()?))
+                let mut carried = Vec::new();
+                for (name, library) in &libraries {
+                    let first = make(name, library)?;
+                    let spares = if must_load { 0 } else { first.spares() };
+                    carried.push(first);
+                    for _ in 0..spares {
+                        carried.push(make(name, library)?);
+                    }
+                }
+                Ok((own, carried))
             })
             .map_err(|error| match error {
                 RemoteError::Ptrace { operation: carried::MAKING, error, .. } => {
@@ -118,14 +126,31 @@ impl<'w> Session<'w> {
         Ok(())
     }
 
-    /// Loads the implementation that travels with brant.
-    pub(crate) fn load_carried(&mut self, wrapper: &Wrapper) -> Result<u64, Error> {
+    /// Loads the implementation that travels with brant, as a library of its own beside those with the handles `known`.
+    ///
+    /// Loaders tell files apart by device and inode, as they were when they were loaded. In a program that was restored these
+    /// are of another time or machine, and a new file may have the numbers of an old one: then dlopen gives the old
+    /// library, and another file is tried.
+    pub(crate) fn load_carried(&mut self, wrapper: &Wrapper, known: &[u64]) -> Result<u64, Error> {
         let wanted = wrapper.carried_as().map(|(name, _)| name);
+        let runtime = runtime_mapping(self.target.pid)?.map(|(base, _)| base.0);
         let is_free = |made: &&mut Carried| Some(made.name.as_slice()) == wanted && !made.is_loaded;
-        let made = self.carried.iter_mut().find(is_free).ok_or(Error::Runtime(self.target.pid))?;
-        made.is_loaded = true;
-        let path = made.path();
-        self.load(&path)
+        while let Some(made) = self.carried.iter_mut().find(is_free) {
+            made.is_loaded = true;
+            let path = made.path();
+            let handle = self.load(&path)?;
+            // What dlopen gives begins with the base.
+            let base: u64 = self
+                .memory()
+                .read_value(Addr(handle))
+                .map_err(|error| Error::thread(self.thread.tid, "reading where a library is", error))?;
+            if !known.contains(&handle) && Some(base) != runtime {
+                return Ok(handle);
+            }
+            self.unload(handle)?;
+        }
+        let what = "its loader takes the implementation for a library that it has";
+        Err(Error::Changed { pid: self.target.pid, what })
     }
 
     /// Loads a library by the program's own dlopen and gives its handle.

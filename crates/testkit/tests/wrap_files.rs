@@ -46,8 +46,9 @@ fn maps(pid: i32) -> String {
 
 /// For brant's part and for the wrapper.
 const WITHOUT: &str = "wrap.memory-file#1=fail:13,wrap.memory-file#2=fail:13";
-/// For the wrapper alone.
-const WITHOUT_ONE: &str = "wrap.memory-file=fail:13";
+/// For the wrapper alone, and its spares: numbers of files that were there before the restore are given again.
+const WITHOUT_ONE: &str = "wrap.memory-file#1=fail:13,wrap.memory-file#2=fail:13,\
+                           wrap.memory-file#3=fail:13,wrap.memory-file#4=fail:13";
 
 /// The program may make no file in memory that can be mapped: brant's part, and a wrapper that ships, come by other files. All is as
 /// it is elsewhere: another brant finds its part again, the wrapper is unloaded, an image has both.

@@ -358,3 +358,29 @@ fn kill(pid: i32) -> bool {
         .status()
         .is_ok_and(|s| s.success())
 }
+
+/// What a program records of itself, its programs record of themselves.
+#[test]
+fn the_record_is_handed_on() {
+    let sandbox = Sandbox::new(Who::Plain);
+    let done = |outcome: &Outcome| assert_eq!(outcome.code, 0, "{} {}", outcome.stdout, outcome.stderr);
+    done(&sandbox.brant(&["run", "-d", "-n", "it", "--record", "-f", "--", "sh", "-c", "sleep 300; :"]));
+    let listed = sandbox.brant(&["ps", "--json"]);
+    let jobs: serde_json::Value = serde_json::from_str(&listed.stdout).expect("it is JSON");
+    let shell = jobs["jobs"][0]["pid"].as_i64().expect("a pid");
+    let child = || -> Option<String> {
+        let children = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).ok()?;
+        let child = children.split_whitespace().next()?.to_owned();
+        let name = std::fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
+        (name == "sleep\n").then_some(child)
+    };
+    let is_recorded = || {
+        child().is_some_and(|child| {
+            let shown = sandbox.brant(&["show", &child]);
+            shown.code == 0 && shown.stdout.contains("recorded from its first instruction")
+        })
+    };
+    assert!(wait_until(PROMPT_S, is_recorded), "{:?}", child().map(|child| sandbox.brant(&["show", &child])));
+    done(&sandbox.brant(&["kill", "it"]));
+    sandbox.expect_no_leftovers();
+}

@@ -45,7 +45,7 @@ pub(super) struct Run {
     /// With --wrap: programs that it executes get the wrappers too. Those that cannot be wrapped are executed without
     #[arg(short, long, requires = "wrapping")]
     follow_exec: bool,
-    /// With --wrap: append a line for each function that is mediated to this file
+    /// With --wrap or --record: append a line for each function that is mediated to this file
     #[arg(long, value_name = "FILE", requires = "wrapping")]
     log: Option<PathBuf>,
     /// Record its external state from its first instruction on, for `brant show`; that of programs that it executes too

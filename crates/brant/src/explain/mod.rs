@@ -2,6 +2,7 @@
 
 mod connect;
 mod engine;
+mod heap;
 mod jobs;
 mod migrate;
 mod record;
@@ -30,6 +31,7 @@ pub(crate) static TABLE: LazyLock<Vec<Entry>> = LazyLock::new(|| {
         .chain(migrate::ENTRIES)
         .chain(connect::ENTRIES)
         .chain(record::ENTRIES)
+        .chain(heap::ENTRIES)
         .copied()
         .chain(of_others)
         .collect();

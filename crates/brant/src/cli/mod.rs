@@ -8,6 +8,7 @@ mod demo;
 mod doctor;
 mod explain;
 mod follow;
+mod heap;
 mod image;
 mod kill;
 mod logs;
@@ -81,6 +82,7 @@ enum Verb {
     Receive(receive::Receive),
     Check(check::Check),
     Image(image::Images),
+    Heap(heap::Heaps),
     Wrap(wrap::Wrap),
     Unwrap(unwrap::Unwrap),
     Wrappers(wrappers::Wrappers),
@@ -119,6 +121,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Receive(verb) => verb.run(&report),
         Verb::Check(verb) => verb.run(&report),
         Verb::Image(verb) => verb.run(&report),
+        Verb::Heap(verb) => verb.run(&report),
         Verb::Wrap(verb) => verb.run(&report),
         Verb::Unwrap(verb) => verb.run(&report),
         Verb::Wrappers(verb) => verb.run(&report),

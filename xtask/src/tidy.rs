@@ -50,9 +50,10 @@ fn check_source(name: &str, text: &str, findings: &mut Vec<String>) {
         findings.push(format!("{name}: {lines} lines, and no \"{LONG_FILE_PHRASE}\" in its documentation"));
     }
     let is_root = name.ends_with("src/lib.rs") || name.ends_with("src/main.rs");
-    let may_be_unsafe = ["kernel", "runtime", "mediator", "wrappers", "connect-c", "heap"]
-        .iter()
-        .any(|folder| name.starts_with(&format!("crates/{folder}/")));
+    let may_be_unsafe =
+        ["kernel", "runtime", "mediator", "wrappers", "connect-c", "heap", "heap-c", "heap-malloc"]
+            .iter()
+            .any(|folder| name.starts_with(&format!("crates/{folder}/")));
     if is_root && !may_be_unsafe && !text.contains("#![forbid(unsafe_code)]") {
         findings.push(format!("{name}: no #![forbid(unsafe_code)]"));
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::core::Core;
 use crate::error::{Error, Fault, Label};
-use crate::layout::{FLAG_DEBUG, FLAG_PRIVATE, PAGE_BYTES, REGION, SLICE_BYTES, SLICE_SHIFT};
+use crate::layout::{FLAG_DEBUG, FLAG_PRIVATE, Header, PAGE_BYTES, REGION, SLICE_BYTES, SLICE_SHIFT};
 use crate::registry::{self, Making};
 
 /// The address space of a heap, where nothing else is said.
@@ -72,6 +72,22 @@ impl Heap {
     /// Calls `visit` for each heap that can be saved, until it says `false`.
     pub fn each(mut visit: impl FnMut(Heap) -> bool) {
         registry::each(|core| core.flags.get() & FLAG_PRIVATE != 0 || visit(Heap(core)));
+    }
+
+    /// The heap that begins at an address: [`Heap::base`].
+    ///
+    /// # Safety
+    ///
+    /// A heap of this process begins there.
+    #[inline(always)]
+    pub unsafe fn at(base: usize) -> Heap {
+        // SAFETY: promised by the caller.
+        Heap(unsafe { Core::at(base as *const Header) })
+    }
+
+    /// Where its name lies in it, with a zero byte behind.
+    pub fn name_address(self) -> usize {
+        self.0.header().name.as_ptr() as usize
     }
 
     pub fn name(&self) -> &str {
@@ -162,6 +178,17 @@ impl Heap {
     /// As for [`Heap::free`]; the old address may be used no more where another one is given.
     pub unsafe fn reallocate(self, block: NonNull<u8>, bytes: usize) -> Result<Option<NonNull<u8>>, Fault> {
         self.0.reallocate(block.as_ptr() as usize, bytes, 16).map(|address| NonNull::new(address as *mut u8))
+    }
+
+    /// Makes a block longer or shorter where it is; tells whether that could be done.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Heap::free`].
+    pub unsafe fn resize(self, block: NonNull<u8>, bytes: usize) -> bool {
+        let address = block.as_ptr() as usize;
+        let old = self.0.usable(address).filter(|_| !self.0.is_debug());
+        old.is_some_and(|old| bytes <= old || self.0.resize(address, old, bytes))
     }
 
     /// How many bytes of a block may be used: those that were asked for, or some more. `None` where it is no block of this heap.

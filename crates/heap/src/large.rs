@@ -197,7 +197,7 @@ impl Core {
     }
 
     /// Whether the block could stay where it is.
-    fn resize(self, address: usize, old: usize, bytes: usize) -> bool {
+    pub(crate) fn resize(self, address: usize, old: usize, bytes: usize) -> bool {
         // What fits stays, unless half of it would be wasted.
         if bytes <= old && (old <= SMALL_BYTES_MAX && bytes >= old / 2) {
             return true;

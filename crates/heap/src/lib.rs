@@ -57,7 +57,7 @@ pub use walk::{Block, BlockKind};
 
 /// A fault that the program must not go on with: says which, and aborts.
 #[cold]
-pub(crate) fn die(fault: Fault) -> ! {
+pub fn die(fault: Fault) -> ! {
     let mut line = Line { bytes: [0; 256], len: 0 };
     let _ = writeln!(line, "brant-heap: {}: {fault}", fault.code());
     system::say(&line.bytes[..line.len]);

@@ -87,15 +87,16 @@ impl Entry {
     }
 }
 
-/// Calls `visit` for each run, in order of addresses, until it says `false`.
+/// Calls `visit` for each run from slice `first` on, which begins one, in order of addresses, until it says `false`.
 pub(crate) fn survey(
     source: &dyn Source,
     extent: &Extent,
+    first: u32,
     visit: &mut dyn FnMut(&Run<'_>) -> Result<bool, Error>,
 ) -> Result<(), Error> {
     let data = extent.base + data_of(extent.range_bytes).1;
     let mut marks = Marks { bits: [0; MARK_WORDS], carved: 0, free: 0 };
-    let (mut slice, mut was_free) = (0, false);
+    let (mut slice, mut was_free) = (first, false);
     while slice < extent.top {
         let entry = Entry::read(source, extent, slice)?;
         let address = data + ((slice as usize) << SLICE_SHIFT);

@@ -32,12 +32,18 @@ pub enum BlockKind {
 impl Heap {
     /// Calls `visit` for each live block, in order of addresses, until it says `false`. It must not allocate from this heap or free; no other
     /// thread may use the heap meanwhile. An error says that the heap is damaged.
-    pub fn walk(self, mut visit: impl FnMut(Block) -> bool) -> Result<(), Error> {
+    pub fn walk(self, visit: impl FnMut(Block) -> bool) -> Result<(), Error> {
+        self.walk_after(0, visit)
+    }
+
+    /// As [`Heap::walk`], for the blocks behind a live block; 0 for all.
+    pub fn walk_after(self, after: usize, mut visit: impl FnMut(Block) -> bool) -> Result<(), Error> {
         let process = &self.0.process;
         let _shared = process.shared.hold();
         let _slots = process.slots.hold();
         let _pages = process.pages.hold();
-        each_block(self.0, &mut |block| Ok(visit(block)))
+        let first = self.0.find(after).map_or(0, |found| self.0.slice_of(found.span));
+        each_block(self.0, first, &mut |block| Ok(block.address <= after || visit(block)))
     }
 
     /// Looks through all of the heap: that its structure is whole and, in debug mode, each block's guards. As for [`Heap::walk`], no other
@@ -47,7 +53,7 @@ impl Heap {
         let _shared = process.shared.hold();
         let _slots = process.slots.hold();
         let _pages = process.pages.hold();
-        each_block(self.0, &mut |block| {
+        each_block(self.0, 0, &mut |block| {
             if self.0.is_debug() {
                 debug::check(self.0, block.address)?;
             }
@@ -96,7 +102,11 @@ impl Source for Live {
     }
 }
 
-fn each_block(core: Core, visit: &mut dyn FnMut(Block) -> Result<bool, Error>) -> Result<(), Error> {
+fn each_block(
+    core: Core,
+    first: u32,
+    visit: &mut dyn FnMut(Block) -> Result<bool, Error>,
+) -> Result<(), Error> {
     let extent = Extent {
         base: core.address(),
         range_bytes: core.range_bytes.get(),
@@ -112,7 +122,7 @@ fn each_block(core: Core, visit: &mut dyn FnMut(Block) -> Result<bool, Error>) -
             .ok_or(Error::Damaged { what: "a live block has no head", at: address as u64 })?;
         Ok(Block { address, bytes, kind })
     };
-    survey::survey(&Live, &extent, &mut |run| match run {
+    survey::survey(&Live, &extent, first, &mut |run| match run {
         Run::Free { .. } => Ok(true),
         Run::Large { address, bytes, is_region: true, .. } => {
             visit(Block { address: *address, bytes: *bytes, kind: BlockKind::Region })

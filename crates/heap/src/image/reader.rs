@@ -235,7 +235,7 @@ impl Image {
         };
         let source =
             InFile { image: self, record, cached: RefCell::new(vec![(u32::MAX, Vec::new()); CACHED_GROUPS]) };
-        survey(&source, &extent, &mut |run| visit(run, &source).map(|()| true))
+        survey(&source, &extent, 0, &mut |run| visit(run, &source).map(|()| true))
     }
 
     /// Reads all of the image: every checksum, and every structure of every heap.

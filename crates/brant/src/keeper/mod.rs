@@ -9,6 +9,7 @@
 //! that was given plain descriptors runs on.
 
 mod adopt;
+mod beginning;
 mod launch;
 mod log;
 mod modes;

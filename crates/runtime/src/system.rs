@@ -2,13 +2,14 @@
 
 use core::arch::asm;
 use core::ops::Range;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 const SYS_MMAP: usize = 9;
 const SYS_MPROTECT: usize = 10;
 const SYS_MUNMAP: usize = 11;
 const SYS_RT_SIGPROCMASK: usize = 14;
 const SYS_MSYNC: usize = 26;
+const SYS_MADVISE: usize = 28;
 const SYS_NANOSLEEP: usize = 35;
 const SYS_GETPID: usize = 39;
 
@@ -16,6 +17,7 @@ const PROT_READ: usize = 1;
 const PROT_WRITE: usize = 2;
 const PROT_EXEC: usize = 4;
 const MS_ASYNC: usize = 1;
+const MADV_WIPEONFORK: usize = 18;
 const SIG_SETMASK: usize = 2;
 const MAP_PRIVATE: usize = 2;
 const MAP_ANONYMOUS: usize = 0x20;
@@ -41,10 +43,43 @@ unsafe fn call(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> isize {
     result
 }
 
-/// The number of this process.
+/// The page that holds the number of this process, once it has been asked for.
+static KNOWN: AtomicPtr<AtomicU32> = AtomicPtr::new(core::ptr::null_mut());
+
+/// A number for this process, other than those of its parent and children. Asked for once: whoever traces this process
+/// stops it at every system call, and each block of memory needs the number.
 pub(crate) fn process() -> u32 {
+    let page = KNOWN.load(Ordering::Acquire);
+    // SAFETY: once noted it stays mapped; a page of zeros is a valid number.
+    let known = unsafe { page.as_ref() };
+    if let Some(number) = known.map(|known| known.load(Ordering::Relaxed)).filter(|number| *number != 0) {
+        return number;
+    }
     // SAFETY: takes nothing and cannot fail.
-    unsafe { call(SYS_GETPID, [0; 6]) as u32 }
+    let own = unsafe { call(SYS_GETPID, [0; 6]) as u32 };
+    match known {
+        Some(known) => known.store(own, Ordering::Relaxed),
+        None => remember(own),
+    }
+    own
+}
+
+/// Keeps the number in a page that is zeros again in the child of a fork. Without such a page (before Linux 4.14) it is asked
+/// for each time.
+#[cold]
+fn remember(own: u32) {
+    let Some(page) = map(PAGE) else { return };
+    let known = page.cast::<AtomicU32>();
+    // SAFETY: a new page, which nobody else knows.
+    let is_wiped = unsafe { call(SYS_MADVISE, [page as usize, PAGE, MADV_WIPEONFORK, 0, 0, 0]) == 0 };
+    // SAFETY: as above.
+    unsafe { (*known).store(own, Ordering::Relaxed) };
+    let null = core::ptr::null_mut();
+    let is_first = || KNOWN.compare_exchange(null, known, Ordering::Release, Ordering::Relaxed).is_ok();
+    if !is_wiped || !is_first() {
+        // SAFETY: as above.
+        unsafe { unmap(page, PAGE) };
+    }
 }
 
 /// New pages that can be written, anywhere.

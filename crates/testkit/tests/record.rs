@@ -391,7 +391,7 @@ fn a_record_travels_in_the_image_and_goes_on() {
             .is_ok_and(|name| name == "record\n")));
         let none = sandbox.brant(&["show", &pid]);
         assert!(
-            none.code == 1 && none.stderr.contains("B-1151") && none.stderr.contains("brant wrap record"),
+            none.code == 1 && none.stderr.contains("B-1161") && none.stderr.contains("brant wrap record"),
             "{}",
             none.stderr
         );

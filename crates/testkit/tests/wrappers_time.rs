@@ -85,8 +85,9 @@ fn the_time_of_day_begins_elsewhere() {
 fn a_program_with_another_time_is_not_checkpointed() {
     let sandbox = Sandbox::new(Who::Plain);
     let mut command = sandbox.command("/usr/bin/perl");
-    command.args(["-e", "while (1) { select undef, undef, undef, 0.01 }"]);
+    command.args(["-e", "$| = 1; print 'up'; while (1) { select undef, undef, undef, 0.01 }"]);
     let program = sandbox.launch(command, false);
+    assert!(wait_until(60, || sandbox.text("out") == "up"), "{}", sandbox.text("err"));
     let pid = program.pid().to_string();
     let image = sandbox.path("image").display().to_string();
     let wrapped = sandbox.brant(&["wrap", "time:shift=+1d", &pid]);

@@ -71,8 +71,8 @@ fn unreadable(error: &ReadError) -> Failure {
     let (code, what) = match error {
         ReadError::Gone(_) => ("B-0201", "there is nothing to show any more"),
         ReadError::NotAllowed(..) => ("B-0202", "the record may not be read"),
-        ReadError::Version { .. } => ("B-1152", "the record cannot be read"),
-        ReadError::Damaged(_) => ("B-1153", "the record cannot be read"),
+        ReadError::Version { .. } => ("B-1162", "the record cannot be read"),
+        ReadError::Damaged(_) => ("B-1163", "the record cannot be read"),
     };
     Failure::of_error(code, what, error)
 }
@@ -165,8 +165,8 @@ pub(super) fn of_image(image: &Image, path: &Path) -> Result<Vec<Shown>, Failure
     let mut snapshots = BTreeMap::new();
     for note in notes {
         let snapshot = Snapshot::decode(&note.bytes).map_err(|error| match error {
-            brant_record::Malformed::Version(_) => damaged("B-1152", &error),
-            _ => Failure { exit: exit::CORRUPT, ..damaged("B-1153", &error) },
+            brant_record::Malformed::Version(_) => damaged("B-1162", &error),
+            _ => Failure { exit: exit::CORRUPT, ..damaged("B-1163", &error) },
         })?;
         snapshots.insert(note.pid, snapshot);
     }

@@ -95,7 +95,7 @@ fn is_path(text: &OsStr) -> bool {
 
 fn not_recorded(what: &str, word: &OsStr, processes: &[Shown]) -> Failure {
     let word = word.to_string_lossy();
-    let failure = Failure::new("B-1151", exit::FAILED, format!("{what} has no record"));
+    let failure = Failure::new("B-1161", exit::FAILED, format!("{what} has no record"));
     if processes.iter().any(|shown| shown.is_from_image) {
         let why = "none of its processes was recorded when it was taken";
         return failure.why(why).next("record the program first: brant run --record -- CMD");

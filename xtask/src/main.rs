@@ -84,7 +84,7 @@ fn fuzz(is_full: bool) -> Vec<Step> {
         Step::cargo(&["test", "--package", package, "--release", "--quiet", "--test", "fuzz"])
             .env("BRANT_FUZZ_COUNT", count)
     };
-    vec![run("brant-image"), run("brant-migrate"), run("brant-definition")]
+    vec![run("brant-image"), run("brant-migrate"), run("brant-definition"), run("brant-heap")]
 }
 
 /// Where `dist` puts the static brant.

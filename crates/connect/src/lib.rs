@@ -106,7 +106,8 @@ pub struct Wrapped {
     pub functions: Vec<u32>,
     /// Each function that is mediated now.
     pub interceptions: Vec<Function>,
-    /// Functions whose library is not loaded: they are mediated as soon as it is.
+    /// Functions whose library is not loaded: they are mediated as soon as it is. Those of a wrapper that leaves out what
+    /// is missing are not told.
     pub waiting: Vec<Unhookable>,
     /// For how long the program stood still.
     pub pause: Duration,
@@ -304,7 +305,10 @@ fn all_planned(wrapper: &Wrapper, outcomes: &[Outcome]) -> Result<(Vec<u32>, Vec
     for (mediation, outcome) in wrapper.mediations.iter().zip(outcomes) {
         match outcome {
             Outcome::Planned(count) => functions.push(*count),
-            Outcome::NoFunction | Outcome::NoLibrary if wrapper.skips_missing => functions.push(0),
+            // Whoever leaves out what is missing names libraries that a program need not have.
+            Outcome::NoFunction | Outcome::NoLibrary | Outcome::Waits if wrapper.skips_missing => {
+                functions.push(0);
+            }
             Outcome::NoMediator => {
                 let path = wrapper.implementation.display().to_string();
                 return Err(Error::NoMediator { path, missing: text(&mediation.mediator) });

@@ -64,9 +64,15 @@ fn show(report: &Report, wrapper: &Listed) {
         };
         report.data(&format!("  {} in {}{before}", shown(&function.name), shown(&function.library)));
     }
-    for missing in &wrapper.missing {
-        let kind = if missing.outcome == Outcome::Waits { "waits" } else { "not mediated" };
-        report.data(&format!("  {kind}: {}", shown(said(missing).as_bytes())));
+    let (waiting, others): (Vec<&Missing>, Vec<&Missing>) =
+        wrapper.missing.iter().partition(|missing| missing.outcome == Outcome::Waits);
+    for of_library in waiting.chunk_by(|a, b| a.library == b.library) {
+        let functions: Vec<String> = of_library.iter().map(|missing| shown(&missing.function)).collect();
+        let library = shown(&of_library[0].library);
+        report.data(&format!("  waits: {}: {library} is not loaded yet", functions.join(", ")));
+    }
+    for missing in others {
+        report.data(&format!("  not mediated: {}", shown(said(missing).as_bytes())));
     }
     if wrapper.is_on && !wrapper.covers_later {
         report.data("  libraries that are loaded from now on are not mediated");

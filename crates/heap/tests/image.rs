@@ -406,6 +406,28 @@ fn a_kill_leaves_the_old_image_or_the_new_one() {
     end(heap);
 }
 
+/// What a killed save leaves behind the end of the image is no part of the next one, not even where that leaves pages out.
+#[test]
+fn what_lies_behind_the_end_does_not_show() {
+    let folder = Folder::new("behind");
+    let path = folder.path("image");
+    let heap = Heap::create("behind").unwrap();
+    push(heap, 10);
+    save(&path, &[heap]).unwrap();
+    let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+    std::io::Write::write_all(&mut file, &vec![0xff; 3 << 20]).unwrap();
+    let sparse = heap.allocate_zeroed(1 << 20).unwrap();
+    unsafe { sparse.add(300_000).write(1) };
+    save(&path, &[heap]).unwrap();
+    Image::open(&path).unwrap().verify().unwrap();
+    let heap = again(&path, "behind");
+    assert_eq!(
+        (0..1 << 20).filter(|at| unsafe { sparse.add(*at).read() } != 0).collect::<Vec<_>>(),
+        [300_000]
+    );
+    end(heap);
+}
+
 #[test]
 fn a_full_disk_leaves_the_old_image() {
     let folder = Folder::new("disk");

@@ -40,6 +40,8 @@ impl Target {
                 Some(old) if !is_whole && !is_stale(&old) => {
                     let (preamble, end) =
                         (old.preamble, old.head.file_bytes.next_multiple_of(PAGE_BYTES as u64));
+                    // What a save that was killed appended must not show through pages that are left out as holes.
+                    file.set_length(end).map_err(write)?;
                     return Target::new(file, path, None, Some(old), preamble, end);
                 }
                 _ => {}

@@ -78,6 +78,11 @@ pub(crate) fn own() -> Option<Core> {
     make_own()
 }
 
+/// The same, without making it: for who holds the registry.
+pub(crate) fn own_address() -> usize {
+    OWN.load(Ordering::Acquire) as usize
+}
+
 #[cold]
 fn make_own() -> Option<Core> {
     let core = {

@@ -133,7 +133,7 @@ pub(crate) fn set_current(heap: Option<Core>) -> Result<(), Error> {
 /// Takes a heap that ends from all threads.
 pub(crate) fn forget(core: Core) {
     let index = core.process.index.load(Ordering::Relaxed) as usize;
-    let own = registry::own().map_or(0, Core::address) as *mut Header;
+    let own = registry::own_address() as *mut Header;
     let _held = THREADS.hold();
     let mut next = FIRST.load(Ordering::Relaxed).cast_const();
     // SAFETY: tables are in the list as long as they live, and the lock is held.
@@ -152,6 +152,8 @@ pub(crate) fn lock() -> &'static Lock {
 
 /// The calling thread's table, made if need be. `None` at the thread's end, or without memory.
 fn own_table<'a>() -> Option<&'a Thread> {
+    // The first time, this lets the C library allocate, which may come here before it returns.
+    let own = registry::own().map_or(0, Core::address);
     if let Some(thread) = table() {
         return (!std::ptr::eq(thread, &raw const ENDED.0)).then_some(thread);
     }
@@ -168,7 +170,6 @@ fn own_table<'a>() -> Option<&'a Thread> {
         }
         FIRST.store(std::ptr::from_ref(thread).cast_mut(), Ordering::Relaxed);
     }
-    let own = registry::own().map_or(0, Core::address);
     thread.current.store(own as *mut Header, Ordering::Relaxed);
     // Before anything that might allocate.
     set_table(thread);

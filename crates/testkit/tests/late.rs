@@ -284,7 +284,7 @@ fn what_cannot_be_mediated_later_is_told() {
     assert!(listed.contains("not mediated: missing: libplug.so.1 does not export it"), "{listed}");
     late.tell("shut");
     let listed = late.wrappers();
-    assert!(listed.contains("waits: missing") && !listed.contains("not mediated"), "{listed}");
+    assert!(listed.contains("waits: plug, missing: libplug") && !listed.contains("not mediated"), "{listed}");
     late.unwrap("count");
     late.define("count", "wrap vfork in libplug with my_plug sig \"void(long *)\"\n");
     let outcome = late.sandbox.brant(&["wrap", &late.path("count.wrap"), &late.pid()]);

@@ -33,44 +33,37 @@ pub(crate) struct Committed {
 /// Writes a plan. `inside` is looked at with the process still stopped afterwards.
 pub(crate) fn commit<T: Send>(
     target: &Target,
-    session: &Session<'_>,
+    session: &mut Session<'_>,
     writes: &[Write],
     moves: &[(u64, u64)],
     inside: impl FnOnce(&[HandThread], &[MapEntry]) -> T + Send,
 ) -> Result<(Committed, T), Error> {
-    let interiors: Vec<Range<u64>> = writes
-        .iter()
-        .filter(|write| write.is_code)
-        .map(|write| write.address + 1..write.address + write.new.len() as u64)
-        .collect();
-    let bounds = interiors.iter().map(|range| range.start).min().unwrap_or(0)
-        ..interiors.iter().map(|range| range.end).max().unwrap_or(0);
-    let is_interior =
-        |address: u64| bounds.contains(&address) && interiors.iter().any(|range| range.contains(&address));
-    let (memory, away) = (session.memory(), session.thread);
+    let interiors = Interiors::of(writes);
+    let is_interior = |address: u64| interiors.contain(address);
+    // As it was when it was borrowed. From here on it comes back where it must not be moved any more, as it does by itself.
+    let away = session.thread;
+    if let Some(to) = place_of(&away, moves) {
+        session.move_to(to)?;
+    }
+    let memory = session.memory();
     let mut inside = Some(inside);
     for _ in 0..COMMIT_TRIES {
         let attempt = |held: &mut Held<'_>| {
             let maps = proc::maps(target.pid).map_err(|error| Error::looking(target.pid, error))?;
             let threads: Vec<HandThread> = held.threads().chain([away]).collect();
             let stacks = Stacks { memory, maps: &maps, descriptions: &target.descriptions };
-            let is_clear = threads.iter().all(|thread| {
-                let rip = thread.registers.rip;
-                let is_movable = thread.tid != away.tid && moves.iter().any(|(from, _)| *from == rip);
-                match is_movable {
-                    // Its frames are looked at from where it goes on.
-                    true => !stacks.is_inside(&at(thread, moves), is_interior),
-                    // Where only pointers are written nobody is in the way.
-                    false => interiors.is_empty() || !stacks.is_inside(thread, is_interior),
-                }
+            let is_clear = threads.iter().all(|thread| match place_of(thread, moves) {
+                Some(_) => !stacks.returns_inside(thread, is_interior),
+                // Where only pointers are written nobody is in the way.
+                None => interiors.ranges.is_empty() || !stacks.is_inside(thread, is_interior),
             });
             if !is_clear {
                 return Ok(None);
             }
             check_old(memory, target, writes)?;
             for thread in threads {
-                if let Some((_, to)) = moves.iter().find(|(from, _)| *from == thread.registers.rip) {
-                    held.move_to(thread.tid, *to)?;
+                if let Some(to) = place_of(&thread, moves).filter(|_| thread.tid != away.tid) {
+                    held.move_to(thread.tid, to)?;
                 }
             }
             write(memory, away.tid, writes)?;
@@ -86,12 +79,35 @@ pub(crate) fn commit<T: Send>(
     Err(Error::Changed { pid: target.pid, what: "a thread stays in the first instructions of a function" })
 }
 
-/// A thread as if it were at the place to which it is to be moved.
-fn at(thread: &HandThread, moves: &[(u64, u64)]) -> HandThread {
-    let mut moved = *thread;
-    let to = moves.iter().find(|(from, _)| *from == thread.registers.rip);
-    moved.registers.rip = to.map_or(moved.registers.rip, |(_, to)| *to);
-    moved
+/// Where a thread is to go on that stands in overwritten bytes, or is in a system call that leads back to them.
+fn place_of(thread: &HandThread, moves: &[(u64, u64)]) -> Option<u64> {
+    moves.iter().find(|(from, _)| *from == thread.registers.rip).map(|(_, to)| *to)
+}
+
+/// The bytes of jumps behind the first ones: no thread may come back there.
+struct Interiors {
+    /// Ascending.
+    ranges: Vec<Range<u64>>,
+}
+
+impl Interiors {
+    fn of(writes: &[Write]) -> Interiors {
+        let code = writes.iter().filter(|write| write.is_code);
+        let mut ranges: Vec<Range<u64>> =
+            code.map(|write| write.address + 1..write.address + write.new.len() as u64).collect();
+        ranges.sort_by_key(|range| range.start);
+        Interiors { ranges }
+    }
+
+    /// Asked for every word of every stack.
+    fn contain(&self, address: u64) -> bool {
+        let (Some(first), Some(last)) = (self.ranges.first(), self.ranges.last()) else { return false };
+        if address < first.start || last.end <= address {
+            return false;
+        }
+        let next = self.ranges.partition_point(|range| range.end <= address);
+        self.ranges.get(next).is_some_and(|range| range.contains(&address))
+    }
 }
 
 /// Nothing is written where anything is not as it was planned.
@@ -139,10 +155,10 @@ impl Inside<'_> {
         let is_entering = |address: u64| {
             is_in(&code, address)
                 || is_in(&self.implementation, address)
-                || self.runtime.thunks.contains(&address) && !self.runtime.returns.contains(&address)
+                || self.runtime.is_thunk(address) && !self.runtime.is_return(address)
         };
         let is_outside = |thread: &HandThread| {
-            !self.runtime.thunks.contains(&thread.registers.rip) && !stacks.is_inside(thread, is_entering)
+            !self.runtime.is_thunk(thread.registers.rip) && !stacks.is_inside(thread, is_entering)
         };
         threads.iter().all(is_outside)
             && self.runtime.calls_under_way(memory, self.wrapper) == Some(0)

@@ -15,6 +15,7 @@ mod allocator;
 mod error;
 mod free_memory;
 mod log;
+mod numbers;
 mod shape;
 mod target;
 
@@ -39,7 +40,9 @@ use std::time::{Duration, Instant};
 
 use brant_base::{Addr, Pid, Tid};
 use brant_hook::exchange::{Event, INNER_PREFIX, NO_EVENTS, Reply, Request};
-pub use brant_hook::exchange::{Function, Listed, Mediation, Missing, Outcome, Shape, Word};
+pub use brant_hook::exchange::{
+    Function, Listed, Mediation, MissedSite, Missing, Outcome, Shape, SiteCounts, Word,
+};
 use brant_kernel::proc;
 use brant_kernel::ptrace::Waiter;
 use brant_kernel::remote::Memory;
@@ -49,6 +52,7 @@ pub use error::{Error, Unhookable};
 pub use free_memory::free_memory;
 pub use launch::Launch;
 pub use log::{Log, VARIABLE as LOG_VARIABLE};
+pub use numbers::call_name;
 pub use saving::tell_of_checkpoint;
 use session::Session;
 use stop::while_stopped;
@@ -109,8 +113,37 @@ pub struct Wrapped {
     /// Functions whose library is not loaded: they are mediated as soon as it is. Those of a wrapper that leaves out what
     /// is missing are not told.
     pub waiting: Vec<Unhookable>,
+    /// Where system calls are mediated; all zeros where none is.
+    pub sites: SiteCounts,
     /// For how long the program stood still.
     pub pause: Duration,
+}
+
+impl Wrapped {
+    /// What of the wrapper's system calls is not mediated, a line each; nothing where all is.
+    pub fn gaps(&self, wrapper: &Wrapper) -> Vec<String> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let calls = wrapper.mediations.iter().filter(|mediation| mediation.call.is_some());
+        let answered = calls.map(|mediation| text(&mediation.function));
+        let answered: Vec<String> = answered.filter(|name| numbers::is_answered_by_vdso(name)).collect();
+        let answered = (!answered.is_empty())
+            .then(|| format!("{}: the vDSO answers most of them without a call", answered.join(", ")));
+        answered.into_iter().chain(self.sites.missed.iter().map(missed)).collect()
+    }
+}
+
+/// One place that cannot be patched, for people.
+fn missed(site: &MissedSite) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let call = match call_name(site.number) {
+        Some(name) => name.to_owned(),
+        None => "calls".to_owned(),
+    };
+    let function = match site.function.is_empty() {
+        true => String::new(),
+        false => format!(" in {}", text(&site.function)),
+    };
+    format!("{call} at {}+{:#x}{function}: {}", text(&site.library), site.offset, site.refusal)
 }
 
 /// What became of the implementation of a wrapper that was taken off: no new call reaches it in any case.
@@ -247,7 +280,7 @@ fn carry_out(
     let mut pause = PLAN_PAUSE;
     for _ in 0..PLAN_TRIES {
         match reply {
-            Reply::Plan { writes, moves, outcomes, .. } => {
+            Reply::Plan { writes, moves, outcomes, sites, .. } => {
                 let (functions, waiting) = all_planned(wrapper, &outcomes)?;
                 if !is_told {
                     tell_load(session, wrapper, id)?;
@@ -256,7 +289,7 @@ fn carry_out(
                 match commit(target, session, &writes, &moves, |_, _| ()) {
                     Ok((committed, ())) => {
                         let (interceptions, pause) = (Vec::new(), committed.pause);
-                        return Ok(Wrapped { functions, interceptions, waiting, pause });
+                        return Ok(Wrapped { functions, interceptions, waiting, sites, pause });
                     }
                     Err(Error::Stale(_)) => {}
                     Err(error) => return give_up(session, id, error),

@@ -14,7 +14,7 @@ use crate::session::runtime_mapping;
 pub(crate) static LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/runtime.so"));
 
 const HEAD_SYMBOL: &[u8] = b"BRANT_RUNTIME_HEAD";
-const HEAD_WORDS: usize = 15;
+const HEAD_WORDS: usize = 18;
 const STATE_BYTES: u64 = 128;
 const ENTRY_BYTES: u64 = 16;
 /// The first entries lie in the state itself, from here on.
@@ -32,10 +32,10 @@ pub(crate) struct Runtime {
     claimed_count: u64,
     lost: u64,
     lost_max: u64,
-    /// The code of thunks.
-    pub(crate) thunks: Range<u64>,
+    /// The code of thunks, and that by which system calls come to their first layer.
+    thunks: [Range<u64>; 2],
     /// Where mediators and inner calls return to in it.
-    pub(crate) returns: Vec<u64>,
+    returns: Vec<u64>,
     code: u64,
     code_count: u64,
     loading: u64,
@@ -62,7 +62,8 @@ impl Runtime {
         let words: [u64; HEAD_WORDS] =
             memory.read_value(Addr(base.0 + offset)).map_err(|_| Error::Runtime(pid))?;
         let [magic, versions, serve, states, claimed, claimed_count, lost, lost_max, thunks @ ..] = words;
-        let [thunks, thunks_end, returns, returns_end, code, code_count, loading] = thunks;
+        let [thunks, thunks_end, returns, returns_end, code, code_count, ..] = thunks;
+        let [.., loading, enter, enter_end, enter_back] = words;
         // Before it is relocated its pointers are of no use.
         if magic.to_le_bytes() != MAGIC || versions as u32 != VERSION || serve < base.0 {
             return Err(Error::Runtime(pid));
@@ -77,15 +78,26 @@ impl Runtime {
             claimed_count,
             lost,
             lost_max,
-            thunks: thunks..thunks_end,
+            thunks: [thunks..thunks_end, enter..enter_end],
             returns: addresses
                 .chunks_exact(8)
                 .map(|word| u64::from_le_bytes(word.try_into().expect("eight")))
+                .chain([enter_back])
                 .collect(),
             code,
             code_count,
             loading,
         }))
+    }
+
+    /// Whether a thread is there that is on its way into a layer, or comes out of one.
+    pub(crate) fn is_thunk(&self, address: u64) -> bool {
+        self.thunks.iter().any(|range| range.contains(&address))
+    }
+
+    /// Whether a thread that returns there comes out of a mediator or an inner call.
+    pub(crate) fn is_return(&self, address: u64) -> bool {
+        self.returns.contains(&address)
     }
 
     /// The ranges of code that it has made.

@@ -214,6 +214,13 @@ impl<'w> Session<'w> {
         }
     }
 
+    /// Lets the thread come back somewhere else. If brant is killed from now on, it does that by itself.
+    pub(crate) fn move_to(&mut self, rip: u64) -> Result<(), Error> {
+        self.errand.move_to(rip)?;
+        self.thread.registers.rip = rip;
+        Ok(())
+    }
+
     pub(crate) fn memory(&self) -> &Memory {
         self.errand.memory()
     }

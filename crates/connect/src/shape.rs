@@ -9,6 +9,7 @@ use brant_definition::{Kind, Library, Pointee, Signature, Type, Wrap};
 use brant_hook::exchange::{Mediation, Shape, Word};
 
 use crate::error::Error;
+use crate::numbers;
 
 /// What is repeated of the stack where nothing is said.
 const STACK_BYTES_UNSAID: u32 = 128;
@@ -17,7 +18,7 @@ const STACK_BYTES_UNSAID: u32 = 128;
 pub(crate) fn mediation(wrap: &Wrap) -> Result<Mediation, Error> {
     let not_able = |why| Error::NotAble { function: wrap.function.as_str().to_owned(), why };
     let library = match &wrap.library {
-        Library::Kernel => return Err(not_able("functions \"in kernel\" cannot be wrapped yet")),
+        Library::Kernel => return call(wrap),
         Library::Short(name) | Library::Soname(name) => name.as_str(),
         Library::Path(path) => path.as_str(),
     };
@@ -31,10 +32,43 @@ pub(crate) fn mediation(wrap: &Wrap) -> Result<Mediation, Error> {
         version: wrap.version.as_ref().map_or(Vec::new(), |version| version.as_str().into()),
         library: library.into(),
         mediator: wrap.mediator.as_str().into(),
+        call: None,
         is_native: wrap.native,
         prototype: wrap.signature.as_ref().map_or(Vec::new(), |signature| signature.to_string().into()),
         kinds: wrap.signature.as_ref().map_or(Vec::new(), kinds),
         shape,
+    })
+}
+
+/// The request for one `wrap` of a system call. All of them take up to six integers and give one.
+fn call(wrap: &Wrap) -> Result<Mediation, Error> {
+    let name = wrap.function.as_str();
+    let not_able = |why| Error::NotAble { function: format!("{name} in kernel"), why };
+    let number = numbers::number(name).ok_or_else(|| not_able("there is no system call of this name"))?;
+    if let Some(why) = numbers::refusal(name) {
+        return Err(not_able(why));
+    }
+    if wrap.native {
+        return Err(not_able("a mediator of a system call cannot be \"native\""));
+    }
+    // The language has seen that a signature has nothing else.
+    let kinds = wrap.signature.as_ref().map_or(Vec::new(), kinds);
+    let has_sixth = kinds.is_empty() || kinds.len() == 7 || kinds.ends_with(b".");
+    Ok(Mediation {
+        function: name.into(),
+        version: Vec::new(),
+        library: b"kernel".into(),
+        mediator: wrap.mediator.as_str().into(),
+        call: Some(number),
+        is_native: false,
+        prototype: wrap.signature.as_ref().map_or(Vec::new(), |signature| signature.to_string().into()),
+        kinds,
+        shape: Shape {
+            // What a layer of fewer passes on leaves out what the last link needs (`entry` of the runtime).
+            registers: 6,
+            words: has_sixth.then_some(Word::Register(5)).into_iter().collect(),
+            ..Shape::default()
+        },
     })
 }
 

@@ -22,9 +22,11 @@ pub(crate) struct Stacks<'a> {
 impl Stacks<'_> {
     /// Whether a thread is at an address for which `is_inside`, or will return to one.
     pub(crate) fn is_inside(&self, thread: &HandThread, is_inside: impl Fn(u64) -> bool) -> bool {
-        if is_inside(thread.registers.rip) {
-            return true;
-        }
+        is_inside(thread.registers.rip) || self.returns_inside(thread, is_inside)
+    }
+
+    /// Whether a thread will return to an address for which `is_inside`, wherever it is now.
+    pub(crate) fn returns_inside(&self, thread: &HandThread, is_inside: impl Fn(u64) -> bool) -> bool {
         let start = thread.registers.rsp & !7;
         let Some(words) = self.words(start) else { return true };
         if !words.iter().any(|word| is_inside(*word)) {
@@ -36,7 +38,7 @@ impl Stacks<'_> {
             let first = (from.saturating_sub(start) / 8) as usize;
             words.get(first..).is_none_or(|rest| rest.iter().any(|word| is_inside(*word)))
         };
-        frames.into_iter().any(&is_inside) || unknown_from.is_some_and(is_in_rest)
+        frames.into_iter().skip(1).any(&is_inside) || unknown_from.is_some_and(is_in_rest)
     }
 
     /// The words from an address to the end of its mapping; `None` where they cannot be read.

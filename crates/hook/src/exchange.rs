@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use crate::Refusal;
 
 /// Raised with every change of what is said here or of how the runtime lies in memory.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// The beginning of the runtime's head.
 pub const MAGIC: [u8; 8] = *b"BRANTRT\0";
 /// The name of the runtime's memory file, which /proc/PID/maps shows.
@@ -51,6 +51,8 @@ pub struct Mediation {
     pub version: Vec<u8>,
     pub library: Vec<u8>,
     pub mediator: Vec<u8>,
+    /// The number of the system call that it is for, in the place of a function; `library` is "kernel" then.
+    pub call: Option<u32>,
     /// The mediator has the function's own prototype.
     pub is_native: bool,
     /// The function's signature, for mediators that ask; empty where the definition has none.
@@ -181,6 +183,30 @@ pub struct Function {
     pub mediator: Vec<u8>,
 }
 
+/// What became of the places in the program's modules that make system calls.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SiteCounts {
+    /// All of them.
+    pub found: u32,
+    /// Those that can make a mediated call, and are patched.
+    pub patched: u32,
+    /// Those that may make a mediated call, and cannot be patched.
+    pub missed: Vec<MissedSite>,
+}
+
+/// A place that may make a mediated system call, and cannot be patched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissedSite {
+    pub library: Vec<u8>,
+    /// The exported function that it is in; empty where it is in none.
+    pub function: Vec<u8>,
+    /// From the module's base.
+    pub offset: u64,
+    /// The call's number; `u64::MAX` where that is not known.
+    pub number: u64,
+    pub refusal: Refusal,
+}
+
 /// What the runtime answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
@@ -191,6 +217,8 @@ pub enum Reply {
         moves: Vec<(u64, u64)>,
         /// One for each mediation.
         outcomes: Vec<Outcome>,
+        /// Where system calls are mediated.
+        sites: SiteCounts,
     },
     Settled,
     /// What the implementation said: nothing where it agrees.
@@ -274,6 +302,7 @@ impl Mediation {
         {
             put_bytes(out, text);
         }
+        put(out, self.call.map_or(u64::MAX, u64::from));
         out.extend([
             u8::from(self.is_native),
             self.shape.registers,
@@ -301,6 +330,7 @@ impl Mediation {
             mediator: from.bytes()?,
             prototype: from.bytes()?,
             kinds: from.bytes()?,
+            call: u32::try_from(from.number()?).ok(),
             is_native: from.byte()? != 0,
             shape: Shape {
                 registers: from.byte()?,
@@ -322,7 +352,7 @@ impl Reply {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
-            Reply::Plan { wrapper, writes, moves, outcomes } => {
+            Reply::Plan { wrapper, writes, moves, outcomes, sites } => {
                 out.push(1);
                 put(&mut out, u64::from(*wrapper));
                 put(&mut out, writes.len() as u64);
@@ -339,6 +369,7 @@ impl Reply {
                 }
                 put(&mut out, outcomes.len() as u64);
                 outcomes.iter().for_each(|outcome| put(&mut out, outcome.number()));
+                sites.encode(&mut out);
             }
             Reply::Settled => out.push(2),
             Reply::Told(said) => {
@@ -371,6 +402,7 @@ impl Reply {
                 })?,
                 moves: from.list(|from| Some((from.number()?, from.number()?)))?,
                 outcomes: from.list(|from| Outcome::from_number(from.number()?))?,
+                sites: SiteCounts::decode(&mut from)?,
             },
             2 => Reply::Settled,
             3 => Reply::List(from.list(Listed::decode)?),
@@ -379,6 +411,37 @@ impl Reply {
             7 => Reply::Loading { wrapper: from.number()? as u32 },
             6 => Reply::Told(from.bytes()?),
             _ => return None,
+        })
+    }
+}
+
+impl SiteCounts {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put(out, u64::from(self.found));
+        put(out, u64::from(self.patched));
+        put(out, self.missed.len() as u64);
+        for missed in &self.missed {
+            put_bytes(out, &missed.library);
+            put_bytes(out, &missed.function);
+            put(out, missed.offset);
+            put(out, missed.number);
+            out.push(missed.refusal as u8);
+        }
+    }
+
+    fn decode(from: &mut Reader<'_>) -> Option<SiteCounts> {
+        Some(SiteCounts {
+            found: from.number()? as u32,
+            patched: from.number()? as u32,
+            missed: from.list(|from| {
+                Some(MissedSite {
+                    library: from.bytes()?,
+                    function: from.bytes()?,
+                    offset: from.number()?,
+                    number: from.number()?,
+                    refusal: Refusal::from_number(from.byte()?)?,
+                })
+            })?,
         })
     }
 }

@@ -6,7 +6,9 @@
 //! - [`relocate`] makes a *trampoline* of a function's first instructions, and says where in it a thread goes on whose
 //!   instruction pointer lies among them.
 //! - [`branches_into`] looks for branches into the bytes that are to be overwritten.
+//! - [`find_sites`] finds the system calls in code, and [`Site::patch`] plans a jump before one.
 //! - [`symbols`] reads a module's dynamic symbols.
+//! - [`frames`] tells where functions are that have no symbol.
 //! - [`exchange`] is what brant and its runtime in a program say to each other.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -16,8 +18,10 @@ extern crate alloc;
 mod branches;
 mod refusal;
 mod relocate;
+mod sites;
 
 pub mod exchange;
+pub mod frames;
 pub mod symbols;
 
 pub use branches::branches_into;
@@ -25,3 +29,4 @@ pub use refusal::{Refusal, refused_by_name};
 pub use relocate::{
     ENDBR, Function, JUMP_BYTES, PROLOGUE_BYTES_MAX, Relocated, TRAMPOLINE_BYTES_MAX, jump, relocate,
 };
+pub use sites::{Patch, Places, STUB_BYTES_MAX, Site, Sites, find_sites};

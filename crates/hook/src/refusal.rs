@@ -35,11 +35,15 @@ pub enum Refusal {
     Headers = 13,
     /// A native mediator has one inner function.
     Several = 14,
+    /// Its bytes are those of a hook of another kind: of a function before a system call, or the other way round.
+    Hooked = 15,
+    /// It may be an instruction, or data.
+    Doubtful = 16,
 }
 
 impl Refusal {
     /// Every reason.
-    pub const ALL: [Refusal; 14] = [
+    pub const ALL: [Refusal; 16] = [
         Refusal::TooShort,
         Refusal::BranchInto,
         Refusal::Instruction,
@@ -54,6 +58,8 @@ impl Refusal {
         Refusal::Unwritable,
         Refusal::Headers,
         Refusal::Several,
+        Refusal::Hooked,
+        Refusal::Doubtful,
     ];
 
     /// The reason of this number.
@@ -81,6 +87,8 @@ impl fmt::Display for Refusal {
                 "a native mediator is for one function only: name a version, or give each function a mediator of its own"
             }
             Refusal::Headers => "its library does not begin with its headers",
+            Refusal::Hooked => "a function and a system call share these bytes, and the other one is wrapped",
+            Refusal::Doubtful => "it cannot be told whether it is an instruction",
         })
     }
 }

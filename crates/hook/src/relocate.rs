@@ -101,7 +101,7 @@ pub fn jump(from: u64, to: u64) -> Option<[u8; JUMP_BYTES]> {
 }
 
 /// Copies one instruction to the end of the trampoline at `to`; the jump will stand at `at`. Tells whether nothing follows.
-fn copy(
+pub(crate) fn copy(
     decoder: &Decoder<'_>,
     instruction: &Instruction,
     bytes: &[u8],

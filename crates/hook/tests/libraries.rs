@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use brant_hook::exchange::{
-    Event, Function as Listed, Mediation, Missing, Outcome, Reply, Request, Shape, Word, Write,
+    Event, Function as Listed, Mediation, MissedSite, Missing, Outcome, Reply, Request, Shape, SiteCounts,
+    Word, Write,
 };
 use brant_hook::symbols::{self, Tables};
 use brant_hook::{Function, PROLOGUE_BYTES_MAX, Refusal, branches_into, relocate};
@@ -147,13 +148,13 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 prop_compose! {
     fn mediation()(
         function in bytes(), version in bytes(), library in bytes(), mediator in bytes(),
-        flags in any::<[bool; 3]>(), registers in any::<u8>(), stack_bytes in any::<u32>(),
+        flags in any::<[bool; 3]>(), call in any::<Option<u32>>(), registers in any::<u8>(), stack_bytes in any::<u32>(),
         words in proptest::collection::vec(
             prop_oneof![(0u8..6).prop_map(Word::Register), (0u16..500).prop_map(Word::Stack)], 0..9),
     ) -> Mediation {
         let shape = Shape { registers, has_vectors: flags[0], is_sret: flags[1], stack_bytes, words };
         let (prototype, kinds) = (library.clone(), function.clone());
-        Mediation { function, version, library, mediator, is_native: flags[2], prototype, kinds, shape }
+        Mediation { function, version, library, mediator, call, is_native: flags[2], prototype, kinds, shape }
     }
 }
 
@@ -201,7 +202,9 @@ proptest! {
             covers_later: count < 3, functions: vec![function], missing: vec![missing],
             options: new.clone(),
         };
-        let plan = Reply::Plan { wrapper, writes: vec![Write { address, is_code: count > 4, old, new }], moves, outcomes };
+        let missed = MissedSite { library: old.clone(), function: new.clone(), offset: address, number: 7, refusal: Refusal::ALL[refusal] };
+        let sites = SiteCounts { found: wrapper, patched: count, missed: vec![missed] };
+        let plan = Reply::Plan { wrapper, writes: vec![Write { address, is_code: count > 4, old, new }], moves, outcomes, sites };
         let told = Reply::Told(name.clone());
         for reply in [plan, told, Reply::Settled, Reply::List(vec![listed]), Reply::NoWrapper, Reply::NoMemory, Reply::Loading { wrapper }] {
             prop_assert_eq!(Reply::decode(&reply.encode()), Some(reply));

@@ -124,6 +124,15 @@ pub(crate) fn lose(wrapper: u32) {
     LOST[wrapper as usize % LOST.len()].fetch_add(1, Ordering::Relaxed);
 }
 
+/// Called where this thread ends: none of its calls goes on.
+pub(crate) unsafe extern "C" fn leave() {
+    let Some(state) = own_state() else { return };
+    for index in (0..state.depth.load(Ordering::Relaxed)).rev() {
+        state.entry(index).wrapper.store(0, Ordering::Relaxed);
+        state.depth.store(index, Ordering::Relaxed);
+    }
+}
+
 fn own_state() -> Option<&'static State> {
     let key: u64;
     // SAFETY: the thread pointer points to itself, in every thread that a libc made.

@@ -324,6 +324,11 @@ impl Table {
     }
 
     fn mediate(&mut self, module: &Module, is_relocated: bool) {
+        if !self.is_ours(module) {
+            let functions = self.overwritten(module);
+            // SAFETY: the module is mapped, and no other thread can run its code yet.
+            unsafe { self.calls.arm_here(module, &functions) };
+        }
         for index in self.on() {
             let mediations = self.wrappers[index].mediations.clone();
             let found = find(module, &mediations, is_relocated);

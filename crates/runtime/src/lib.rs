@@ -16,6 +16,8 @@ extern crate alloc;
 #[cfg(feature = "loaded")]
 use brant_mediator as _;
 
+mod calls;
+mod entry;
 mod event;
 mod guard;
 mod late;
@@ -57,6 +59,10 @@ pub struct Head {
     code_count: *const AtomicU32,
     /// Threads that look at a library which is being loaded.
     loading: *const AtomicU32,
+    /// The code by which system calls come to their first layer, and the address in it to which that returns.
+    enter: *const u8,
+    enter_end: *const u8,
+    enter_back: *const u8,
 }
 
 // SAFETY: it is only read, and what it points to is atomic or never changes.
@@ -81,6 +87,9 @@ pub static BRANT_RUNTIME_HEAD: Head = Head {
     code: slot::CODE.as_ptr().cast(),
     code_count: &raw const slot::CODE_COUNT,
     loading: &raw const table::LOADING,
+    enter: entry::enter_begin(),
+    enter_end: entry::enter_end(),
+    enter_back: entry::enter_back(),
 };
 
 /// Answers the request of so many bytes. Returns the length of the reply, or 0 where there is no room for it or the request

@@ -4,10 +4,10 @@ use alloc::vec::Vec;
 use core::ffi::{CStr, c_char, c_void};
 use core::ops::Range;
 
-use brant_hook::Refusal;
 use brant_hook::symbols::{
     self, Dynamic, PROGRAM_HEADER_BYTES, R_RELATIVE, RELOCATION_BYTES, SYMBOL_BYTES, Segment, Tables,
 };
+use brant_hook::{Refusal, frames};
 
 use crate::system;
 
@@ -237,6 +237,36 @@ impl Module {
         let is_writable = |segment: &Segment| segment.kind == symbols::PT_LOAD && segment.is_writable;
         self.segments.iter().any(|segment| is_writable(segment) && is_in(segment))
             && !self.segments.iter().any(|segment| segment.kind == symbols::PT_GNU_RELRO && is_in(segment))
+    }
+
+    /// Its functions, as far as they are described; ascending.
+    pub(crate) fn functions(&self) -> Vec<Range<u64>> {
+        let header = self.segments.iter().find(|segment| segment.kind == frames::PT_GNU_EH_FRAME);
+        let described = header.map_or(Vec::new(), |header| {
+            let at = self.base.wrapping_add(header.address);
+            // SAFETY: mapped and readable, as the loader mapped what the headers say.
+            let bytes = unsafe { core::slice::from_raw_parts(at as *const u8, header.memory_bytes as usize) };
+            frames::described(bytes, at, |at| self.rest_of_segment(at))
+        });
+        let named = self.tables.functions().filter(|symbol| symbol.bytes > 0 && !symbol.is_ifunc);
+        let range = |start: u64, bytes: u64| start..start.saturating_add(bytes);
+        frames::merged(
+            described,
+            named.map(|symbol| range(self.base.wrapping_add(symbol.value), symbol.bytes)),
+        )
+    }
+
+    /// The bytes from an address to the end of its segment.
+    fn rest_of_segment(&self, at: u64) -> Option<&'static [u8]> {
+        let inside = at.wrapping_sub(self.base);
+        let has = |segment: &&Segment| {
+            segment.kind == symbols::PT_LOAD
+                && (segment.address..segment.address + segment.file_bytes).contains(&inside)
+        };
+        let segment = self.segments.iter().find(has)?;
+        let rest = segment.address + segment.file_bytes - inside;
+        // SAFETY: as above.
+        Some(unsafe { core::slice::from_raw_parts(at as *const u8, rest as usize) })
     }
 
     /// Its executable segments.

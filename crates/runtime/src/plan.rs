@@ -8,11 +8,12 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use brant_hook::exchange::{
-    Event, Function, INNER_PREFIX, Listed, Mediation, Missing, Outcome, Reply, Write,
+    Event, Function, INNER_PREFIX, Listed, Mediation, Missing, Outcome, Reply, SiteCounts, Write,
 };
 use brant_hook::symbols::is_library;
 use brant_hook::{Refusal, refused_by_name};
 
+use crate::calls::{Scanned, Sites};
 use crate::event::Known;
 use crate::guard;
 use crate::modules::{self, Identity, Module};
@@ -50,6 +51,8 @@ pub(crate) fn wrap(known: Known, places: Places, is_unguarded: bool, mediations:
         table.wrappers.push(Wrapper {
             id,
             known: Box::new(known),
+            // SAFETY: what dlopen gave begins with the base.
+            base: unsafe { (handle as *const u64).read() },
             is_unguarded,
             iterate: places.iterate,
             mediations,
@@ -66,7 +69,8 @@ pub(crate) fn wrap(known: Known, places: Places, is_unguarded: bool, mediations:
         guard::lose(wrapper);
     }
     if !is_whole {
-        return Reply::Plan { wrapper, writes: Vec::new(), moves: Vec::new(), outcomes };
+        let sites = SiteCounts::default();
+        return Reply::Plan { wrapper, writes: Vec::new(), moves: Vec::new(), outcomes, sites };
     }
     replan(wrapper, Some(places.debug))
 }
@@ -98,6 +102,9 @@ pub(crate) fn replan(wrapper: u32, debug: Option<u64>) -> Reply {
         if found.iter().any(|found| found.must_wait) {
             return Reply::Loading { wrapper };
         }
+        // Without the turn, as it takes a while.
+        let Some(unknown) = unknown_to_calls(wrapper, &modules) else { return Reply::NoMemory };
+        let scanned: Vec<Scanned> = unknown.into_iter().map(Scanned::new).collect();
         let Some(mut turn) = Turn::take() else { return Reply::NoMemory };
         let table = turn.table();
         table.note_modules(&modules);
@@ -109,6 +116,7 @@ pub(crate) fn replan(wrapper: u32, debug: Option<u64>) -> Reply {
         }
         let is_variable = |at: u64| modules.iter().any(|module| module.is_variable(at));
         table.drop_inners(wrapper, is_variable);
+        scanned.into_iter().for_each(|scanned| table.calls.learn(scanned));
         found.retain(|found| table.is_seen(Identity::of(found.module)));
         let mut reply = table.plan(wrapper, &found).unwrap_or(Reply::NoMemory);
         if let (Reply::Plan { writes, .. }, None) = (&mut reply, debug) {
@@ -120,7 +128,44 @@ pub(crate) fn replan(wrapper: u32, debug: Option<u64>) -> Reply {
     unsafe { modules::with_all(iterate, plan) }.unwrap_or(Reply::NoMemory)
 }
 
+/// The modules whose system calls a wrapper may mediate, and whose sites are not known yet. `None`: it is not brant's turn.
+fn unknown_to_calls(wrapper: u32, modules: &[Module]) -> Option<Vec<&Module>> {
+    let mut turn = Turn::take()?;
+    let table = turn.table();
+    let has_calls = |wrapper: &Wrapper| wrapper.mediations.iter().any(|mediation| mediation.call.is_some());
+    if !table.wrapper(wrapper).is_some_and(|wrapper| has_calls(wrapper)) {
+        return Some(Vec::new());
+    }
+    Some(modules.iter().filter(|module| !table.is_ours(module) && !table.calls.knows(module)).collect())
+}
+
 impl Table {
+    /// Finds the slots of a wrapper's system calls, and plans the jumps in all modules that lead to them.
+    fn plan_calls(&mut self, index: usize, found: &[Found<'_>]) -> Option<(Vec<Target>, Sites)> {
+        let mut targets = Vec::new();
+        for (mediation, wanted) in self.wrappers[index].mediations.iter().enumerate() {
+            let Some(number) = wanted.call else { continue };
+            let slot = self.calls.slot(number, &wanted.function)?;
+            targets.push(Target { mediation, address: slot.address });
+        }
+        let mut sites = Sites::default();
+        let mut numbers = self.calls.numbers(|_| true);
+        numbers.extend(self.wrappers[index].mediations.iter().filter_map(|mediation| mediation.call));
+        if !targets.is_empty() {
+            sites.writes.extend(self.calls.flags(&numbers));
+        }
+        for module in found.iter().map(|found| found.module) {
+            if self.is_ours(module) {
+                // It was loaded, as any other library, before it was known whose it is.
+                self.calls.disarm(module, &[], &mut sites.writes);
+            } else if !targets.is_empty() {
+                let functions = self.overwritten(module);
+                self.calls.arm(module, &numbers, &functions, &mut sites);
+            }
+        }
+        Some((targets, sites))
+    }
+
     /// What cannot be written is no variable for an inner function.
     fn drop_inners(&mut self, id: u32, is_variable: impl Fn(u64) -> bool) {
         let Some(wrapper) = self.wrapper(id) else { return };
@@ -142,12 +187,13 @@ impl Table {
             .map(|(inner, mediation)| mediation.is_native && *inner == 0)
             .collect();
         let absent = |mediation: &Mediation| match refused_by_name(&mediation.function) {
+            _ if mediation.call.is_some() => Outcome::Planned(0),
             Some(refusal) => Outcome::Refused(refusal),
             None if covers_later => Outcome::Waits,
             None => Outcome::NoLibrary,
         };
         let mut outcomes: Vec<Outcome> = wrapper.mediations.iter().map(absent).collect();
-        let mut targets: Vec<Target> = Vec::new();
+        let (mut targets, sites) = self.plan_calls(index, found)?;
         for found in found {
             found.failed.iter().for_each(|(mediation, outcome)| outcomes[*mediation] = *outcome);
             let made = self.make_slots(found)?;
@@ -159,7 +205,10 @@ impl Table {
         let mut moves = Vec::new();
         // The first mediation of a function is the outermost; so the last one is put on first.
         for target in targets.iter().rev() {
-            let Some(slot) = self.slot_at(target.address) else { continue };
+            let Some(slot) = self.slot_at(target.address).or_else(|| self.calls.slot_at(target.address))
+            else {
+                continue;
+            };
             let is_native = self.wrappers[index].mediations[target.mediation].is_native;
             let mediator = |mediation: usize| self.wrappers[index].mediators[mediation];
             let is_other = |other: &Target| {
@@ -193,12 +242,14 @@ impl Table {
         let mut writes = self.checks();
         writes.push(switch(&self.wrappers[index].is_on, 1));
         writes.extend(plan.pointers);
+        writes.extend(sites.writes);
         writes.extend(plan.code);
-        Some(Reply::Plan { wrapper: id, writes, moves, outcomes })
+        moves.extend(sites.moves);
+        Some(Reply::Plan { wrapper: id, writes, moves, outcomes, sites: sites.counts })
     }
 
     /// The plan to take a wrapper off.
-    fn plan_off(&self, index: usize) -> Vec<Write> {
+    fn plan_off(&self, index: usize, modules: &[Module]) -> Vec<Write> {
         let wrapper = &self.wrappers[index];
         let mut writes = self.checks();
         writes.push(switch(&wrapper.is_on, 0));
@@ -211,7 +262,7 @@ impl Table {
             .collect();
         let is_last = self.on().iter().all(|on| *on == index);
         let loader = self.loader.as_ref().filter(|_| is_last);
-        let own = self.slots.iter().map(|slot| (*slot, wrapper.id));
+        let own = self.all_slots().map(|slot| (slot, wrapper.id));
         // The loader's last: no library may come and go unseen while a function is hooked.
         for (slot, id) in own.chain(loader.map(|loader| (loader.slot, 0))) {
             let out = slot.take_out(id);
@@ -223,6 +274,11 @@ impl Table {
             if slot.layers().all(|layer| layer.wrapper() == id) && unsafe { slot.look() } == Look::Hooked {
                 writes.extend(slot.disarm());
             }
+        }
+        if wrapper.mediations.iter().any(|mediation| mediation.call.is_some()) {
+            let numbers = self.calls.numbers(|other| other != wrapper.id);
+            modules.iter().for_each(|module| self.calls.disarm(module, &numbers, &mut writes));
+            writes.extend(self.calls.flags(&numbers));
         }
         let is_new = |write: &Write| !writes.iter().any(|known| known.address == write.address);
         let dormant: Vec<Write> = dormant.into_iter().filter(is_new).collect();
@@ -275,11 +331,12 @@ pub(crate) fn unwrap(wrapper: u32, holds: bool) -> Reply {
         let table = turn.table();
         table.note_modules(&modules);
         let index = table.wrappers.iter().position(|known| known.id == wrapper)?;
-        let mut writes = table.plan_off(index);
+        let mut writes = table.plan_off(index, &modules);
         if holds {
             writes.insert(0, hold_changes());
         }
-        Some(Reply::Plan { wrapper, writes, moves: Vec::new(), outcomes: Vec::new() })
+        let sites = SiteCounts::default();
+        Some(Reply::Plan { wrapper, writes, moves: Vec::new(), outcomes: Vec::new(), sites })
     };
     // SAFETY: brant gave its address, and calls this on a thread that may call it.
     unsafe { modules::with_all(iterate, plan) }.flatten().unwrap_or(Reply::NoMemory)
@@ -305,7 +362,7 @@ pub(crate) fn settle(wrapper: u32, is_unloaded: bool) -> Reply {
     let Some(index) = table.wrappers.iter().position(|known| known.id == wrapper) else {
         return Reply::NoWrapper;
     };
-    let is_in_use = table.slots.iter().any(|slot| slot.layers().any(|layer| layer.wrapper() == wrapper));
+    let is_in_use = table.all_slots().any(|slot| slot.layers().any(|layer| layer.wrapper() == wrapper));
     if is_unloaded && !is_in_use && guard::lost(wrapper) == 0 && !table.wrappers[index].is_on() {
         for layer in table.wrappers.swap_remove(index).layers {
             // SAFETY: it is in no chain, and brant has seen that no thread is inside of it.
@@ -322,7 +379,7 @@ pub(crate) fn list() -> Reply {
     let covers_later = table.is_followed();
     let listed = table.wrappers.iter().map(|wrapper| {
         let functions: Vec<Function> =
-            table.slots.iter().flat_map(|slot| functions_of(slot, wrapper)).collect();
+            table.all_slots().flat_map(|slot| functions_of(slot, wrapper)).collect();
         Listed {
             id: wrapper.id,
             name: wrapper.known.name().to_vec(),
@@ -347,22 +404,24 @@ impl Table {
             let is_it = |path: &[u8], soname: &[u8]| is_library(&mediation.library, Some(soname), path);
             self.seen.iter().any(|seen| is_it(&seen.path, &seen.soname))
         };
-        let waiting =
-            wrapper.mediations.iter().filter(|mediation| !is_there(mediation)).map(|mediation| Missing {
-                library: mediation.library.clone(),
-                function: mediation.function.clone(),
-                outcome: Outcome::Waits,
-            });
+        let libraries = wrapper.mediations.iter().filter(|mediation| mediation.call.is_none());
+        let numbers: Vec<u32> = wrapper.mediations.iter().filter_map(|mediation| mediation.call).collect();
+        let calls = if numbers.is_empty() { Vec::new() } else { self.calls.missed_later(&numbers) };
+        let waiting = libraries.filter(|mediation| !is_there(mediation)).map(|mediation| Missing {
+            library: mediation.library.clone(),
+            function: mediation.function.clone(),
+            outcome: Outcome::Waits,
+        });
         let failed = wrapper.failed.iter().map(|failed| Missing {
             library: failed.library.clone(),
             function: wrapper.mediations[failed.mediation].function.clone(),
             outcome: failed.outcome,
         });
-        waiting.chain(failed).collect()
+        waiting.chain(failed).chain(calls).collect()
     }
 }
 
-fn functions_of(slot: &Slot, wrapper: &Wrapper) -> impl Iterator<Item = Function> {
+fn functions_of(slot: &'static Slot, wrapper: &Wrapper) -> impl Iterator<Item = Function> {
     let of_wrapper = slot.layers().enumerate().filter(|(_, layer)| layer.wrapper() == wrapper.id);
     of_wrapper.map(|(depth, layer)| {
         let (version, mediator) = wrapper.known.mediator(layer.index());

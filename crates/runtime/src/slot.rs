@@ -278,18 +278,28 @@ impl Patch {
     ///
     /// `module` is mapped, and no other thread can run this code yet.
     unsafe fn put(&self, module: &Module, bytes: &[u8]) -> Result<(), Refusal> {
-        let (segment, range) = module.segment_at(self.at).ok_or(Refusal::Unwritable)?;
-        let range = range.start as usize..range.end as usize;
-        // SAFETY: it is one segment of a module.
-        if !unsafe { system::protect(range.clone(), segment.is_readable, true) } {
-            return Err(Refusal::Unwritable);
-        }
-        // SAFETY: within that segment, which can be written now; nobody else looks at it.
-        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), self.at as *mut u8, bytes.len()) };
-        // SAFETY: it is one segment of a module. Where this fails the code stays writable, which it bears.
-        unsafe { system::protect(range, segment.is_readable, segment.is_writable) };
-        Ok(())
+        // SAFETY: promised by the caller.
+        unsafe { put(module, self.at, bytes) }
     }
+}
+
+/// Writes code of a module that is just being loaded.
+///
+/// # Safety
+///
+/// `module` is mapped, and no other thread can run this code yet.
+pub(crate) unsafe fn put(module: &Module, at: u64, bytes: &[u8]) -> Result<(), Refusal> {
+    let (segment, range) = module.segment_at(at).ok_or(Refusal::Unwritable)?;
+    let range = range.start as usize..range.end as usize;
+    // SAFETY: it is one segment of a module.
+    if !unsafe { system::protect(range.clone(), segment.is_readable, true) } {
+        return Err(Refusal::Unwritable);
+    }
+    // SAFETY: within that segment, which can be written now; nobody else looks at it.
+    unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), at as *mut u8, bytes.len()) };
+    // SAFETY: it is one segment of a module. Where this fails the code stays writable, which it bears.
+    unsafe { system::protect(range, segment.is_readable, segment.is_writable) };
+    Ok(())
 }
 
 /// How a slot's function looks now.
@@ -302,6 +312,33 @@ pub(crate) enum Look {
 }
 
 impl Slot {
+    /// The slot of a system call, which the function at `bare` makes. It has no bytes that are hooked, and is in no module.
+    pub(crate) fn of_call(name: &[u8], bare: u64) -> Box<Slot> {
+        let mut slot = Box::new(Slot {
+            library: b"kernel".to_vec(),
+            name: name.to_vec(),
+            module: Identity { base: 0, dynamic: 0 },
+            address: bare,
+            patches: Vec::new(),
+            prologue: (0, Vec::new()),
+            moves: Vec::new(),
+            first: AtomicPtr::new(core::ptr::null_mut()),
+            original: Link { code: bare as usize, entry: bare as usize },
+        });
+        *slot.first.get_mut() = &raw mut slot.original;
+        slot
+    }
+
+    /// Where its first link is named.
+    pub(crate) fn first_place(&self) -> usize {
+        self.first.as_ptr() as usize
+    }
+
+    /// What its jumps have overwritten.
+    pub(crate) fn overwritten(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.patches.iter().map(|patch| (patch.at, patch.old.as_slice()))
+    }
+
     /// From now on it stays until [`Layers::give_back_all`].
     pub(crate) fn keep(self: Box<Self>) -> &'static Slot {
         let slot = Box::into_raw(self);

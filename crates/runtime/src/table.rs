@@ -10,11 +10,15 @@ use brant_hook::exchange::{Mediation, Outcome, Write};
 use brant_hook::symbols::is_library;
 use brant_hook::{JUMP_BYTES, PROLOGUE_BYTES_MAX, Refusal, branches_into, refused_by_name};
 
+use crate::calls::Calls;
 use crate::event::Known;
 use crate::late::{Deferred, Loader};
-use crate::modules::{Identity, Module};
+use crate::modules::{Identity, Module, is_kernels};
 use crate::slot::{Areas, Layer, Layers, Look, Slot, Use, Wanted, make_slots};
 use crate::system::{self, Hold, Taken};
+
+/// How brant names the libraries that it carries when they are loaded.
+const CARRIED_PREFIX: &[u8] = b"/proc/self/fd/";
 
 /// Everything that there is.
 pub(crate) struct Table {
@@ -23,6 +27,7 @@ pub(crate) struct Table {
     pub(crate) wrappers: Vec<Wrapper>,
     pub(crate) layers: Layers,
     pub(crate) areas: Areas,
+    pub(crate) calls: Calls,
     pub(crate) next_wrapper: u32,
     /// How it is learnt that libraries come and go; nothing where that is not to be had.
     pub(crate) loader: Option<Loader>,
@@ -43,6 +48,8 @@ pub(crate) struct Wrapper {
     pub(crate) id: u32,
     /// Does not move: its implementation knows parts of it.
     pub(crate) known: Box<Known>,
+    /// Where its implementation lies.
+    pub(crate) base: u64,
     pub(crate) is_unguarded: bool,
     pub(crate) iterate: u64,
     pub(crate) mediations: Vec<Mediation>,
@@ -76,6 +83,7 @@ static TABLE: Alone = Alone(UnsafeCell::new(Table {
     wrappers: Vec::new(),
     layers: Layers::new(),
     areas: Areas::new(),
+    calls: Calls::new(),
     next_wrapper: 1,
     loader: None,
     seen: Vec::new(),
@@ -190,7 +198,7 @@ pub(crate) struct Found<'m> {
 pub(crate) fn find<'m>(module: &'m Module, mediations: &'m [Mediation], is_relocated: bool) -> Found<'m> {
     let mut found = Found { module, wanted: Vec::new(), failed: Vec::new(), must_wait: false };
     for (index, mediation) in mediations.iter().enumerate() {
-        if !is_library(&mediation.library, module.soname, module.path) {
+        if mediation.call.is_some() || !is_library(&mediation.library, module.soname, module.path) {
             continue;
         }
         if let Some(refusal) = refused_by_name(&mediation.function) {
@@ -297,6 +305,7 @@ impl Table {
             unsafe { self.layers.give_back_all(slot) };
         }
         self.areas.free(gone);
+        self.calls.forget(gone);
         for wrapper in &mut self.wrappers {
             wrapper.failed.retain(|failed| failed.module != gone);
         }
@@ -306,8 +315,8 @@ impl Table {
     /// seen yet is left to the loader's hook, which it is about to pass, for every wrapper that is on by then.
     pub(crate) fn note_modules(&mut self, modules: &[Module]) {
         let is_there = |identity: Identity| modules.iter().any(|module| Identity::of(module) == identity);
-        let mut gone: Vec<Identity> =
-            self.slots.iter().map(|slot| slot.module).filter(|identity| !is_there(*identity)).collect();
+        let own = self.slots.iter().map(|slot| slot.module).chain(self.calls.modules());
+        let mut gone: Vec<Identity> = own.filter(|identity| !is_there(*identity)).collect();
         gone.dedup();
         gone.into_iter().for_each(|identity| self.forget(identity));
         // What somebody else has changed is looked at anew, unless that one may still lead to the slot.
@@ -356,6 +365,32 @@ impl Table {
         self.slots.iter().rfind(|slot| slot.address == address).copied()
     }
 
+    /// Those of functions and those of system calls.
+    pub(crate) fn all_slots(&self) -> impl Iterator<Item = &'static Slot> + '_ {
+        self.slots.iter().copied().chain(self.calls.slots())
+    }
+
+    /// Whether a module is the runtime, the implementation of a wrapper, or the kernel's own: the calls that these make are not
+    /// mediated. The kernel's is another one where a program is restored, so that it is left as it is.
+    pub(crate) fn is_ours(&self, module: &Module) -> bool {
+        let (start, end) = module.range();
+        let own = &raw const TABLE as u64;
+        // brant's own implementations are loaded so, before any wrapper is known to have them.
+        is_kernels(module.path)
+            || module.soname.is_some_and(is_kernels)
+            || module.path.starts_with(CARRIED_PREFIX)
+            || (start..end).contains(&own)
+            || self.wrappers.iter().any(|wrapper| wrapper.base == module.base)
+    }
+
+    /// What hooks of functions have overwritten in a module.
+    pub(crate) fn overwritten(&self, module: &Module) -> Vec<(u64, Vec<u8>)> {
+        // SAFETY: the modules of all slots are there.
+        let is_hooked = |slot: &&&Slot| unsafe { slot.look() } == Look::Hooked;
+        let own = self.slots.iter().filter(|slot| slot.module == Identity::of(module)).filter(is_hooked);
+        own.flat_map(|slot| slot.overwritten().map(|(at, old)| (at, old.to_vec()))).collect()
+    }
+
     /// Gives the addresses of functions that cannot have a slot.
     fn make_missing(
         &mut self,
@@ -383,8 +418,18 @@ impl Table {
             is_branched_into.iter_mut().zip(hits).for_each(|(is_hit, hit)| *is_hit |= hit);
         }
         let mut refusals = Vec::new();
+        let is_armed = |slot: &Slot| self.calls.is_armed_in(slot.at()..slot.at() + JUMP_BYTES as u64);
+        let is_shared: Vec<bool> =
+            made.iter().map(|slot| slot.as_ref().is_ok_and(|slot| is_armed(slot))).collect();
         let mut hits = is_branched_into.into_iter();
-        for (wanted, slot) in missing.iter().zip(made) {
+        for ((wanted, slot), is_shared) in missing.iter().zip(made).zip(is_shared) {
+            let slot = match is_shared {
+                true => {
+                    hits.next();
+                    Err(Refusal::Hooked)
+                }
+                false => slot,
+            };
             match slot {
                 Ok(slot) if !hits.next().unwrap_or(false) => self.slots.push(slot.keep()),
                 Ok(_) => refusals.push((wanted.function.address, Refusal::BranchInto)),

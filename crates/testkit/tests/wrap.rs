@@ -522,7 +522,7 @@ fn what_cannot_be_wrapped_is_refused_with_its_reason() {
         ("wrap dlopen in libc with my_tick", "B-1111", 3, "who calls it"),
         ("wrap nothing in libc with my_tick", "B-1111", 3, "does not export it"),
         ("wrap tick in libtick with nothing", "B-1110", 1, "nothing"),
-        ("wrap read in kernel with my_tick", "B-1117", 3, "in kernel"),
+        ("wrap vfork in kernel with my_tick", "B-1117", 3, "in kernel"),
         ("wrap tick in libtick wiht my_tick", "B-1007", 2, "wiht"),
     ] {
         define(line);

@@ -52,11 +52,13 @@ impl Wrap {
         tell_lost(report, &log);
         let functions: u32 = wrapped.functions.iter().sum();
         let pause_us = wrapped.pause.as_micros() as u64;
+        let gaps = wrapped.gaps(&wrapper);
         if report.json {
             report.json(json!({
                 "wrapper": wrapper.name, "pid": pid.0, "functions": functions, "pause_us": pause_us,
                 "waiting": wrapped.waiting.iter().map(waiting_json).collect::<Vec<_>>(),
                 "interceptions": wrapped.interceptions.iter().map(function_json).collect::<Vec<_>>(),
+                "sites": { "found": wrapped.sites.found, "patched": wrapped.sites.patched }, "not_mediated": gaps,
             }));
         } else {
             let things = if functions == 1 { "function" } else { "functions" };
@@ -67,6 +69,7 @@ impl Wrap {
             ));
             tell_functions(report, "on", &wrapped.interceptions);
             wrapped.waiting.iter().for_each(|function| report.note(&format!("waits: {function}")));
+            gaps.iter().for_each(|gap| report.note(&format!("not mediated: {}", gap.escape_debug())));
         }
         Ok(0)
     }

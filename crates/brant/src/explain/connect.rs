@@ -132,8 +132,9 @@ thread that loads it comes back to its own work by itself when that ends; its ot
         code: "B-1117",
         title: "a definition asks for what is not supported",
         text: "\
-The message says for which function and why. Mediators for system calls (`in kernel`) are part of the
-language, but nothing carries them out yet. Where an argument that fits into registers follows one that no longer does once
+The message says for which function and why. A few system calls bear no mediator: vfork returns twice on one stack,
+rt_sigreturn ends a signal handler on the stack that the mediator would stand on, restart_syscall is made by the kernel alone.
+A system call cannot have a `native` mediator. Where an argument that fits into registers follows one that no longer does once
 `icall` comes before both, no mediator can be written for the function.",
     },
     Entry {

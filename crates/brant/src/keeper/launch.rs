@@ -234,7 +234,10 @@ fn keep(
     let wrapped = launch.map(|launch| launch.wrap(&wrapping.wrappers, &wrapping.log)).transpose();
     let wrapped = wrapped.map_err(|error| not_wrapped(root, &error))?.unwrap_or_default();
     let waiting = wrapped.iter().flat_map(|wrapped| &wrapped.waiting);
-    let said = waiting.map(|function| format!("waits: {function}\n")).collect();
+    let waiting = waiting.map(|function| format!("waits: {function}\n"));
+    let both = wrapped.iter().zip(&wrapping.wrappers);
+    let gaps = both.flat_map(|(wrapped, wrapper)| wrapped.gaps(wrapper));
+    let said = waiting.chain(gaps.map(|gap| format!("not mediated: {}\n", gap.escape_debug()))).collect();
     let meta = reservation.meta_mut();
     meta.root = Process::now(root);
     meta.inside_pid = Some(root.0);

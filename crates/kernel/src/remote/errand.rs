@@ -186,6 +186,19 @@ impl<'w> Errand<'w> {
         }
     }
 
+    /// Changes where the thread goes on when it comes back: there it must find what it would have found where it was.
+    pub fn move_to(&mut self, rip: u64) -> Result<(), RemoteError> {
+        let tid = self.thread.tid;
+        self.thread.registers.rip = rip;
+        // The thread is stopped before the part that is other now, and a write within one page is done as a whole.
+        self.write_by_force(self.code.start(), &stub(&self.thread, self.data.start().0).code)?;
+        if !self.is_out {
+            ptrace::set_registers(tid, &self.thread.registers)
+                .map_err(|e| ptrace_error(tid, "setting registers", e))?;
+        }
+        Ok(())
+    }
+
     /// Puts the thread's true state back and unmaps what was mapped; `last` makes further system calls before that. The
     /// thread stays stopped.
     pub fn close<T>(

@@ -1,0 +1,332 @@
+//! Mediated system calls: each with its arguments and its result through one layer and two, counted exactly, with every
+//! register as it was; programs whose threads wait in calls that are interrupted all the time; and brant killed meanwhile.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use brant_testkit::{Outcome, Sandbox, Started, Who, have_command, is_full, repository, skip, wait_until};
+
+const PROMPT_S: u64 = 60;
+const HEADER: &str = "/usr/include/x86_64-linux-gnu/asm/unistd_64.h";
+
+/// Compiles sources of `fixtures/connect` into the sandbox.
+fn compile(sandbox: &Sandbox, compiler: &str, sources: &[&str], name: &str, flags: &[&str]) -> PathBuf {
+    let to = sandbox.path(name);
+    let mut command = Command::new(compiler);
+    command.args(["-O1", "-Wall", "-pthread", "-I"]).arg(repository().join("include"));
+    command.args(flags).arg("-o").arg(&to);
+    command.args(sources.iter().map(|source| repository().join("fixtures/connect").join(source)));
+    let output = command.output().expect("a compiler starts");
+    assert!(output.status.success(), "{sources:?}: {}", String::from_utf8_lossy(&output.stderr));
+    to
+}
+
+/// A program that makes calls, and definitions of two wrappers for all of them.
+struct Calls {
+    sandbox: Sandbox,
+    program: Started,
+    /// The numbers of the calls, as options of the mediators.
+    numbers: String,
+}
+
+impl Calls {
+    fn start(compiler: &str, kinds: &str) -> Calls {
+        let sandbox = Sandbox::new(Who::Plain);
+        let (path, numbers) = prepare(&sandbox, compiler, &[]);
+        let mut command = sandbox.command(path);
+        command.arg(sandbox.path("f")).arg(kinds);
+        let program = sandbox.launch(command, false);
+        Calls { sandbox, program, numbers }
+    }
+
+    fn wrap(&self, name: &str) -> Outcome {
+        let path = self.sandbox.path(&format!("{name}.wrap"));
+        self.sandbox.brant(&[
+            "wrap",
+            &format!("{}:{}", path.display(), self.numbers),
+            &self.program.pid().to_string(),
+        ])
+    }
+
+    fn unwrap(&self, name: &str) -> Outcome {
+        self.sandbox.brant(&["unwrap", name, &self.program.pid().to_string()])
+    }
+
+    fn state(&self) -> State {
+        state(&self.sandbox)
+    }
+
+    /// Waits until some rounds were made with so many layers, all of them as a whole and right, and all threads went on.
+    fn expect(&mut self, layers: i64) {
+        assert!(wait_until(PROMPT_S, || self.state().rounds > 0), "{}", self.sandbox.text("err"));
+        wait_until(PROMPT_S, || self.state().layers == layers);
+        let before = self.state();
+        let is_so = wait_until(PROMPT_S, || {
+            let now = self.state();
+            let fitting = if layers == 0 { now.bare - before.bare } else { now.whole - before.whole };
+            now.layers == layers && fitting > 2 && (before.work == 0 || now.work > before.work)
+        });
+        let now = self.state();
+        let err = self.sandbox.text("err");
+        assert!(is_so, "{layers} layers: {before:?} {now:?} {:?}\n{err}", self.program.ended());
+        assert_eq!((now.wrong, now.registers), (0, 0), "{now:?}\n{err}");
+        assert_eq!(self.program.ended(), None, "{err}");
+    }
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct State {
+    rounds: i64,
+    whole: i64,
+    bare: i64,
+    partly: i64,
+    wrong: i64,
+    registers: i64,
+    work: i64,
+    layers: i64,
+}
+
+fn state(sandbox: &Sandbox) -> State {
+    let text = sandbox.text("f.state");
+    let numbers: Vec<i64> = text.split_whitespace().map_while(|word| word.parse().ok()).collect();
+    let [rounds, whole, bare, partly, wrong, registers, work, layers] = numbers[..] else {
+        return State::default();
+    };
+    State { rounds, whole, bare, partly, wrong, registers, work, layers }
+}
+
+/// The program, the implementations of two wrappers and their definitions; and the numbers of the calls as their options.
+fn prepare(sandbox: &Sandbox, compiler: &str, flags: &[&str]) -> (PathBuf, String) {
+    for name in ["libone.so", "libtwo.so"] {
+        compile(sandbox, "cc", &["calls_mediators.c"], name, &["-shared", "-fPIC"]);
+    }
+    (compile(sandbox, compiler, &["calls.c", "calls_registers.S"], "calls", flags), define(sandbox))
+}
+
+/// Writes `one.wrap` and `two.wrap` for every call that the fixture makes, and gives their numbers in that order.
+fn define(sandbox: &Sandbox) -> String {
+    let source = std::fs::read_to_string(repository().join("fixtures/connect/calls.c")).expect("it is there");
+    let header = std::fs::read_to_string(HEADER).expect("the kernel's headers are there");
+    let number = |line: &str| {
+        let mut words = line.strip_prefix("#define __NR_")?.split_whitespace();
+        Some((words.next()?.to_owned(), words.next()?.to_owned()))
+    };
+    let numbers: BTreeMap<String, String> = header.lines().filter_map(number).collect();
+    let mut names: Vec<&str> = source
+        .split("(SYS_")
+        .skip(1)
+        .filter_map(|rest| rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next())
+        .collect();
+    names.push("getppid");
+    names.sort_unstable();
+    names.dedup();
+    assert!(names.len() > 50, "{names:?}");
+    for (name, mediator) in [("one", "my_call"), ("two", "my_call_by_function")] {
+        let mut text = format!("wrapper {name} implementation \"lib{name}.so\"\n");
+        names.iter().for_each(|call| text.push_str(&format!("wrap {call} in kernel with {mediator}\n")));
+        sandbox.write(&format!("{name}.wrap"), &text);
+    }
+    names.iter().map(|name| numbers[*name].as_str()).collect::<Vec<_>>().join(".")
+}
+
+fn done(outcome: &Outcome) -> &Outcome {
+    assert_eq!(outcome.code, 0, "{} {}", outcome.stdout, outcome.stderr);
+    outcome
+}
+
+fn compilers() -> Vec<&'static str> {
+    if have_command("musl-gcc") {
+        return vec!["cc", "musl-gcc"];
+    }
+    skip("musl-gcc");
+    vec!["cc"]
+}
+
+/// 56 calls by the C library, by syscall() and by an instruction of the program's own.
+#[test]
+fn every_call_passes_one_layer_and_two() {
+    for compiler in compilers() {
+        let mut calls = Calls::start(compiler, "");
+        calls.expect(0);
+        done(&calls.wrap("one"));
+        calls.expect(1);
+        done(&calls.wrap("two"));
+        calls.expect(2);
+        let listed = calls.sandbox.brant(&["wrappers", &calls.program.pid().to_string()]);
+        assert!(done(&listed).stdout.contains("openat in kernel  behind 1 other"), "{}", listed.stdout);
+        done(&calls.unwrap("one"));
+        calls.expect(1);
+        done(&calls.unwrap("two"));
+        calls.expect(0);
+        done(&calls.wrap("two"));
+        calls.expect(1);
+    }
+}
+
+/// Threads wait in reads, sleeps and futexes, and are interrupted at 1 kHz by signals that end calls and by signals after which
+/// they go on; others make threads and processes. All of them go on, bare and mediated.
+#[test]
+fn threads_that_wait_in_calls_are_wrapped_and_unwrapped() {
+    let rounds = if is_full() { 250 } else { 12 };
+    let refused = |outcome: &Outcome| outcome.stderr.contains("B-1108") || outcome.stderr.contains("B-1115");
+    for (compiler, kinds) in
+        compilers().into_iter().flat_map(|compiler| [(compiler, "rnfi"), (compiler, "rnftkpi")])
+    {
+        let mut calls = Calls::start(compiler, kinds);
+        calls.expect(0);
+        let mut tried = 0;
+        let mut on = 0;
+        while on < rounds && tried < 4 * rounds {
+            tried += 1;
+            let wrapped = calls.wrap("one");
+            if refused(&wrapped) {
+                continue;
+            }
+            done(&wrapped);
+            on += 1;
+            calls.expect(1);
+            while refused(&calls.unwrap("one")) {
+                tried += 1;
+                assert!(tried < 4 * rounds, "{compiler} {kinds}: it cannot be taken off");
+            }
+            calls.expect(0);
+        }
+        let state = calls.state();
+        println!("{compiler} {kinds}: {on} rounds of {tried}, {state:?}");
+        assert_eq!(on, rounds, "{compiler} {kinds}: {state:?}");
+        assert!(state.partly <= 2 * i64::from(rounds), "{state:?}");
+    }
+}
+
+/// brant is killed at random instants: the program runs on, with its calls mediated or not.
+#[test]
+fn a_killed_brant_leaves_calls_as_they_should_be() {
+    let kills = if is_full() { 200 } else { 15 };
+    let mut calls = Calls::start("cc", "rnfki");
+    calls.expect(0);
+    let begin = Instant::now();
+    done(&calls.wrap("one"));
+    done(&calls.unwrap("one"));
+    let both = begin.elapsed();
+    let path = calls.sandbox.path("one.wrap");
+    let target = calls.program.pid().to_string();
+    let named = format!("{}:{}", path.display(), calls.numbers);
+    let mut seed = 0x2545_f491_4f6c_dd1du64;
+    for kill in 0..kills {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let verb: [&str; 3] =
+            if kill % 2 == 0 { ["wrap", &named, &target] } else { ["unwrap", "one", &target] };
+        let (mut brant, _) = calls.sandbox.spawn_brant(&verb);
+        std::thread::sleep(Duration::from_nanos(((seed >> 33) * (both.as_nanos() as u64 / 2)) >> 31));
+        let _ = brant.kill();
+        let _ = brant.wait();
+        let before = calls.state();
+        let is_going_on = wait_until(PROMPT_S, || {
+            let now = calls.state();
+            now.rounds > before.rounds + 2 && now.work > before.work
+        });
+        let err = calls.sandbox.text("err");
+        assert!(is_going_on, "kill {kill}: {:?} {:?}\n{err}", calls.state(), calls.program.ended());
+        let state = calls.state();
+        assert_eq!((state.wrong, state.registers), (0, 0), "kill {kill}: {err}");
+    }
+    let is_off = wait_until(PROMPT_S, || {
+        let outcome = calls.unwrap("one");
+        outcome.code == 0 || outcome.stderr.contains("B-1113")
+    });
+    assert!(is_off);
+    calls.expect(0);
+}
+
+/// A library that makes calls by instructions of its own, loaded and unloaded over and over while the wrapper is on.
+#[test]
+fn calls_of_libraries_that_are_loaded_later_are_mediated() {
+    for compiler in compilers() {
+        let sandbox = Sandbox::new(Who::Plain);
+        let (_, numbers) = prepare(&sandbox, "cc", &[]);
+        let library =
+            compile(&sandbox, compiler, &["calls_library.c"], "liblater.so", &["-shared", "-fPIC", "-O2"]);
+        let path = compile(&sandbox, compiler, &["calls_later.c"], "later", &["-ldl"]);
+        let mut command = sandbox.command(path);
+        command.arg(sandbox.path("f")).arg(library);
+        let mut program = sandbox.launch(command, false);
+        let pid = program.pid().to_string();
+        // Rounds; of these mediated as a whole, not at all, and in part.
+        let state = || -> Vec<i64> {
+            sandbox.text("f.state").split_whitespace().map_while(|word| word.parse().ok()).collect()
+        };
+        let grows = |place: usize| {
+            let before = state();
+            let is_so = wait_until(PROMPT_S, || {
+                let now = state();
+                now.len() == 4 && before.len() == 4 && now[place] > before[place] + 20
+            });
+            assert!(is_so, "{compiler}: {before:?} {:?} {}", state(), sandbox.text("err"));
+        };
+        assert!(wait_until(PROMPT_S, || state().len() == 4), "{}", sandbox.text("err"));
+        grows(2);
+        let named = format!("{}:{numbers}", sandbox.path("one.wrap").display());
+        done(&sandbox.brant(&["wrap", &named, &pid]));
+        grows(1);
+        let listed = sandbox.brant(&["wrappers", &pid]);
+        assert!(!done(&listed).stdout.contains("liblater"), "{}", listed.stdout);
+        done(&sandbox.brant(&["unwrap", "one", &pid]));
+        grows(2);
+        assert!(state()[3] <= 2, "{:?}", state());
+        assert_eq!(program.ended(), None);
+    }
+}
+
+/// From the first instruction on, and with the calls of who is checkpointed and restored.
+#[test]
+fn calls_are_mediated_from_the_start_and_after_a_restore() {
+    let text = |path: &Path| path.to_str().expect("test paths are UTF-8").to_owned();
+    let sandbox = &Sandbox::new(Who::Plain);
+    let (program, numbers) = prepare(sandbox, "cc", &[]);
+    let (image, base) = (text(&sandbox.path("image")), text(&sandbox.path("f")));
+    let named = format!("{}:{}", text(&sandbox.path("one.wrap")), numbers);
+    let program = text(&program);
+    done(&sandbox.brant(&["run", "-d", "-n", "first", "--wrap", &named, "--", &program, &base, "rnfki"]));
+    let is_whole = |least: i64| {
+        let is_so = wait_until(PROMPT_S, || state(sandbox).whole > least && state(sandbox).work > least);
+        let now = state(sandbox);
+        assert!(is_so && now.bare == 0 && now.partly == 0 && now.wrong == 0, "{now:?}");
+    };
+    is_whole(3);
+    done(&sandbox.brant(&["checkpoint", "first", "--stop", "-o", &image]));
+    let before = state(sandbox).whole;
+    done(&sandbox.brant(&["restore", &image, "-d", "-n", "second"]));
+    is_whole(before + 3);
+    done(&sandbox.brant(&["unwrap", "one", "second"]));
+    let before = state(sandbox);
+    let is_bare = wait_until(PROMPT_S, || state(sandbox).bare > before.bare + 2);
+    assert!(is_bare, "{before:?} {:?}", state(sandbox));
+    done(&sandbox.brant(&["kill", "second"]));
+    sandbox.expect_no_leftovers();
+}
+
+#[test]
+fn calls_that_cannot_be_mediated_are_refused_with_their_reason() {
+    let calls = Calls::start("cc", "");
+    for (line, word) in [
+        ("wrap vfork in kernel with my_call", "returns twice"),
+        ("wrap rt_sigreturn in kernel with my_call", "signal handler"),
+        ("wrap restart_syscall in kernel with my_call", "the kernel alone"),
+        ("wrap nothing in kernel with my_call", "no system call of this name"),
+        ("wrap read in kernel with my_call native", "native"),
+    ] {
+        calls.sandbox.write("bad.wrap", &format!("wrapper bad implementation \"libone.so\"\n{line}\n"));
+        let path = calls.sandbox.path("bad.wrap");
+        let path = path.to_str().expect("test paths are UTF-8");
+        let outcome = calls.sandbox.brant(&["wrap", path, &calls.program.pid().to_string()]);
+        assert_eq!(outcome.code, 3, "{line}: {}", outcome.stderr);
+        assert!(
+            outcome.stderr.contains("B-1117") && outcome.stderr.contains(word),
+            "{line}: {}",
+            outcome.stderr
+        );
+    }
+}

@@ -308,6 +308,52 @@ fn calls_are_mediated_from_the_start_and_after_a_restore() {
     sandbox.expect_no_leftovers();
 }
 
+/// The wrapper that ships: its records are those of the calls that were made, no more and no fewer.
+#[test]
+fn calls_are_traced() {
+    let sandbox = Sandbox::new(Who::Plain);
+    let out = sandbox.path("calls.txt");
+    let named = format!("syscalls:out={}", out.display());
+    let script = "i=0; while [ $i -lt 50 ]; do : < /etc/hostname; i=$((i+1)); done; : < /nonexistent";
+    let outcome = sandbox.brant(&["run", "--wrap", &named, "--", "sh", "-c", script]);
+    assert_ne!(outcome.code, 0, "{}", outcome.stderr);
+    let text = sandbox.text("calls.txt");
+    let count = |what: &str| text.lines().filter(|line| line.contains(what)).count();
+    let opened = count(" open(\"/etc/hostname\", ") + count(" openat(-100, \"/etc/hostname\", ");
+    assert_eq!(opened, 50, "{text}");
+    assert_eq!(count("\"/nonexistent\", 0, 0) = -1 ENOENT <"), 1, "{text}");
+    assert_eq!(count(" exit_group("), 1, "{text}");
+    for compiler in compilers() {
+        let mut calls = Calls::start(compiler, "");
+        calls.expect(0);
+        let pid = calls.program.pid().to_string();
+        let out = calls.sandbox.path("live.txt");
+        let named = format!("syscalls:out={},json,direct", out.display());
+        done(&calls.sandbox.brant(&["wrap", &named, &pid]));
+        let before = calls.state().rounds;
+        assert!(wait_until(PROMPT_S, || calls.state().rounds > before + 5));
+        done(&calls.sandbox.brant(&["unwrap", "syscalls", &pid]));
+        let records = calls.sandbox.text("live.txt");
+        let of = |function: &str| {
+            let parse = |line| serde_json::from_str::<serde_json::Value>(line).expect("a record is JSON");
+            records.lines().map(parse).filter(|record| record["function"] == function).collect::<Vec<_>>()
+        };
+        let advised = of("madvise");
+        assert!(advised.len() >= 10, "{} of {}", advised.len(), records.lines().count());
+        for record in advised {
+            assert_eq!(record["arguments"], serde_json::json!(["0x7e0000000000", 8192, 4]), "{record}");
+            assert_eq!(
+                (&record["result"], &record["errno"]),
+                (&0.into(), &serde_json::Value::Null),
+                "{record}"
+            );
+        }
+        let failed = of("munmap").into_iter().filter(|record| record["errno"] == "EINVAL").count();
+        assert!(failed >= 10, "{failed}");
+        assert_eq!((calls.state().wrong, calls.state().registers), (0, 0));
+    }
+}
+
 #[test]
 fn calls_that_cannot_be_mediated_are_refused_with_their_reason() {
     let calls = Calls::start("cc", "");

@@ -82,7 +82,7 @@ pub struct Shipped {
     needs_nothing: bool,
 }
 
-static SHIPPED: [Shipped; 8] = [
+static SHIPPED: [Shipped; 9] = [
     Shipped {
         name: "trace",
         about: "calls with arguments and results: out=FILE[,json][,strings=N][,direct]",
@@ -144,6 +144,15 @@ static SHIPPED: [Shipped; 8] = [
         options: TIME,
         has_faults: false,
         needs_out: false,
+        needs_nothing: false,
+    },
+    Shipped {
+        name: "syscalls",
+        about: "system calls, as strace shows them: out=FILE[,json][,strings=N][,direct]",
+        definition: include_str!("../definitions/syscalls.wrap"),
+        options: TRACE,
+        has_faults: false,
+        needs_out: true,
         needs_nothing: false,
     },
     Shipped {

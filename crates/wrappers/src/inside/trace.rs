@@ -149,14 +149,11 @@ extern "C" fn after(icall: *mut c_void, note: *mut Note, results: *const Results
     // SAFETY: as above.
     let line = unsafe { note.line.assume_init_mut() };
     let errno = system::errno();
-    put_end(
-        line,
-        function.kinds(),
-        results,
-        errno,
-        errno != note.errno,
-        end_ns.saturating_sub(note.begin_ns),
-    );
+    let outcome = match failed_in_kernel(function, results.rax) {
+        Some(error) => Outcome { value: u64::MAX, error: Some(error) },
+        None => outcome_of(function, results, errno, errno != note.errno),
+    };
+    put_end(line, function.kinds(), &outcome, end_ns.saturating_sub(note.begin_ns));
     journal::record(line, note.wall_ns);
 }
 
@@ -273,25 +270,49 @@ fn put_text(line: &mut Line, value: u64, is_json: bool) {
     }
 }
 
+/// What a call gave.
+struct Outcome {
+    value: u64,
+    error: Option<u32>,
+}
+
+/// A system call's error is its result itself.
+fn failed_in_kernel(function: &Function, result: u64) -> Option<u32> {
+    const ERROR_MAX: u64 = 4095;
+    let error = result.wrapping_neg();
+    (function.library() == b"kernel" && (1..=ERROR_MAX).contains(&error)).then_some(error as u32)
+}
+
+fn outcome_of(function: &Function, results: &Results, errno: u32, is_new: bool) -> Outcome {
+    let kind = function.kinds().first().copied().unwrap_or(b'l');
+    let value = if matches!(kind, b'f' | b'd') { results.xmm0[0] } else { results.rax };
+    let has_failed = match kind {
+        _ if function.library() == b"kernel" => false,
+        b'i' => results.rax as i32 == -1,
+        b'l' => results.rax as i64 == -1,
+        b's' | b'S' | b'p' => results.rax == 0 && is_new,
+        _ => false,
+    };
+    Outcome { value, error: (has_failed && errno != 0).then_some(errno) }
+}
+
 /// The result, the error where it is one, and how long it took.
-fn put_end(line: &mut Line, kinds: &[u8], results: &Results, errno: u32, is_new: bool, took_ns: u64) {
+fn put_end(line: &mut Line, kinds: &[u8], outcome: &Outcome, took_ns: u64) {
     let is_json = IS_JSON.load(Ordering::Relaxed);
     let kind = kinds.first().copied().unwrap_or(b'l');
     if kind != b'v' {
         line.put(if is_json { b",\"result\":" } else { b" = " });
         // What a function gives is a text where it says so, const or not.
-        let shown = if kind == b'S' { b's' } else { kind };
-        let value = if matches!(kind, b'f' | b'd') { results.xmm0[0] } else { results.rax };
-        put_value(line, shown, value, is_json);
-        let has_failed = match kind {
-            b'i' => results.rax as i32 == -1,
-            b'l' => results.rax as i64 == -1,
-            b's' | b'S' | b'p' => results.rax == 0 && is_new,
-            _ => false,
+        let shown = match kind {
+            b'S' => b's',
+            // One that gives an address says by -1 that it has failed, if it is a system call.
+            b'p' if outcome.error.is_some() && outcome.value == u64::MAX => b'l',
+            kind => kind,
         };
-        if has_failed && errno != 0 {
+        put_value(line, shown, outcome.value, is_json);
+        if let Some(error) = outcome.error {
             line.put(if is_json { b",\"errno\":\"" } else { b" " });
-            put_errno(line, errno);
+            put_errno(line, error);
             line.put(if is_json { b"\"" } else { b"" });
         }
     }

@@ -5,6 +5,7 @@
 //!
 //! - [`relocate`] makes a *trampoline* of a function's first instructions, and says where in it a thread goes on whose
 //!   instruction pointer lies among them.
+//! - [`padding_near`] finds room for it elsewhere, where the first bytes have none; a short jump leads there.
 //! - [`branches_into`] looks for branches into the bytes that are to be overwritten.
 //! - [`find_sites`] finds the system calls in code, and [`Site::patch`] plans a jump before one.
 //! - [`symbols`] reads a module's dynamic symbols.
@@ -16,6 +17,7 @@
 extern crate alloc;
 
 mod branches;
+mod padding;
 mod refusal;
 mod relocate;
 mod sites;
@@ -25,8 +27,10 @@ pub mod frames;
 pub mod symbols;
 
 pub use branches::branches_into;
+pub use padding::padding_near;
 pub use refusal::{Refusal, refused_by_name};
 pub use relocate::{
-    ENDBR, Function, JUMP_BYTES, PROLOGUE_BYTES_MAX, Relocated, TRAMPOLINE_BYTES_MAX, jump, relocate,
+    ENDBR, Function, JUMP_BYTES, PROLOGUE_BYTES_MAX, Relocated, SHORT_JUMP_BYTES, TRAMPOLINE_BYTES_MAX, jump,
+    relocate, relocate_short, short_jump,
 };
 pub use sites::{Patch, Places, STUB_BYTES_MAX, Site, Sites, find_sites};

@@ -12,6 +12,8 @@ use crate::Refusal;
 
 /// Bytes of the jump that is written over a function's first instructions.
 pub const JUMP_BYTES: usize = 5;
+/// Bytes of a short jump, to padding that holds the long one.
+pub const SHORT_JUMP_BYTES: usize = 2;
 /// Bytes of a function that are looked at, at most.
 pub const PROLOGUE_BYTES_MAX: usize = 4 + JUMP_BYTES + 15;
 /// A trampoline is at most this long.
@@ -36,8 +38,8 @@ pub struct Function<'a> {
 pub struct Relocated {
     /// Where the jump is to be written: at the function's first byte, or behind its `endbr64`.
     pub at: u64,
-    /// What stands there.
-    pub old: [u8; JUMP_BYTES],
+    /// What stands there, as long as the jump.
+    pub old: Vec<u8>,
     /// How many bytes from there on the trampoline stands for.
     pub length: usize,
     /// The code of the trampoline.
@@ -49,15 +51,24 @@ pub struct Relocated {
 /// Moves the first instructions of `function` to a trampoline at address `to`. Branches from elsewhere are not
 /// looked at: see [`crate::branches_into`].
 pub fn relocate(function: Function<'_>, to: u64) -> Result<Relocated, Refusal> {
+    relocate_for(function, to, JUMP_BYTES)
+}
+
+/// The same for a jump of [`SHORT_JUMP_BYTES`].
+pub fn relocate_short(function: Function<'_>, to: u64) -> Result<Relocated, Refusal> {
+    relocate_for(function, to, SHORT_JUMP_BYTES)
+}
+
+fn relocate_for(function: Function<'_>, to: u64, jump_bytes: usize) -> Result<Relocated, Refusal> {
     let skipped = if function.code.starts_with(&ENDBR) { ENDBR.len() } else { 0 };
     let at = function.address + skipped as u64;
     let code = &function.code[skipped..];
-    let old: [u8; JUMP_BYTES] = code.get(..JUMP_BYTES).ok_or(Refusal::TooShort)?.try_into().expect("as many");
+    let old = code.get(..jump_bytes).ok_or(Refusal::TooShort)?.to_vec();
     let mut trampoline = Vec::with_capacity(TRAMPOLINE_BYTES_MAX);
     let mut moves = Vec::new();
     let mut decoder = Decoder::with_ip(64, code, at, DecoderOptions::NONE);
     let mut is_ended = false;
-    while decoder.position() < JUMP_BYTES {
+    while decoder.position() < jump_bytes {
         let start = decoder.position();
         let instruction = decoder.decode();
         let bytes = &code[start..start + instruction.len()];
@@ -70,7 +81,7 @@ pub fn relocate(function: Function<'_>, to: u64) -> Result<Relocated, Refusal> {
         if start > 0 {
             moves.push((at + start as u64, to + trampoline.len() as u64));
         }
-        is_ended = copy(&decoder, &instruction, bytes, at, to, &mut trampoline)?;
+        is_ended = copy(&decoder, &instruction, bytes, at + jump_bytes as u64, to, &mut trampoline)?;
         if is_ended {
             break;
         }
@@ -79,8 +90,8 @@ pub fn relocate(function: Function<'_>, to: u64) -> Result<Relocated, Refusal> {
     if is_ended {
         // What follows is overwritten only where it is padding.
         let size = function.bytes.saturating_sub(skipped as u64) as usize;
-        if length < JUMP_BYTES
-            && (size > length || !is_padding(&code[length..], at + length as u64, JUMP_BYTES - length))
+        if length < jump_bytes
+            && (size > length || !is_padding(&code[length..], at + length as u64, jump_bytes - length))
         {
             return Err(Refusal::TooShort);
         }
@@ -100,12 +111,18 @@ pub fn jump(from: u64, to: u64) -> Option<[u8; JUMP_BYTES]> {
     Some([0xe9, a, b, c, d])
 }
 
-/// Copies one instruction to the end of the trampoline at `to`; the jump will stand at `at`. Tells whether nothing follows.
+/// `jmp` from `from` to `to` in two bytes, where it reaches.
+pub fn short_jump(from: u64, to: u64) -> Option<[u8; SHORT_JUMP_BYTES]> {
+    let distance = to.wrapping_sub(from.wrapping_add(SHORT_JUMP_BYTES as u64)) as i64;
+    i8::try_from(distance).ok().map(|distance| [0xeb, distance as u8])
+}
+
+/// Copies one instruction to the end of the trampoline at `to`; the jump will end at `end`. Tells whether nothing follows.
 pub(crate) fn copy(
     decoder: &Decoder<'_>,
     instruction: &Instruction,
     bytes: &[u8],
-    at: u64,
+    end: u64,
     to: u64,
     trampoline: &mut Vec<u8>,
 ) -> Result<bool, Refusal> {
@@ -134,7 +151,7 @@ pub(crate) fn copy(
         FlowControl::Call if instruction.is_call_near() => {
             // It returns into the function itself, where it is known how to unwind.
             let back = instruction.next_ip();
-            if back < at + JUMP_BYTES as u64 {
+            if back < end {
                 return Err(Refusal::Call);
             }
             trampoline.push(0x68); // push the lower half, sign-extended
@@ -197,6 +214,6 @@ fn is_padding(code: &[u8], address: u64, wanted: usize) -> bool {
     true
 }
 
-fn is_nop(code: Code) -> bool {
+pub(crate) fn is_nop(code: Code) -> bool {
     matches!(code, Code::Nopw | Code::Nopd | Code::Nopq | Code::Nop_rm16 | Code::Nop_rm32 | Code::Nop_rm64)
 }

@@ -160,7 +160,7 @@ impl Site {
                 moves.push((at + start as u64, places.stub + stub.len() as u64));
             }
             let own = &bytes[start..start + instruction.len()];
-            if copy(&decoder, &instruction, own, at, places.stub, &mut stub)? {
+            if copy(&decoder, &instruction, own, at + JUMP_BYTES as u64, places.stub, &mut stub)? {
                 return Err(Refusal::Instruction);
             }
         }

@@ -7,7 +7,10 @@ use brant_hook::exchange::{
     Word, Write,
 };
 use brant_hook::symbols::{self, Tables};
-use brant_hook::{Function, PROLOGUE_BYTES_MAX, Refusal, branches_into, relocate};
+use brant_hook::{
+    Function, JUMP_BYTES, PROLOGUE_BYTES_MAX, Refusal, SHORT_JUMP_BYTES, branches_into, padding_near,
+    relocate, relocate_short, short_jump,
+};
 use proptest::prelude::*;
 
 struct Library {
@@ -72,6 +75,22 @@ fn find(names: &[&str]) -> Option<PathBuf> {
     candidates.into_iter().find(|path| path.is_file())
 }
 
+/// Whether a short jump to padding fits where a long one does not.
+fn fits_short(library: &Library, (address, bytes): (u64, u64)) -> bool {
+    let start = (address - library.address) as usize;
+    let end = library.text.len().min(start + PROLOGUE_BYTES_MAX);
+    let function = Function { address, code: &library.text[start..end], bytes };
+    let Ok(relocated) = relocate_short(function, library.address + library.text.len() as u64 + 4096) else {
+        return false;
+    };
+    let is_free = |range: std::ops::Range<u64>| !branches_into(&library.text, library.address, &[range])[0];
+    let fits = |place: u64| {
+        short_jump(relocated.at, place).is_some() && is_free(place - 1..place + JUMP_BYTES as u64)
+    };
+    is_free(relocated.at..relocated.at + SHORT_JUMP_BYTES as u64)
+        && padding_near(&library.text, library.address, relocated.at).into_iter().any(fits)
+}
+
 /// How many functions there are, and why the others do not fit.
 fn fit(library: &Library) -> (usize, Vec<(u64, Refusal)>) {
     let mut refused = Vec::new();
@@ -89,6 +108,13 @@ fn fit(library: &Library) -> (usize, Vec<(u64, Refusal)>) {
     refused.extend(
         ranges.iter().zip(hits).filter(|(_, hit)| *hit).map(|(range, _)| (range.start, Refusal::BranchInto)),
     );
+    let long = refused.len();
+    let size = |at: u64| library.functions.iter().rfind(|(address, _)| *address <= at).copied();
+    refused.retain(|(at, refusal)| {
+        let may = matches!(refusal, Refusal::BranchInto | Refusal::TooShort);
+        !(may && size(*at).is_some_and(|function| fits_short(library, function)))
+    });
+    println!("by a short jump: {}", long - refused.len());
     (library.functions.len(), refused)
 }
 
@@ -131,6 +157,23 @@ fn what_cannot_be_moved_is_refused_for_its_reason() {
     assert_eq!(moved[..13], [0x68, 5, 0x10, 0, 0, 0xc7, 0x44, 0x24, 4, 0, 0, 0, 0]);
     let moved = relocate(&[0x74, 4, 0x0f, 0x1f, 0], 9).unwrap();
     assert_eq!(moved[..6], [0x0f, 0x84, 0, 0x80, 0xff, 0xff]);
+}
+
+#[test]
+fn padding_is_what_follows_an_end() {
+    // ret; nop of four and of three bytes; nop; int3.
+    let code = [0xc3, 0x0f, 0x1f, 0x40, 0, 0x0f, 0x1f, 0, 0x90, 0xcc];
+    assert_eq!(padding_near(&code, 0x1000, 0x1040), [0x1001]);
+    assert_eq!(padding_near(&code, 0x1000, 0x1400), []);
+    // What may be the nops that a function begins with.
+    assert_eq!(padding_near(&code, 0xfff, 0x1040), []);
+    assert_eq!(padding_near(&code, 0x100b, 0x1040), []);
+    // The same behind an instruction that goes on, and too few behind one that does not.
+    let code = [0x55, 0x0f, 0x1f, 0x40, 0, 0x0f, 0x1f, 0, 0xc3, 0x0f, 0x1f, 0x40, 0, 0x55];
+    assert_eq!(padding_near(&code, 0x1000, 0x1040), []);
+    assert_eq!(short_jump(0x1000, 0x1081), Some([0xeb, 0x7f]));
+    assert_eq!(short_jump(0x1000, 0x1082), None);
+    assert_eq!(short_jump(0x1000, 0xf82), Some([0xeb, 0x80]));
 }
 
 #[test]

@@ -16,6 +16,7 @@ extern crate alloc;
 #[cfg(feature = "loaded")]
 use brant_mediator as _;
 
+mod areas;
 mod calls;
 mod entry;
 mod event;

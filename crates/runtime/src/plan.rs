@@ -234,7 +234,8 @@ impl Table {
         if let Some(loader) = self.loader.as_ref().filter(|loader| !loader.is_on()) {
             match loader.is_in_place() {
                 // brant was killed before the jump.
-                true => plan.code.extend(loader.slot.arm()),
+                // SAFETY: the loader is never unloaded.
+                true => plan.code.extend(unsafe { loader.slot.arm() }),
                 false => plan.put_on(loader.slot, loader.layer),
             }
             moves.extend(&loader.slot.moves);
@@ -307,7 +308,10 @@ impl Writes {
         }
         // SAFETY: its module is there.
         if unsafe { slot.look() } == Look::Bare {
-            let missing: Vec<Write> = slot.arm().filter(|write| !self.code.contains(write)).collect();
+            // SAFETY: as above.
+            let missing = unsafe { slot.arm() };
+            let missing: Vec<Write> =
+                missing.into_iter().filter(|write| !self.code.contains(write)).collect();
             self.code.extend(missing);
         }
     }

@@ -7,11 +7,13 @@
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use brant_hook::exchange::{Shape, Word, Write};
-use brant_hook::{Refusal, Relocated, TRAMPOLINE_BYTES_MAX, jump, relocate};
+use brant_hook::{Refusal, Relocated, TRAMPOLINE_BYTES_MAX, jump, relocate, relocate_short, short_jump};
 
+use crate::areas::Areas;
 use crate::modules::{Identity, Module};
 use crate::thunk::Kind;
 use crate::{system, thunk};
@@ -166,56 +168,49 @@ fn jump_by(place: u64) -> [u8; GATE_BYTES] {
     code
 }
 
-/// Pages of generated code, each for slots of one module.
-pub(crate) struct Areas(Vec<Area>);
-
-struct Area {
-    start: usize,
-    bytes: usize,
-    /// Nothing: its module has gone.
-    module: Option<Identity>,
-}
-
-impl Areas {
-    pub(crate) const fn new() -> Areas {
-        Areas(Vec::new())
-    }
-
-    /// Writable pages for a module, near to it: those of another one that has gone, or new ones. Nothing where there are none;
-    /// `None` where brant could not be told of them.
-    fn take(&mut self, module: &Module, bytes: usize) -> Option<Option<*mut u8>> {
-        let (start, end) = module.range();
-        let (start, end) = (start as usize, end as usize);
-        let identity = Identity::of(module);
-        let is_near =
-            |area: &Area| area.start + system::NEAR >= end && area.start + area.bytes <= start + system::NEAR;
-        let is_free = |area: &&mut Area| area.module.is_none() && area.bytes >= bytes && is_near(area);
-        if let Some(area) = self.0.iter_mut().find(is_free) {
-            // SAFETY: pages of map_near to which nothing leads any more.
-            if unsafe { system::unseal(area.start as *mut u8, bytes) } {
-                area.module = Some(identity);
-                return Some(Some(area.start as *mut u8));
-            }
-        }
-        let Some(pages) = system::map_near(start, end, bytes) else { return Some(None) };
-        note_code(pages as u64, bytes as u64)?;
-        self.0.push(Area { start: pages as usize, bytes, module: Some(identity) });
-        Some(Some(pages))
-    }
-
-    /// Those of a module that has gone.
-    pub(crate) fn free(&mut self, gone: Identity) {
-        for area in self.0.iter_mut().filter(|area| area.module == Some(gone)) {
-            area.module = None;
-        }
-    }
-}
-
 fn make_slot(wanted: &Wanted<'_>, module: &Module, block: *mut u8) -> Result<Box<Slot>, Refusal> {
     let gate = block as u64;
-    let trampoline = gate + GATE_BYTES as u64;
-    let Relocated { at, old, length, trampoline: code, moves } = relocate(wanted.function, trampoline)?;
-    let new = jump(at, gate).ok_or(Refusal::TooFar)?;
+    let relocated = relocate(wanted.function, gate + GATE_BYTES as u64)?;
+    let new = jump(relocated.at, gate).ok_or(Refusal::TooFar)?;
+    let patch = Patch { at: relocated.at, old: relocated.old.clone(), new: new.to_vec() };
+    Ok(fill_slot(wanted, module, block, relocated, vec![patch]))
+}
+
+/// Makes a slot for a function in whose first bytes there is only room for a short jump: to `padding`, which holds the long one.
+pub(crate) fn make_short_slot(
+    areas: &mut Areas,
+    wanted: &Wanted<'_>,
+    module: &Module,
+    padding: (u64, &[u8]),
+) -> Result<Box<Slot>, Refusal> {
+    let block = areas.take(module, system::PAGE).flatten().ok_or(Refusal::TooFar)?;
+    let gate = block as u64;
+    let (place, old) = padding;
+    let made = relocate_short(wanted.function, gate + GATE_BYTES as u64).and_then(|relocated| {
+        let long = jump(place, gate).ok_or(Refusal::TooFar)?.to_vec();
+        let short = short_jump(relocated.at, place).ok_or(Refusal::TooFar)?.to_vec();
+        let patches = vec![
+            Patch { at: place, old: old.to_vec(), new: long },
+            Patch { at: relocated.at, old: relocated.old.clone(), new: short },
+        ];
+        Ok(fill_slot(wanted, module, block, relocated, patches))
+    });
+    // SAFETY: nothing writes there any more.
+    match unsafe { system::seal(block, system::PAGE) } {
+        true => made,
+        false => Err(Refusal::TooFar),
+    }
+}
+
+fn fill_slot(
+    wanted: &Wanted<'_>,
+    module: &Module,
+    block: *mut u8,
+    relocated: Relocated,
+    patches: Vec<Patch>,
+) -> Box<Slot> {
+    let Relocated { at, length, trampoline: code, moves, .. } = relocated;
+    let trampoline = block as usize + GATE_BYTES;
     let skipped = (at - wanted.function.address) as usize;
     let prologue = wanted.function.code[skipped..skipped + length].to_vec();
     let mut slot = Box::new(Slot {
@@ -223,11 +218,11 @@ fn make_slot(wanted: &Wanted<'_>, module: &Module, block: *mut u8) -> Result<Box
         name: wanted.name.to_vec(),
         module: Identity::of(module),
         address: wanted.function.address,
-        patches: vec![Patch { at, old: old.to_vec(), new: new.to_vec() }],
+        patches,
         prologue: (at, prologue),
         moves,
         first: AtomicPtr::new(core::ptr::null_mut()),
-        original: Link { code: trampoline as usize, entry: trampoline as usize },
+        original: Link { code: trampoline, entry: trampoline },
     });
     *slot.first.get_mut() = &raw mut slot.original;
     let gate_code = jump_by(&raw const slot.first as u64);
@@ -241,10 +236,10 @@ fn make_slot(wanted: &Wanted<'_>, module: &Module, block: *mut u8) -> Result<Box
             code.len().min(TRAMPOLINE_BYTES_MAX),
         );
     }
-    Ok(slot)
+    slot
 }
 
-fn note_code(start: u64, bytes: u64) -> Option<()> {
+pub(crate) fn note_code(start: u64, bytes: u64) -> Option<()> {
     let count = CODE_COUNT.load(Ordering::Relaxed);
     let range = CODE.get(count as usize)?;
     range.start.store(start, Ordering::Relaxed);
@@ -367,13 +362,26 @@ impl Slot {
         if unsafe { last.is_new() } { Look::Hooked } else { Look::Bare }
     }
 
-    /// Where the function jumps away.
-    pub(crate) fn at(&self) -> u64 {
-        self.prologue.0
+    /// The writes that are missing.
+    ///
+    /// # Safety
+    ///
+    /// The function's module is mapped.
+    pub(crate) unsafe fn arm(&self) -> Vec<Write> {
+        // SAFETY: promised by the caller.
+        let missing = self.patches.iter().filter(|patch| unsafe { !patch.is_new() });
+        missing.map(Patch::write).collect()
     }
 
-    pub(crate) fn arm(&self) -> impl Iterator<Item = Write> {
-        self.patches.iter().map(Patch::write)
+    /// Whether it writes to any of these bytes.
+    pub(crate) fn covers(&self, range: &Range<u64>) -> bool {
+        let meets = |patch: &Patch| patch.at < range.end && range.start < patch.at + patch.new.len() as u64;
+        self.patches.iter().any(meets)
+    }
+
+    /// Where the bytes are that it writes.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
+        self.patches.iter().map(|patch| patch.at..patch.at + patch.new.len() as u64)
     }
 
     pub(crate) fn disarm(&self) -> impl Iterator<Item = Write> {

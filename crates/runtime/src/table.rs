@@ -8,13 +8,17 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use brant_hook::exchange::{Mediation, Outcome, Write};
 use brant_hook::symbols::is_library;
-use brant_hook::{JUMP_BYTES, PROLOGUE_BYTES_MAX, Refusal, branches_into, refused_by_name};
+use brant_hook::{
+    JUMP_BYTES, PROLOGUE_BYTES_MAX, Refusal, SHORT_JUMP_BYTES, branches_into, padding_near, refused_by_name,
+    relocate_short, short_jump,
+};
 
+use crate::areas::Areas;
 use crate::calls::Calls;
 use crate::event::Known;
 use crate::late::{Deferred, Loader};
 use crate::modules::{Identity, Module, is_kernels};
-use crate::slot::{Areas, Layer, Layers, Look, Slot, Use, Wanted, make_slots};
+use crate::slot::{Layer, Layers, Look, Slot, Use, Wanted, make_short_slot, make_slots};
 use crate::system::{self, Hold, Taken};
 
 /// How brant names the libraries that it carries when they are loaded.
@@ -410,34 +414,71 @@ impl Table {
         }
         missing.sort_by_key(|wanted| wanted.function.address);
         let made = make_slots(&mut self.areas, &missing, module)?;
-        let ranges: Vec<Range<u64>> =
-            made.iter().flatten().map(|slot| slot.at()..slot.at() + JUMP_BYTES as u64).collect();
-        let mut is_branched_into = alloc::vec![false; ranges.len()];
-        for (at, code) in module.code() {
-            let hits = branches_into(code, at, &ranges);
-            is_branched_into.iter_mut().zip(hits).for_each(|(is_hit, hit)| *is_hit |= hit);
-        }
+        let ranges: Vec<Range<u64>> = made.iter().flatten().flat_map(|slot| slot.ranges()).collect();
+        let mut hits = branches(module, &ranges).into_iter();
         let mut refusals = Vec::new();
-        let is_armed = |slot: &Slot| self.calls.is_armed_in(slot.at()..slot.at() + JUMP_BYTES as u64);
-        let is_shared: Vec<bool> =
-            made.iter().map(|slot| slot.as_ref().is_ok_and(|slot| is_armed(slot))).collect();
-        let mut hits = is_branched_into.into_iter();
-        for ((wanted, slot), is_shared) in missing.iter().zip(made).zip(is_shared) {
-            let slot = match is_shared {
-                true => {
-                    hits.next();
-                    Err(Refusal::Hooked)
+        for (wanted, slot) in missing.iter().zip(made) {
+            let slot = slot.and_then(|slot| {
+                // What another slot has taken as its padding is none any more.
+                let is_taken = slot.ranges().any(|range| self.slots.iter().any(|other| other.covers(&range)));
+                let is_branched_into = hits.next().unwrap_or(false);
+                match (self.is_site(&slot), is_branched_into, is_taken) {
+                    (true, _, _) => Err(Refusal::Hooked),
+                    (false, true, _) => Err(Refusal::BranchInto),
+                    (false, false, true) => Err(Refusal::TooShort),
+                    (false, false, false) => Ok(slot),
                 }
-                false => slot,
-            };
+            });
+            let slot = slot.or_else(|refusal| match refusal {
+                Refusal::BranchInto | Refusal::TooShort => self.make_short(module, wanted).ok_or(refusal),
+                _ => Err(refusal),
+            });
             match slot {
-                Ok(slot) if !hits.next().unwrap_or(false) => self.slots.push(slot.keep()),
-                Ok(_) => refusals.push((wanted.function.address, Refusal::BranchInto)),
+                Ok(slot) => self.slots.push(slot.keep()),
                 Err(refusal) => refusals.push((wanted.function.address, refusal)),
             }
         }
         Some(refusals)
     }
+
+    /// A slot for a function that has no room for a long jump: with a short one, to padding nearby that nobody else has taken.
+    fn make_short(&mut self, module: &Module, wanted: &Wanted<'_>) -> Option<Box<Slot>> {
+        let function = wanted.function;
+        let at = relocate_short(function, function.address).ok()?.at;
+        let (start, code) =
+            module.code().find(|(start, code)| (*start..*start + code.len() as u64).contains(&at))?;
+        let entry = at..at + SHORT_JUMP_BYTES as u64;
+        for place in padding_near(code, start, at) {
+            let padding = place..place + JUMP_BYTES as u64;
+            // A branch to its first byte counts, too.
+            let both = [place - 1..padding.end, entry.clone()];
+            let is_taken =
+                [&padding, &entry].into_iter().any(|range| self.slots.iter().any(|slot| slot.covers(range)));
+            let is_hit = both.iter().any(|range| branches(module, core::slice::from_ref(range))[0]);
+            if is_taken || is_hit || short_jump(at, place).is_none() {
+                continue;
+            }
+            let bytes = &code[(place - start) as usize..(padding.end - start) as usize];
+            let slot = make_short_slot(&mut self.areas, wanted, module, (place, bytes)).ok()?;
+            return (!self.is_site(&slot)).then_some(slot);
+        }
+        None
+    }
+
+    /// Whether it would write where a system call is mediated.
+    fn is_site(&self, slot: &Slot) -> bool {
+        slot.ranges().any(|range| self.calls.is_armed_in(range))
+    }
+}
+
+/// For each of `ranges`, whether code of the module branches into it.
+fn branches(module: &Module, ranges: &[Range<u64>]) -> Vec<bool> {
+    let mut is_branched_into = alloc::vec![false; ranges.len()];
+    for (at, code) in module.code() {
+        let hits = branches_into(code, at, ranges);
+        is_branched_into.iter_mut().zip(hits).for_each(|(is_hit, hit)| *is_hit |= hit);
+    }
+    is_branched_into
 }
 
 impl Wrapper {

@@ -73,7 +73,7 @@ fn main() {
     compile(&sandbox, "bench_mediators.c", "libnative.so", &[]);
     sandbox.write(
         "native.wrap",
-        "wrapper native implementation \"libnative.so\"\nwrap work in libwork with native_work native\n\
+        "wrapper plain implementation \"libnative.so\"\nwrap work in libwork with native_work native\n\
          wrap malloc in libc with native_malloc native\nwrap free in libc with native_free native\n",
     );
     let path = |name: &str| sandbox.path(name).to_str().expect("test paths are UTF-8").to_owned();
@@ -86,7 +86,7 @@ fn main() {
     rows.insert(0, ("bare", measure(&sandbox)));
     brant(&sandbox, &["wrap", &path("native.wrap"), &pid]);
     rows.push(("one native layer", measure(&sandbox)));
-    brant(&sandbox, &["unwrap", "native", &pid]);
+    brant(&sandbox, &["unwrap", "plain", &pid]);
     brant(&sandbox, &["wrap", "--no-guard", &path("one.wrap"), &pid]);
     rows.push(("one layer, no guard", measure(&sandbox)));
     brant(&sandbox, &["unwrap", "one", &pid]);

@@ -359,6 +359,35 @@ fn real_programs_are_wrapped() {
     }
 }
 
+/// Siblings of memcpy branch behind its first instruction, so that there is only room for a short jump: to padding nearby.
+#[test]
+fn functions_without_room_for_a_long_jump_are_wrapped_under_load() {
+    let sandbox = Sandbox::new(Who::Plain);
+    compile(&sandbox, "stress_library.c", "libtick.so", &[]);
+    compile(&sandbox, "copy_mediators.c", "libcopy.so", &[]);
+    let stress = compile(&sandbox, "stress.c", "stress", &["-ltick"]);
+    sandbox.write(
+        "copy.wrap",
+        "wrapper copy implementation \"libcopy.so\"\n\
+         wrap memcpy in libc with my_copy sig \"void *(void *, const void *, size_t)\"\n\
+         wrap memmove in libc with my_copy sig \"void *(void *, const void *, size_t)\"\n\
+         wrap tick in libtick with my_tick sig \"void(long *)\"\n",
+    );
+    let mut program = start(&sandbox, &stress, &["aappsfw"]);
+    expect(&sandbox, "bare", |state| state[0] > 3);
+    for _ in 0..10 {
+        done(&wrap(&sandbox, "copy.wrap", &program));
+        let before = state(&sandbox);
+        expect(&sandbox, "mediated", |state| state[1] > before[1] + 2 && state[4] == 0);
+        let listed = sandbox.brant(&["wrappers", &program.pid().to_string()]);
+        assert!(done(&listed).stdout.contains("memcpy in libc.so.6"), "{}", listed.stdout);
+        done(&unwrap(&sandbox, "copy", &program));
+        let before = state(&sandbox);
+        expect(&sandbox, "bare again", |state| state[2] > before[2] + 2 && state[4] == 0);
+    }
+    assert_eq!(program.ended(), None, "{}", sandbox.text("err"));
+}
+
 /// A thread's exec ends all others: whoever holds them must not be in its way.
 #[test]
 fn programs_that_execute_themselves_are_not_held_up() {

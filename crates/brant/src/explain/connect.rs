@@ -88,9 +88,10 @@ brant/mediator.h and native! of brant-mediator declare.",
         title: "a function cannot be wrapped",
         text: "\
 A wrapper is put on all of its functions or on none. A function is hooked by a jump over its first bytes, so a few cannot be:
-those shorter than a jump, those into whose first bytes other code branches, and those that by their nature bear nobody
-between them and their caller: vfork and the setjmp family, dlopen and dlsym, __tls_get_addr. A library that does not export
-the function is a reason too, and several functions for one native mediator. Leave these lines out of the definition.
+those shorter than a jump and those into whose first bytes other code branches, where no padding nearby holds the jump, and
+those that by their nature bear nobody between them and their caller: vfork and the setjmp family, dlopen and dlsym,
+__tls_get_addr. A library that does not export the function is a reason too, and several functions for one native mediator.
+Leave these lines out of the definition.
 
 One that is not loaded is no reason: its functions are mediated when it is. Only where the loader's own notice of that cannot
 be hooked such a definition is refused, as nobody would learn of the library.",

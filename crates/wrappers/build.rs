@@ -21,6 +21,7 @@ fn main() {
         "Cargo.toml",
         "../mediator/src",
         "../mediator/Cargo.toml",
+        "../identity/src",
         "../record/src/layout.rs",
     ] {
         println!("cargo:rerun-if-changed={}", here.join(part).display());

@@ -49,6 +49,7 @@ pub const POINTS: &[&str] = &[
     "restore.memory-filled",
     "restore.files-placed",
     "restore.threads-made",
+    "restore.mediated",
     "restore.ready",
     "restore.announced",
     "restore.half-independent",

@@ -82,6 +82,11 @@ impl Carried {
         Ok(carried)
     }
 
+    /// Its descriptor in the program.
+    pub(crate) fn descriptor(&self) -> u64 {
+        self.file
+    }
+
     /// How many more are made, in case that a loader takes one for another library. Numbers of files in memory are not given
     /// twice by one kernel; those of files in a folder are, soon.
     pub(crate) fn spares(&self) -> usize {

@@ -45,12 +45,14 @@ pub(crate) fn commit<T: Send>(
     if let Some(to) = place_of(&away, moves) {
         session.move_to(to)?;
     }
-    let memory = session.memory();
+    let others = session.others.clone();
+    let own: Vec<HandThread> = [away].into_iter().chain(others.iter().copied()).collect();
+    let memory = &Memory::open(target.pid).map_err(|error| Error::NotAllowed(target.pid, error))?;
     let mut inside = Some(inside);
     for _ in 0..COMMIT_TRIES {
-        let attempt = |held: &mut Held<'_>| {
+        let mut attempt = |held: &mut Held<'_>| {
             let maps = proc::maps(target.pid).map_err(|error| Error::looking(target.pid, error))?;
-            let threads: Vec<HandThread> = held.threads().chain([away]).collect();
+            let threads: Vec<HandThread> = held.threads().chain(own.iter().copied()).collect();
             let stacks = Stacks { memory, maps: &maps, descriptions: &target.descriptions };
             let is_clear = threads.iter().all(|thread| match place_of(thread, moves) {
                 Some(_) => !stacks.returns_inside(thread, is_interior),
@@ -67,11 +69,18 @@ pub(crate) fn commit<T: Send>(
                 }
             }
             write(memory, away.tid, writes)?;
-            let threads: Vec<HandThread> = held.threads().chain([away]).collect();
+            let threads: Vec<HandThread> = held.threads().chain(own.iter().copied()).collect();
             Ok(inside.take().map(|inside| inside(&threads, &maps)))
         };
-        let (seen, pause) = while_stopped(target.pid, &[away.tid], attempt)?;
+        let (seen, pause) = match &others[..] {
+            [] => while_stopped(target.pid, &[away.tid], attempt)?,
+            // All of them are held by this very thread.
+            _ => (attempt(&mut Held::none(&crate::waiter(target.pid)?, target.pid))?, Duration::ZERO),
+        };
         if let Some(seen) = seen {
+            for (other, to) in others.iter().filter_map(|other| Some((other.tid, place_of(other, moves)?))) {
+                session.move_other(other, to)?;
+            }
             return Ok((Committed { pause }, seen));
         }
         std::thread::sleep(COMMIT_PAUSE);

@@ -60,19 +60,36 @@ enum Options<'a> {
     Checked(&'a [u8]),
 }
 
+impl Found {
+    fn shipped(shipped: &brant_wrappers::Shipped) -> Found {
+        Found {
+            shown: format!("{}.{ENDING}", shipped.name),
+            source: shipped.definition.into(),
+            path: None,
+            stem: shipped.name.into(),
+        }
+    }
+}
+
 /// Finds and reads what a user named: `NAME`, `./PATH.wrap`, `NAME:OPTIONS`.
 pub fn find(text: &str) -> Result<Wrapper, Error> {
     let (name, options) = split(text);
-    load(name, Options::Typed(options))
+    load(read(name)?, Options::Typed(options))
+}
+
+/// The wrapper that ships under this name, whatever the folders have.
+pub fn shipped(name: &str, options: &str) -> Result<Wrapper, Error> {
+    let shipped = brant_wrappers::find(name)
+        .ok_or_else(|| Error::NoSuchName { name: name.to_owned(), folders: "brant itself".into() })?;
+    load(Found::shipped(shipped), Options::Typed(options))
 }
 
 /// Reads a definition once more, by what [`Wrapper::definition`] says, for a wrapper with these [`Wrapper::options`].
 pub fn again(definition: &str, options: &[u8]) -> Result<Wrapper, Error> {
-    load(definition, Options::Checked(options))
+    load(read(definition)?, Options::Checked(options))
 }
 
-fn load(name: &str, options: Options<'_>) -> Result<Wrapper, Error> {
-    let found = read(name)?;
+fn load(found: Found, options: Options<'_>) -> Result<Wrapper, Error> {
     let shown = &found.shown;
     let definition =
         brant_definition::parse(&found.source, Convention::SysV).map_err(|errors| Error::Definition {
@@ -154,12 +171,7 @@ fn read(text: &str) -> Result<Found, Error> {
             let folders: Vec<String> = folders().iter().map(|folder| folder.display().to_string()).collect();
             Error::NoSuchName { name: text.escape_debug().to_string(), folders: folders.join(" or ") }
         })?;
-        return Ok(Found {
-            shown: format!("{}.{ENDING}", shipped.name),
-            source: shipped.definition.into(),
-            path: None,
-            stem: shipped.name.into(),
-        });
+        return Ok(Found::shipped(shipped));
     };
     let shown = path.display().to_string();
     let source = std::fs::read(&path).map_err(|error| Error::NoDefinition { path: shown.clone(), error })?;

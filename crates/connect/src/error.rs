@@ -30,6 +30,14 @@ pub enum Error {
     NotAllowed(Pid, #[source] std::io::Error),
     #[error("process {0} is statically linked: it has no loader that could load a mediator")]
     Static(Pid),
+    #[error(
+        "a thread of process {0} was asking for or using a process number at the very moment of the checkpoint: take another one"
+    )]
+    InMediator(Pid),
+    #[error(
+        "\"virtual\" hides from process {0} that its process numbers have changed: without it, it would take others for its own"
+    )]
+    Hides(Pid),
     #[error("process {0} is not a 64-bit program")]
     NotSupported(Pid),
     #[error("process {0} has no dlopen: no C library that is known here is loaded in it")]
@@ -140,7 +148,8 @@ impl Error {
             Error::Traced { .. } | Error::Busy(_) => "B-1105",
             Error::Seccomp(_) => "B-1106",
             Error::ShadowStack(_) => "B-1107",
-            Error::Gate { .. } => "B-1108",
+            Error::Gate { .. } | Error::InMediator(_) => "B-1108",
+            Error::Hides(_) => "B-1160",
             Error::Load { .. } => "B-1109",
             Error::NoMediator { .. } => "B-1110",
             Error::Unhookable(_) => "B-1111",

@@ -23,14 +23,17 @@ mod stack;
 mod stop;
 mod unwind;
 
+mod by_hand;
 mod carried;
 mod commit;
 mod entry;
 pub mod follow;
+mod in_flight;
 mod launch;
 mod runtime;
 mod saving;
 mod session;
+mod standing;
 
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -55,6 +58,7 @@ pub use log::{Log, VARIABLE as LOG_VARIABLE};
 pub use numbers::call_name;
 pub use saving::tell_of_checkpoint;
 use session::Session;
+pub use standing::{revise_standing, wrap_standing};
 use stop::while_stopped;
 use target::Target;
 
@@ -247,7 +251,7 @@ fn put_on(target: &Target, session: &mut Session<'_>, wrapper: &Wrapper) -> Resu
         name: name.to_vec(),
         path: path.to_vec(),
         handle,
-        iterate: target.loader.iterate.0,
+        iterate: session.iterate().0,
         debug: target.loader.debug,
         is_unguarded: wrapper.is_unguarded,
         options: wrapper.options.clone(),
@@ -375,6 +379,7 @@ fn unwrap_running(name: &str, pid: Pid) -> Result<(Unwrapped, Option<Vec<u8>>), 
     let _turn = Turn::take(pid)?;
     let waiter = waiter(pid)?;
     let target = Target::inspect(pid)?;
+    in_flight::check_hides_nothing(pid, name)?;
     let missing = || Error::NotWrapped { pid, name: name.to_owned() };
     if runtime::Runtime::find(pid)?.is_none() {
         return Err(missing());

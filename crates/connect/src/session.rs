@@ -9,14 +9,15 @@
 
 use std::time::Duration;
 
-use brant_base::{Addr, Pid};
+use brant_base::{Addr, PAGE_SIZE, Pid, Tid};
 use brant_hook::exchange::{MESSAGE_BYTES_MAX, RUNTIME_NAME, Reply, Request};
 use brant_kernel::proc::{self, MapEntry, MapKind};
 use brant_kernel::ptrace::{self, Waiter};
-use brant_kernel::remote::{Errand, HandThread, Memory, RemoteError};
+use brant_kernel::remote::{Errand, Hand, HandThread, Memory, RemoteError};
 
 use crate::Wrapper;
 use crate::allocator::{Allocator, is_waiting};
+use crate::by_hand::{self, Library, is_by_hand};
 use crate::carried::{self, Carried};
 use crate::error::Error;
 use crate::runtime::{self, Runtime};
@@ -43,11 +44,17 @@ pub(crate) struct Session<'w> {
     held: Held<'w>,
     /// The thread as it is when it is not away.
     pub(crate) thread: HandThread,
+    /// The other threads, where somebody else of us holds them all.
+    pub(crate) others: Vec<HandThread>,
     /// The runtime's file, while it is being loaded.
     file: Option<Carried>,
     /// Those of implementations that travel with brant, likewise.
     carried: Vec<Carried>,
     pub(crate) runtime: Option<Runtime>,
+    /// Libraries that were mapped by hand, by their names.
+    mapped: Vec<(Vec<u8>, u64)>,
+    /// What shows the modules of the program in the place of its loader.
+    iterate: Option<Addr>,
 }
 
 impl<'w> Session<'w> {
@@ -72,6 +79,49 @@ impl<'w> Session<'w> {
         wrappers: &[Wrapper],
     ) -> Result<Session<'w>, Error> {
         Session::borrow(waiter, target, None, true, wrappers, Held::none(waiter, target.pid), thread)
+    }
+
+    /// Borrows the first of `threads`, which are all that the process has, and are stopped and stay so. Nothing of the program's
+    /// loader or allocator is called, as any of them may hold what these need: what brant carries is mapped by hand.
+    pub(crate) fn open_standing(
+        waiter: &'w Waiter,
+        target: &'w Target,
+        threads: &[HandThread],
+        wrappers: &[Wrapper],
+    ) -> Result<Session<'w>, Error> {
+        let pid = target.pid;
+        let Some((thread, others)) = threads.split_first() else { return Err(Error::Gone(pid)) };
+        let resolve = |name: &[u8]| {
+            let known = target.exports.iter().find(|(known, _)| known == name);
+            known.map(|(_, address)| *address)
+        };
+        let executable = target.executable();
+        let (errand, (iterate, mapped)) =
+            Errand::open(waiter, pid, *thread, &executable, ROOM_BYTES, |hand| {
+                let mut map = |name: &[u8], bytes: &'static [u8]| {
+                    let library = Library::read(bytes).ok_or_else(|| unreadable(thread.tid))?;
+                    let file = Carried::make(hand, thread.tid, name, bytes)?;
+                    let handle = library.map(hand, (thread.tid, file.descriptor()), name, &resolve)?;
+                    file.give_back(hand)?;
+                    Ok::<u64, RemoteError>(handle)
+                };
+                let name = runtime::file_name();
+                map(name.as_bytes(), runtime::LIBRARY)?;
+                let carried = wrappers.iter().filter_map(Wrapper::carried_as);
+                let mapped = carried.map(|(name, library)| Ok((name.to_vec(), map(name, library)?)));
+                let mapped = mapped.collect::<Result<Vec<_>, RemoteError>>()?;
+                Ok((map_iteration(hand, thread.tid, &target.listed)?, mapped))
+            })?;
+        let runtime = Some(Runtime::find(pid)?.ok_or(Error::Runtime(pid))?);
+        let (held, others) = (Held::none(waiter, pid), others.to_vec());
+        let (thread, iterate) = (*thread, Some(iterate));
+        let (file, carried) = (None, Vec::new());
+        Ok(Session { target, errand, held, thread, others, file, carried, runtime, mapped, iterate })
+    }
+
+    /// dl_iterate_phdr, or what stands for it.
+    pub(crate) fn iterate(&self) -> Addr {
+        self.iterate.unwrap_or(self.target.loader.iterate)
     }
 
     fn borrow(
@@ -109,7 +159,10 @@ impl<'w> Session<'w> {
                 }
                 error => error.into(),
             })?;
-        let mut session = Session { target, errand, held, thread, file, carried, runtime };
+        let others = Vec::new();
+        let (mapped, iterate) = (Vec::new(), None);
+        let mut session =
+            Session { target, errand, held, thread, others, file, carried, runtime, mapped, iterate };
         if must_load {
             session.load_runtime()?;
         }
@@ -133,6 +186,9 @@ impl<'w> Session<'w> {
     /// library, and another file is tried.
     pub(crate) fn load_carried(&mut self, wrapper: &Wrapper, known: &[u64]) -> Result<u64, Error> {
         let wanted = wrapper.carried_as().map(|(name, _)| name);
+        if let Some((_, handle)) = self.mapped.iter().find(|(name, _)| Some(name.as_slice()) == wanted) {
+            return Ok(*handle);
+        }
         let runtime = runtime_mapping(self.target.pid)?.map(|(base, _)| base.0);
         let is_free = |made: &&mut Carried| Some(made.name.as_slice()) == wanted && !made.is_loaded;
         while let Some(made) = self.carried.iter_mut().find(is_free) {
@@ -173,8 +229,11 @@ impl<'w> Session<'w> {
         Err(Error::Load { path: String::from_utf8_lossy(path).into_owned(), why })
     }
 
-    /// Unloads a library.
+    /// Unloads a library; one that was mapped by hand stays.
     pub(crate) fn unload(&mut self, handle: u64) -> Result<(), Error> {
+        if is_by_hand(self.memory(), handle) {
+            return Ok(());
+        }
         self.call(self.target.loader.close, [handle, 0, 0, 0, 0, 0], LOAD_TIMEOUT).map(drop)
     }
 
@@ -229,6 +288,13 @@ impl<'w> Session<'w> {
         self.memory().write(at, bytes).map_err(|e| Error::thread(self.thread.tid, "writing arguments", e))
     }
 
+    /// Lets one of the others go on somewhere else.
+    pub(crate) fn move_other(&mut self, tid: Tid, rip: u64) -> Result<(), Error> {
+        let Some(other) = self.others.iter_mut().find(|other| other.tid == tid) else { return Ok(()) };
+        other.registers.rip = rip;
+        ptrace::set_registers(tid, &other.registers).map_err(|error| Error::thread(tid, "moving it", error))
+    }
+
     /// Gives the thread back and lets it go.
     pub(crate) fn close(self) -> Result<(), Error> {
         let Session { errand, mut held, file, carried, .. } = self;
@@ -237,6 +303,26 @@ impl<'w> Session<'w> {
         held.release();
         Ok(closed?)
     }
+}
+
+fn unreadable(tid: Tid) -> RemoteError {
+    let error = std::io::ErrorKind::InvalidData.into();
+    RemoteError::Ptrace { tid, operation: "reading a library that brant carries", error }
+}
+
+/// Code that shows these modules; it stays.
+fn map_iteration(hand: &mut Hand<'_>, tid: Tid, modules: &[[u64; 8]]) -> Result<Addr, RemoteError> {
+    let code = by_hand::iteration(modules);
+    let bytes = (code.len() as u64).next_multiple_of(PAGE_SIZE);
+    let protection = (libc::PROT_READ | libc::PROT_EXEC) as u64;
+    let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+    let at = hand.call(0, libc::SYS_mmap, [0, bytes, protection, flags, u64::MAX, 0])?;
+    hand.memory().write_by_force(Addr(at), &code).map_err(|error| RemoteError::Ptrace {
+        tid,
+        operation: "writing code",
+        error,
+    })?;
+    Ok(Addr(at))
 }
 
 /// Finds a thread that may be borrowed and leaves it stopped.

@@ -30,6 +30,10 @@ pub(crate) struct Target {
     pub(crate) guarded: Vec<Range<u64>>,
     pub(crate) allocator: Allocator,
     pub(crate) descriptions: Descriptions,
+    /// Functions of its C library, which libraries need that brant carries.
+    pub(crate) exports: Vec<(Vec<u8>, u64)>,
+    /// What dl_iterate_phdr would show: `struct dl_phdr_info` of each module.
+    pub(crate) listed: Vec<[u64; 8]>,
 }
 
 /// Functions of its C library.
@@ -100,7 +104,19 @@ impl Target {
         let guarded = guarded_code(&modules, &maps, interpreter);
         let libc = modules.iter().find(|module| module.is(b"libc")).map(|module| module.base);
         let allocator = Allocator::find(&memory, &maps, debug, |base| Some(base) == libc);
-        Ok(Target { pid, maps, loader, guarded, allocator, descriptions: Descriptions::default() })
+        let listed = listed(&memory, debug, (headers, count));
+        let is_libc = |module: &Module| module.is(b"libc");
+        let exports = modules.into_iter().find(is_libc).map_or(Vec::new(), |libc| libc.functions);
+        Ok(Target {
+            pid,
+            maps,
+            loader,
+            guarded,
+            allocator,
+            descriptions: Descriptions::default(),
+            exports,
+            listed,
+        })
     }
 
     /// Its executable private mappings, the vdso first: places for return thunks.
@@ -121,6 +137,28 @@ fn debug_address(memory: &Memory, headers: u64, count: u64) -> Option<u64> {
     let dynamic = find(symbols::PT_DYNAMIC)?;
     let section = read(memory, bias.wrapping_add(dynamic.address), dynamic.memory_bytes)?;
     Dynamic::parse(&section, bias).debug
+}
+
+/// The modules of the list with their program headers: those of the program itself are `own`.
+fn listed(memory: &Memory, debug: u64, own: (u64, u64)) -> Vec<[u64; 8]> {
+    const HEADERS_AT: u64 = 32;
+    const COUNT_AT: u64 = 56;
+    let mut found = Vec::new();
+    let mut next = word(memory, debug + 8).unwrap_or(0);
+    while next != 0 && found.len() < MODULES_MAX {
+        let (base, name) = (word(memory, next).unwrap_or(0), word(memory, next + 8).unwrap_or(0));
+        let of_file = || {
+            let magic = word_32(memory, base).filter(|magic| magic.to_le_bytes() == *b"\x7fELF");
+            let headers = base + word(memory, base + HEADERS_AT).filter(|_| magic.is_some())?;
+            Some((headers, u64::from(word_32(memory, base + COUNT_AT)? & 0xffff)))
+        };
+        let headers = if found.is_empty() { Some(own) } else { of_file() };
+        if let Some((headers, count)) = headers {
+            found.push([base, name, headers, count, 0, 0, 0, 0]);
+        }
+        next = word(memory, next + 24).unwrap_or(0);
+    }
+    found
 }
 
 /// The modules of the list, each with its exported functions.
@@ -188,19 +226,38 @@ fn find_loader(modules: &[Module], debug: u64) -> Option<Loader> {
     for module in candidates.into_iter().flatten() {
         if let (Some(open), Some(close)) = (module.address_of(b"dlopen"), module.address_of(b"dlclose")) {
             let error = module.address_of(b"dlerror").map(Addr);
-            return Some(Loader {
-                open: Addr(open),
-                close: Addr(close),
-                error,
-                iterate,
-                debug,
-                flags: RTLD_NOW,
-            });
+            let (open, close) = (Addr(open), Addr(close));
+            return Some(Loader { open, close, error, iterate, debug, flags: RTLD_NOW });
         }
     }
     let open = Addr(libc.address_of(b"__libc_dlopen_mode")?);
     let close = Addr(libc.address_of(b"__libc_dlclose")?);
     Some(Loader { open, close, error: None, iterate, debug, flags: RTLD_NOW | RTLD_DLOPEN })
+}
+
+/// The functions that the library at `base` exports: where they begin and end, by their names.
+pub(crate) fn exported_ranges(memory: &Memory, base: u64) -> Option<Vec<(Vec<u8>, Range<u64>)>> {
+    let from = base + word(memory, base + 32)?;
+    let headers =
+        read(memory, from, u64::from(word_32(memory, base + 56)? & 0xffff) * PROGRAM_HEADER_BYTES as u64)?;
+    let dynamic = symbols::segments(&headers).find(|segment| segment.kind == symbols::PT_DYNAMIC)?;
+    let section = read(memory, base + dynamic.address, dynamic.memory_bytes)?;
+    let dynamic = Dynamic::parse(&section, base);
+    let table = read_up_to(memory, dynamic.gnu_hash?, 1 << 20);
+    let count = symbols::count_by_gnu_hash(|at| {
+        let at = usize::try_from(at).ok()?;
+        Some(u32::from_le_bytes(table.get(at..at + 4)?.try_into().ok()?))
+    })?;
+    let (entries, strings) = (
+        read(memory, dynamic.symbols, count.checked_mul(SYMBOL_BYTES)?)?,
+        read(memory, dynamic.strings, dynamic.string_bytes)?,
+    );
+    let tables = Tables { symbols: &entries, strings: &strings, ..Tables::default() };
+    let range = |symbol: symbols::Symbol<'_>| {
+        let start = base.wrapping_add(symbol.value);
+        (symbol.name.to_vec(), start..start + symbol.bytes)
+    };
+    Some(tables.functions().map(range).collect())
 }
 
 /// The loader's code, where it is a file of its own, and that of the C library's allocator. musl is its own loader: there,

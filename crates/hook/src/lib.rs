@@ -33,4 +33,4 @@ pub use relocate::{
     ENDBR, Function, JUMP_BYTES, PROLOGUE_BYTES_MAX, Relocated, SHORT_JUMP_BYTES, TRAMPOLINE_BYTES_MAX, jump,
     relocate, relocate_short, short_jump,
 };
-pub use sites::{Patch, Places, STUB_BYTES_MAX, Site, Sites, find_sites};
+pub use sites::{Patch, Places, STUB_BYTES_MAX, Site, Sites, call_check, find_sites};

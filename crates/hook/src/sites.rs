@@ -217,6 +217,17 @@ fn check(stub: &mut Vec<u8>, places: Places) {
     stub.extend([0x41, 0xff, 0x23]); // jmp [r11]
 }
 
+/// Where in a stub it is told whether a call is mediated, with the number in eax and everything else as the call has it.
+pub fn call_check(stub: &[u8]) -> Option<Range<usize>> {
+    const BEGIN: [u8; 5] = [0x0f, 0xb7, 0xc8, 0x49, 0xbb];
+    const END: [u8; 3] = [0x41, 0xff, 0x23];
+    let mut model = Vec::new();
+    check(&mut model, Places { stub: 0, flags: 0, record: 0 });
+    let found =
+        stub.windows(model.len()).position(|bytes| bytes.starts_with(&BEGIN) && bytes.ends_with(&END))?;
+    Some(found..found + model.len())
+}
+
 fn slice(code: &[u8], address: u64, range: Range<u64>) -> Option<&[u8]> {
     let start = usize::try_from(range.start.checked_sub(address)?).ok()?;
     code.get(start..usize::try_from(range.end.checked_sub(address)?).ok()?)

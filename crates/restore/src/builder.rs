@@ -28,6 +28,7 @@ use crate::build::tree::Tasks;
 use crate::build::vdso::{self, Gap, OwnVdso};
 use crate::build::{carried, fill, limits, memory, signals, timers};
 use crate::hosting::{Hosted, host};
+use crate::identities::{Identities, Standing, Unmediated};
 use crate::numbers::Numbers;
 use crate::resume::{self, Ready};
 use crate::{Error, FilesPolicy, Plan, Way, namespace};
@@ -85,16 +86,21 @@ pub struct Restored {
     pub warnings: Vec<String>,
 }
 
+/// Puts mediators on one process, which look at [`Standing::table`].
+pub type Mediate<'m> = dyn FnMut(&Standing) -> Result<(), Unmediated> + 'm;
+
 /// Builds the tree of `image` and lets it go. The caller is a process of its own with one thread, made for
 /// this; it is in other namespaces afterwards, and should end.
 ///
-/// `keeper` runs in pid 1 of the new pid namespace and never returns. `announce` is told where the tree is just before it
+/// `keeper` runs in pid 1 of the new pid namespace and never returns. `mediate` puts the mediators of process numbers on a process
+/// that stands, where the plan has that. `announce` is told where the tree is just before it
 /// runs: what it writes down is there however soon afterwards we are killed. Its failure undoes everything.
 pub fn restore(
     image: &Image,
     plan: Plan,
     options: Options,
     keeper: impl FnOnce(Handoff) -> Infallible,
+    mediate: &mut Mediate<'_>,
     announce: impl FnOnce(&Restored) -> io::Result<()>,
 ) -> Result<Restored, Error> {
     let checkpoint = image.checkpoint();
@@ -121,9 +127,10 @@ pub fn restore(
         options: &options,
         rights,
         hard_limits: limits::own_hard_limits(rights == Rights::Root),
+        identities: None,
         warnings,
     };
-    let restored = builder.build(hosted, announce)?;
+    let restored = builder.build(hosted, mediate, announce)?;
     made.keep();
     Ok(restored)
 }
@@ -153,6 +160,8 @@ struct Builder<'a> {
     options: &'a Options,
     rights: Rights,
     hard_limits: Vec<u64>,
+    /// Where numbers change.
+    identities: Option<Identities>,
     warnings: Vec<String>,
 }
 
@@ -163,6 +172,7 @@ impl<'a> Builder<'a> {
     fn build(
         mut self,
         hosted: Hosted,
+        mediate: &mut Mediate<'_>,
         announce: impl FnOnce(&Restored) -> io::Result<()>,
     ) -> Result<Restored, Error> {
         fault::reach("restore.hosted");
@@ -180,12 +190,14 @@ impl<'a> Builder<'a> {
             let layout = &self.checkpoint.host.xstate_layout[..];
             process.finish(self.gap, (layout, &self.store.numbers), &mut self.warnings)?;
         }
+        let root_inside = self.identify(&ready, mediate)?;
+        fault::reach("restore.mediated");
         let root = ready.iter().find(|process| process.pid == self.checkpoint.root);
         let root_host = root.map_or(Pid(0), |process| Pid(process.threads[0].0.tid().0));
         let root_host = self.host_number(root_host);
         let restored = Restored {
             root_host,
-            root_inside: self.store.numbers.of(self.checkpoint.root)?,
+            root_inside,
             keeper_host: hosted.keeper,
             sleepers: self.sleepers()?,
             warnings: self.warnings,
@@ -197,6 +209,30 @@ impl<'a> Builder<'a> {
         let root = self.store.numbers.of(self.checkpoint.root)?;
         resume::commit(ready, tasks.puppets, root, File::from(OwnedFd::from(hosted.go)))?;
         Ok(restored)
+    }
+
+    /// Lets the processes keep what they call each other, by mediators, where the plan has that. Gives the root's number as
+    /// it knows it.
+    fn identify(&self, ready: &[Ready<'_>], mediate: &mut Mediate<'_>) -> Result<Pid, Error> {
+        let root = self.checkpoint.root;
+        let Some(identities) = &self.identities else { return Ok(root) };
+        identities.write(self.store, self.plan)?;
+        for process in ready.iter().filter(|process| !self.plan.unmediated.contains(&process.pid)) {
+            let threads = process.threads.iter().map(|(puppet, ..)| puppet.tid()).collect();
+            let pid = self.store.numbers.of(process.pid)?;
+            let standing = Standing {
+                pid,
+                threads,
+                table: identities.path(),
+                is_mediated: identities.are_known_to(process.body),
+                numbers: Identities::numbers(self.store),
+            };
+            mediate(&standing).map_err(|error| Error::Mediators { pid: process.pid, error })?;
+        }
+        match self.plan.unmediated.contains(&root) {
+            true => self.store.numbers.of(root),
+            false => Ok(Pid(identities.apparent(root.0))),
+        }
     }
 
     fn sleepers(&self) -> Result<Vec<Pid>, Error> {
@@ -245,6 +281,9 @@ impl<'a> Builder<'a> {
             memory::set_marks(tasks.get(process.pid), process.pid, body, self.store, has_executed)?;
         }
         memory::fill_shared(self.image, self.store)?;
+        if self.plan.way == Way::AnyPid {
+            self.identities = Some(Identities::open(self.store)?);
+        }
         memory::seal(self.checkpoint, self.store, false)?;
         for (process, body) in self.bodies() {
             let puppet = tasks.get(process.pid);

@@ -8,6 +8,8 @@ use brant_kernel::namespace::NamespaceError;
 use brant_kernel::proc::ProcError;
 use brant_kernel::remote::RemoteError;
 
+use crate::identities::Unmediated;
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The host or its files do not fit: found before anything was built.
@@ -57,6 +59,13 @@ pub enum Error {
         #[source]
         error: io::Error,
     },
+    /// Mediators that a process needs could not be put on it.
+    #[error("process {pid}: its numbers cannot be translated")]
+    Mediators {
+        pid: Pid,
+        #[source]
+        error: Unmediated,
+    },
     #[error(transparent)]
     Proc(#[from] ProcError),
     /// The job's keeper ended before the tree was built.
@@ -87,6 +96,7 @@ impl Error {
             Error::Namespace(_) => "B-0401",
             Error::Image(error) => error.code(),
             Error::Path { .. } => "B-0802",
+            Error::Mediators { .. } => "B-0807",
             Error::KeeperEnded => "B-0803",
             Error::Mismatch { .. } => "B-0804",
             Error::NoGap { .. } => "B-0402",

@@ -8,14 +8,16 @@ mod build;
 mod builder;
 mod error;
 mod hosting;
+mod identities;
 mod namespace;
 mod numbers;
 mod plan;
 mod resume;
 
-pub use builder::{Handoff, Options, Restored, go_message, restore};
+pub use builder::{Handoff, Mediate, Options, Restored, go_message, restore};
 pub use error::Error;
-pub use plan::{FilesPolicy, Plan, Rewind, Way, plan, plan_of, plan_of_running};
+pub use identities::{Standing, Unmediated};
+pub use plan::{FilesPolicy, Plan, Rewind, Way, lacks_namespaces, plan, plan_of, plan_of_running};
 
 /// What no host could bring back: a shape of the tree that no order of forks gives. A checkpoint that is to end its
 /// source asks for it before.

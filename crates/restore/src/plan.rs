@@ -11,17 +11,17 @@ mod host;
 
 pub(crate) use addresses::socket_address;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use brant_base::{Refusal, Refusals};
+use brant_base::{Pid, Refusal, Refusals};
 use brant_image::Image;
 use brant_image::inspect::readable;
 use brant_image::model::{Checkpoint, DiskFile, DiskFileId};
-use brant_kernel::facts::HostFacts;
+use brant_kernel::facts::{Ability, HostFacts};
 
 use crate::{Error, Options};
 
@@ -50,7 +50,7 @@ pub enum Way {
 /// A plan without refusals. It prints as what `--dry-run` shows.
 #[derive(Debug, Default)]
 pub struct Plan {
-    map_paths: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) map_paths: Vec<(Vec<u8>, Vec<u8>)>,
     rewinds: Vec<Rewind>,
     /// Carried files that are mapped from copies, and how those are called below [`Plan::copies_folder`].
     pub(crate) copies: BTreeMap<DiskFileId, PathBuf>,
@@ -59,6 +59,9 @@ pub struct Plan {
     /// Carried files that are made anew, and where.
     pub(crate) creations: BTreeMap<DiskFileId, PathBuf>,
     pub(crate) way: Way,
+    /// Without namespaces: this host's name, and the processes in which nothing translates numbers.
+    pub(crate) host_name: String,
+    pub(crate) unmediated: BTreeSet<Pid>,
     /// The tree may be given to any user.
     pub(crate) is_privileged: bool,
     /// What is otherwise for the program than with namespaces, for people.
@@ -171,14 +174,27 @@ fn finished(
 ) -> Result<Plan, Refusals> {
     let mut refusals = Refusals::default();
     plan.steps.push(outline(checkpoint));
+    let is_asked = plan.way == Way::AnyPid;
+    if lacks_namespaces(facts) {
+        plan.way = Way::AnyPid;
+    }
     plan.is_privileged = facts.is_privileged();
+    plan.host_name = facts.host_name.clone();
     host::check(checkpoint, facts, plan.way, &mut refusals);
     if plan.way == Way::AnyPid {
-        any_pid::check(checkpoint, facts, &mut plan, &mut refusals);
+        any_pid::check(checkpoint, facts, is_asked, &mut plan, &mut refusals);
     }
     files::check(checkpoint, policy, &mut plan, &mut refusals);
     addresses::check(checkpoint, facts, &plan, &mut refusals);
     refusals.into_result(plan)
+}
+
+/// Whether this user may make no namespaces at all.
+pub fn lacks_namespaces(facts: &HostFacts) -> bool {
+    let isolation = &facts.isolation;
+    let needed =
+        [isolation.user_namespace, isolation.id_map, isolation.mount_namespace, isolation.pid_namespace];
+    !facts.is_privileged() && !needed.into_iter().all(Ability::is_yes)
 }
 
 fn outline(checkpoint: &Checkpoint) -> String {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use brant_base::{Pid, Refusals, Tid};
 use brant_image::model::*;
 use brant_kernel::facts::HostFacts;
-use brant_restore::{FilesPolicy, Plan, plan_of, plan_of_running};
+use brant_restore::{FilesPolicy, Plan, Way, plan_of, plan_of_running};
 
 struct Folder(PathBuf);
 
@@ -223,11 +223,7 @@ fn each_ability_that_the_kernel_refuses_is_named() {
     checkpoint.terminals = vec![Terminal::default()];
     let no = Ability::No { errno: libc::EPERM };
     type Change = fn(&mut HostFacts, Ability);
-    let plain: [(Change, &str); 8] = [
-        (|facts, no| facts.isolation.user_namespace = no, "user namespace"),
-        (|facts, no| facts.isolation.id_map = no, "a user of one's own"),
-        (|facts, no| facts.isolation.mount_namespace = no, "mount namespace"),
-        (|facts, no| facts.isolation.pid_namespace = no, "pid namespace"),
+    let plain: [(Change, &str); 4] = [
         (|facts, no| facts.isolation.time_namespace = no, "time namespace"),
         (|facts, no| facts.isolation.mount_proc = no, "/proc"),
         (|facts, no| facts.isolation.chosen_pids = no, "clone3 with set_tid"),
@@ -250,6 +246,53 @@ fn each_ability_that_the_kernel_refuses_is_named() {
     assert_eq!(on(&checkpoint, root), []);
     checkpoint.terminals.clear();
     assert_eq!(on(&checkpoint, |facts| facts.isolation.mount_devpts = no), []);
+}
+
+#[test]
+fn without_namespaces_numbers_are_translated_or_the_program_is_refused() {
+    use brant_kernel::facts::Ability;
+    let mut checkpoint = checkpoint(Path::new("/"));
+    checkpoint.processes[0].exit_signal = libc::SIGCHLD;
+    let body = checkpoint.processes[0].body.as_mut().unwrap();
+    (body.credentials.uids, body.credentials.gids) = ([1000; 4], [1000; 4]);
+    let no = Ability::No { errno: libc::EPERM };
+    let changes: [fn(&mut HostFacts, Ability); 4] = [
+        |facts, no| facts.isolation.user_namespace = no,
+        |facts, no| facts.isolation.id_map = no,
+        |facts, no| facts.isolation.mount_namespace = no,
+        |facts, no| facts.isolation.pid_namespace = no,
+    ];
+    let user = |facts: &mut HostFacts| (facts.uid, facts.gid) = (1000, 1000);
+    for change in changes {
+        let denied = |facts: &mut HostFacts| {
+            user(facts);
+            change(facts, no);
+        };
+        // It has no loader.
+        only("B-0423", "process number", &on(&checkpoint, denied));
+        let mut dynamic = checkpoint.clone();
+        let base = [7u64, 0x7f00_0000_0000, 0, 0].map(u64::to_le_bytes).concat();
+        dynamic.processes[0].body.as_mut().unwrap().memory.auxv = base;
+        assert_eq!(on(&dynamic, denied), []);
+        let mut facts = facts();
+        denied(&mut facts);
+        let plan = plan_of(&dynamic, &facts, FilesPolicy::Strict, &[]).unwrap();
+        assert_eq!(plan.way(), Way::AnyPid);
+        assert!(plan.to_string().contains("new numbers"), "{plan}");
+        // What only a namespace gives.
+        let mut other = dynamic.clone();
+        other.processes[0].body.as_mut().unwrap().credentials.uids[0] = 1001;
+        only("B-0408", "user 1001", &on(&other, denied));
+        let mut other = dynamic.clone();
+        other.processes[0].exit_signal = libc::SIGUSR1;
+        only("B-0422", "the signal 10", &on(&other, denied));
+        let mut other = dynamic.clone();
+        other.clocks.monotonic_ns = i64::MAX;
+        only("B-0422", "CLOCK_MONOTONIC", &on(&other, denied));
+        let mut other = dynamic.clone();
+        other.processes[0].body.as_mut().unwrap().root = b"/srv".to_vec();
+        assert!(on(&other, denied).iter().any(|(code, what)| *code == "B-0422" && what.contains("root")));
+    }
 }
 
 #[test]

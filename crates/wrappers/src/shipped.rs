@@ -22,6 +22,8 @@ enum Kind {
     Path,
     /// `A=B`: two absolute paths.
     Pair,
+    /// Any words without a comma.
+    Text,
     /// A number up to this.
     Number(u64),
     /// How fast time goes.
@@ -47,6 +49,8 @@ const MAP: Known = Known { key: "map", kind: Kind::Pair };
 
 const TRACE: &[Known] = &[OUT, JSON, DIRECT, STRINGS];
 const NET: &[Known] = &[OUT, JSON, DIRECT];
+const VIRTUAL: &[Known] =
+    &[Known { key: "table", kind: Kind::Path }, Known { key: "host", kind: Kind::Text }, MAP];
 const FILES: &[Known] = &[OUT, JSON, DIRECT, MAP];
 /// brant itself says whether the program is at its start.
 const RECORD: &[Known] = &[];
@@ -82,7 +86,7 @@ pub struct Shipped {
     needs_nothing: bool,
 }
 
-static SHIPPED: [Shipped; 9] = [
+static SHIPPED: [Shipped; 10] = [
     Shipped {
         name: "trace",
         about: "calls with arguments and results: out=FILE[,json][,strings=N][,direct]",
@@ -154,6 +158,15 @@ static SHIPPED: [Shipped; 9] = [
         has_faults: false,
         needs_out: true,
         needs_nothing: false,
+    },
+    Shipped {
+        name: "virtual",
+        about: "process numbers and names that a restore may change: [host=NAME][,map=A=B...]",
+        definition: include_str!("../definitions/virtual.wrap"),
+        options: VIRTUAL,
+        has_faults: false,
+        needs_out: false,
+        needs_nothing: true,
     },
     Shipped {
         name: "faults",
@@ -237,6 +250,7 @@ fn checked(known: &Known, value: Option<&str>, folder: &Path) -> Result<String, 
     let fits = |path: &Path| path.as_os_str().len() < options::PATH_BYTES_MAX;
     match known.kind {
         Kind::Flag => Ok(String::new()),
+        Kind::Text => Ok(format!("={value}")),
         Kind::Number(most) => match value.parse::<u64>() {
             Ok(number) if number <= most => Ok(format!("={number}")),
             _ => Err(format!("{key:?} is a number from 0 to {most}, not {value:?}")),

@@ -18,6 +18,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use serde_json::{Value, json};
 
+use super::mediate::mediate;
 use super::stop::ends_before;
 use crate::failure::{Failure, exit};
 use crate::job::{Job, Meta, Process, Reservation};
@@ -225,15 +226,14 @@ fn build(
         // What comes next should not be cut short (`brant_restore`, the commit).
         task::set_parent_death_signal(NONE)
     };
-    brant_restore::restore(&image, plan, options, |handoff| adopt(inheritance, handoff), announce).map_err(
-        |error| {
-            let what = format!("{} could not be restored; nothing of it is left", path.display());
-            match error {
-                brant_restore::Error::Refused(refusals) => Failure::refused(what, refusals),
-                error => Failure::of_error(error.code(), what, &error),
-            }
-        },
-    )
+    let keeper = |handoff| adopt(inheritance, handoff);
+    brant_restore::restore(&image, plan, options, keeper, &mut mediate, announce).map_err(|error| {
+        let what = format!("{} could not be restored; nothing of it is left", path.display());
+        match error {
+            brant_restore::Error::Refused(refusals) => Failure::refused(what, refusals),
+            error => Failure::of_error(error.code(), what, &error),
+        }
+    })
 }
 
 /// What the builder said.

@@ -49,6 +49,12 @@ impl Check {
 /// What is different for a program that a plain user restored; root needs no user namespace.
 pub(super) fn after_restore() -> Option<String> {
     let is_plain = !nix::unistd::geteuid().is_root();
+    let lacks = || HostFacts::probe().is_ok_and(|facts| brant_restore::lacks_namespaces(&facts));
+    if is_plain && lacks() {
+        let change = "restored here, it gets new process numbers, as user namespaces are not to be had; the wrapper \"virtual\" \
+                      hides them from it, and programs that it executes afterwards see the new ones";
+        return Some(change.into());
+    }
     is_plain.then(|| {
         "restored, it lives in a user namespace of its own: files of other users show as nobody's, setuid programs \
          such as sudo do not work from inside, and its groups are fixed"

@@ -205,10 +205,23 @@ fn with_child<T>(probe: impl FnOnce(Pid) -> T) -> std::io::Result<T> {
 fn isolation(facts: &HostFacts) -> Vec<Finding> {
     let tried = &facts.isolation;
     let privileged = facts.is_privileged();
-    let needs = |key, name, ability| self::ability(key, name, ability, RESTORE, true);
-    vec![
-        self::ability("user_namespace", "user namespace", tried.user_namespace, RESTORE, !privileged),
-        self::ability("id_map", "own uid in it", tried.id_map, RESTORE, !privileged),
+    // Without any, restores go another way.
+    let is_without = brant_restore::lacks_namespaces(facts);
+    let needs = |key, name, ability| self::ability(key, name, ability, RESTORE, !is_without);
+    let needs_user =
+        |key, name, ability| self::ability(key, name, ability, RESTORE, !is_without && !privileged);
+    let without = Finding {
+        key: "any_pid",
+        name: "restores without namespaces",
+        verdict: Verdict::Fact,
+        detail: "programs get new process numbers, which the wrapper \"virtual\" hides from them; static ones only with \
+                 --any-pid"
+            .into(),
+        needed_for: "",
+    };
+    let mut findings = vec![
+        needs_user("user_namespace", "user namespace", tried.user_namespace),
+        needs_user("id_map", "own uid in it", tried.id_map),
         needs("mount_namespace", "mount namespace", tried.mount_namespace),
         needs("pid_namespace", "pid namespace", tried.pid_namespace),
         needs("time_namespace", "time namespace", tried.time_namespace),
@@ -221,7 +234,9 @@ fn isolation(facts: &HostFacts) -> Vec<Finding> {
             false,
         ),
         needs("chosen_pids", "pids of one's choice", tried.chosen_pids),
-    ]
+    ];
+    findings.extend(is_without.then_some(without));
+    findings
 }
 
 fn ability(

@@ -12,6 +12,7 @@ mod heap;
 mod image;
 mod kill;
 mod logs;
+mod mediate;
 mod migrate;
 mod ps;
 mod receive;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use brant_base::Pid;
 use brant_image::inspect::readable;
 use brant_kernel::facts::HostFacts;
-use brant_restore::{FilesPolicy, Options};
+use brant_restore::{FilesPolicy, Options, Way};
 use brant_store::Store;
 use nix::unistd::{dup2_stdin, dup2_stdout};
 use serde_json::json;
@@ -54,9 +54,11 @@ pub(super) struct Restore {
     /// Look for paths that begin with A at B instead
     #[arg(long, value_name = "A=B", value_parser = parse_map)]
     map_path: Vec<(PathBuf, PathBuf)>,
-    /// Make no namespaces: the program gets new process numbers, and keeps its groups and what runs as another user
+    /// Make no namespaces: the program gets new process numbers, which the wrapper `virtual` hides from it, and it keeps its
+    /// groups and its right to run programs as another user
     ///
-    /// What the program remembers of process numbers is then not true any more.
+    /// That is done by itself where user namespaces are not to be had. Asked for by name, it also brings back a static
+    /// program of one thread, for which nothing can translate numbers.
     #[arg(long)]
     any_pid: bool,
     /// Bring an image back although a migration that was broken off may have left its program running elsewhere
@@ -111,6 +113,7 @@ impl Restore {
         let reserve = || Runtime::open()?.reserve(name, &command);
         let reservation = reserve().map_err(&unless_built)?;
         let relays_terminal = prepared.relays_terminal;
+        let is_in_namespaces = prepared.plan.way() == Way::Namespaces;
         let blocked =
             Blocked::new(true).map_err(|error| unless_built(not_built("blocking signals", &error)))?;
         let (meta, stream) = start(reservation, prepared, self.detach, report).map_err(&unless_built)?;
@@ -118,7 +121,7 @@ impl Restore {
             report.note(&left);
         }
         self.write_pid_file(&meta)?;
-        if let Some(change) = after_restore().filter(|_| !self.any_pid) {
+        if let Some(change) = after_restore().filter(|_| is_in_namespaces) {
             report.detail(&change);
         }
         if self.detach {

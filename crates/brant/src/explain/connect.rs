@@ -185,4 +185,11 @@ brant's part in the program comes by a file in memory (memfd_create). Where the 
 in which it finds it, the file is made in /tmp, /var/tmp, /dev/shm or /run as the program sees them, and loses its name at once. Here all of
 these are missing, closed to the program, full, or mounted noexec. Give it a folder at one of these paths.",
     },
+    Entry {
+        code: "B-1160",
+        title: "a wrapper that cannot be taken off",
+        text: "\
+The program was restored without namespaces and has other process numbers than it knows; the wrapper \"virtual\" translates them.
+Without it, signals and waits of the program would go to other processes. It stays as long as the program lives.",
+    },
 ];

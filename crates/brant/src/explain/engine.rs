@@ -238,11 +238,18 @@ The program uses something that only newer kernels have, such as memory that the
         code: "B-0422",
         title: "something that only namespaces give",
         text: "\
-With --any-pid a restore makes no namespaces: the program lives among your other processes, under numbers that the kernel
-gives, with your user, your groups and the clocks of this host. What is named here cannot be had so: other users and
-capabilities, another root directory, clocks that were ahead of this host's, several threads (the C library remembers
-their numbers), and names of unix sockets in folders that you may not write to. Restore it where user namespaces are
-allowed, or as root.",
+With --any-pid, or where user namespaces are not to be had, a restore makes no namespaces: the program lives among your other
+processes, under numbers that the kernel gives, with your user, your groups and the clocks of this host. What is named here
+cannot be had so: other users and capabilities, another root directory, clocks that were ahead of this host's, and names
+of unix sockets in folders that you may not write to. Restore it where user namespaces are allowed, or as root.",
+    },
+    Entry {
+        code: "B-0423",
+        title: "a static program without namespaces",
+        text: "\
+Without namespaces a program has new process numbers after a restore, and the wrapper \"virtual\" translates them. A static
+program has no loader that could load it. One with a single thread can be brought back all the same, if it bears that its
+number changes: --any-pid. With several threads it cannot: its C library remembers their numbers.",
     },
     Entry {
         code: "B-0601",
@@ -412,5 +419,13 @@ limit of a container, vm.max_map_count, vm.overcommit_memory=2, or a file that h
         text: "\
 The process that builds the program ended without a word: it was killed, or memory ran out. What it had built ended
 with it.",
+    },
+    Entry {
+        code: "B-0807",
+        title: "numbers of a program could not be translated",
+        text: "\
+The program is to be built without namespaces, and the wrapper \"virtual\", by which it keeps the process numbers that it had, could
+not be put on it. The reason stands behind it. Where a thread was loading a library or allocating memory when the checkpoint was
+taken, another checkpoint of it may do; the same image can be restored where user namespaces are allowed, or as root.",
     },
 ];

@@ -3,6 +3,9 @@
 
 use crate::ptrace::UserRegisters;
 
+/// Stands at both ends of an area of trampolines, by which they are known again at the next restore.
+pub const TRAMPOLINE_MARK: &[u8; 16] = b"brant trampoline";
+
 /// Bytes of one trampoline's slot, its time-out included.
 pub const TRAMPOLINE_BYTES: usize = 128;
 

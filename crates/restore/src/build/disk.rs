@@ -116,10 +116,22 @@ fn make_stored(store: &FdStore, image: &Image, plan: &Plan, record: &DiskFile) -
     };
     fs::remove_file(&made_at).map_err(path_error("unlinking", &made_at))?;
     fill(image, record, &file)?;
-    file.set_permissions(Permissions::from_mode(record.mode & 0o7777))
-        .map_err(path_error("setting the mode of", &path))?;
     file.set_modified(modified(record)).map_err(path_error("setting the time of", &path))?;
     Ok(file.into())
+}
+
+/// Gives files without a name the modes that they had: once all who have them open have opened them.
+pub(super) fn set_modes(store: &FdStore) -> Result<(), Error> {
+    for (id, made) in &*store.stored.borrow() {
+        let record = store.disk_record(*id);
+        let file = File::from(made.try_clone().map_err(Error::builder("duplicating a descriptor"))?);
+        file.set_permissions(Permissions::from_mode(record.mode & 0o7777)).map_err(|error| Error::Path {
+            operation: "setting the mode of",
+            path: shown(&record.path),
+            error,
+        })?;
+    }
+    Ok(())
 }
 
 pub(super) fn modified(record: &DiskFile) -> SystemTime {

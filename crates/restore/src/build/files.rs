@@ -38,7 +38,7 @@ pub(crate) struct FdStore {
     unix: RefCell<UnixSockets>,
     /// What came out otherwise than it was, for people.
     warnings: RefCell<Vec<String>>,
-    pub(super) checkpoint: Checkpoint,
+    pub(crate) checkpoint: Checkpoint,
     pub(crate) numbers: Numbers,
 }
 
@@ -86,6 +86,7 @@ impl FdStore {
         }
         store.unix = RefCell::new(unix);
         terminals::lock(&store)?;
+        disk::set_modes(&store)?;
         // A file that is executed may not be open for writing.
         store.stored.borrow_mut().clear();
         Ok(store)

@@ -82,6 +82,7 @@ pub(crate) fn queue(
         }
         let mut info = signal.info.0.clone();
         info.resize(INFO_BYTES, 0);
+        name_sender(&mut info, numbers);
         let at = script.put(&info);
         let (own, number) = (process.0 as u64, signal.signal as u64);
         match thread {
@@ -93,4 +94,20 @@ pub(crate) fn queue(
         }
     }
     script.run(puppet, pid, &mut Vec::new()).map(drop)
+}
+
+/// Where the kernel has filled in the sender, it is one that it knows now.
+fn name_sender(info: &mut [u8], numbers: &Numbers) {
+    const PID: std::ops::Range<usize> = 16..20;
+    const SI_MESGQ: i32 = -3;
+    const SI_TKILL: i32 = -6;
+    let word = |info: &[u8], at: usize| i32::from_le_bytes(info[at..at + 4].try_into().expect("four bytes"));
+    let (signal, code) = (word(info, 0), word(info, 8));
+    let is_of_kernel =
+        [libc::SI_USER, SI_MESGQ, SI_TKILL].contains(&code) || (signal == libc::SIGCHLD && code > 0);
+    if is_of_kernel {
+        let known = word(info, PID.start);
+        let sender = numbers.find(known).unwrap_or(known);
+        info[PID].copy_from_slice(&sender.to_le_bytes());
+    }
 }

@@ -6,7 +6,7 @@ use brant_image::model::{
 };
 use brant_kernel::facts::XstateComponent as HostComponent;
 use brant_kernel::ptrace::UserRegisters;
-use brant_kernel::remote::{Call, Fork, Puppet, TRAMPOLINE_BYTES, timeout_form, trampoline};
+use brant_kernel::remote::{Call, Fork, Puppet, TRAMPOLINE_BYTES, TRAMPOLINE_MARK, timeout_form, trampoline};
 
 use super::credentials::{self, Rights};
 use super::script::Script;
@@ -185,9 +185,6 @@ pub(crate) fn registers(
     }
     Ok(all)
 }
-
-/// Stands at both ends of the trampolines, by which they are known again at the next restore.
-const TRAMPOLINE_MARK: &[u8; 16] = b"brant trampoline";
 
 /// Bytes of the area that holds trampolines for `threads`, whole pages: a slot for each, and one for a mark at each end.
 pub(crate) fn trampoline_area_bytes(threads: usize) -> u64 {

@@ -16,10 +16,18 @@ use nix::unistd::{AccessFlags, access};
 use super::{Plan, refusal, text};
 
 const CODE: &str = "B-0422";
+const STATIC: &str = "B-0423";
 const WITH_NAMESPACE: &str =
     "restore it with namespaces: without --any-pid, where user namespaces are allowed, or as root";
 
-pub(super) fn check(checkpoint: &Checkpoint, facts: &HostFacts, plan: &mut Plan, refusals: &mut Refusals) {
+/// `is_asked`: the user has asked for it, and bears that numbers change where nothing can translate them.
+pub(super) fn check(
+    checkpoint: &Checkpoint,
+    facts: &HostFacts,
+    is_asked: bool,
+    plan: &mut Plan,
+    refusals: &mut Refusals,
+) {
     check_tracing(facts, refusals);
     if !facts.is_privileged() {
         for process in &checkpoint.processes {
@@ -29,7 +37,11 @@ pub(super) fn check(checkpoint: &Checkpoint, facts: &HostFacts, plan: &mut Plan,
     }
     check_clocks(&checkpoint.clocks, refusals);
     for process in &checkpoint.processes {
-        check_threads(process, refusals);
+        check_signal(process, facts, refusals);
+        if let Some(body) = &process.body {
+            check_static(process, body, is_asked, plan, refusals);
+            check_growth(process, body, plan, refusals);
+        }
     }
     for file in &checkpoint.open_files {
         check_owner(checkpoint, file, refusals);
@@ -102,15 +114,62 @@ fn check_clocks(frozen: &Clocks, refusals: &mut Refusals) {
     }
 }
 
-fn check_threads(process: &Process, refusals: &mut Refusals) {
-    let count = process.body.as_ref().map_or(0, |body| body.threads.len());
+/// A plain user's process takes its program as its own by executing it, after which its end is told by the usual signal.
+fn check_signal(process: &Process, facts: &HostFacts, refusals: &mut Refusals) {
+    let is_usual = process.exit_signal == libc::SIGCHLD || process.body.is_none();
+    if !is_usual && !facts.is_privileged() {
+        let resource = format!("the signal {} by which its parent is told of its end", process.exit_signal);
+        let why = "without a user namespace it could only be SIGCHLD";
+        refusals.push(of_process(process.pid, refusal(CODE, resource, why, WITH_NAMESPACE)));
+    }
+}
+
+/// Mediators need memory of their own, which the kernel puts where such memory might grow to.
+fn check_growth(process: &Process, body: &ProcessBody, plan: &Plan, refusals: &mut Refusals) {
+    let stack = body.memory.layout.stack_start;
+    let grows = |mapping: &&Mapping| mapping.flags.grows_down && !mapping.range.contains(stack);
+    if let Some(found) =
+        body.memory.mappings.iter().find(grows).filter(|_| !plan.unmediated.contains(&process.pid))
+    {
+        let resource = format!("the memory at {}, which grows by itself (MAP_GROWSDOWN)", found.range);
+        let why = "what translates its numbers needs memory too, and may lie where that would grow to";
+        refusals.push(of_process(process.pid, refusal(CODE, resource, why, WITH_NAMESPACE)));
+    }
+}
+
+/// Numbers are translated by mediators in the program, which a static one has no place for.
+fn check_static(
+    process: &Process,
+    body: &ProcessBody,
+    is_asked: bool,
+    plan: &mut Plan,
+    refusals: &mut Refusals,
+) {
+    if !is_static(&body.memory.auxv) {
+        return;
+    }
+    plan.unmediated.insert(process.pid);
+    let count = body.threads.len();
     if count > 1 {
-        let why = "its C library remembers their numbers, and signals to them would go astray";
+        let why = "it is static, so that nothing translates their numbers, which its C library remembers: signals to them would \
+                   go astray";
         refusals.push(of_process(
             process.pid,
-            refusal(CODE, format!("its {count} threads"), why, WITH_NAMESPACE),
+            refusal(STATIC, format!("its {count} threads"), why, WITH_NAMESPACE),
         ));
+    } else if !is_asked {
+        let why = "the program is static, so that nothing can translate its numbers, and user namespaces are not to be had here";
+        let hint = format!("{WITH_NAMESPACE}; or let its numbers change: --any-pid");
+        refusals.push(of_process(process.pid, refusal(STATIC, "its process number".into(), why, hint)));
     }
+}
+
+/// Whether no loader was mapped with the program.
+fn is_static(auxv: &[u8]) -> bool {
+    const AT_BASE: u64 = 7;
+    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+    let mut entries = auxv.chunks_exact(16).map(|entry| (word(&entry[..8]), word(&entry[8..])));
+    !entries.any(|(key, value)| key == AT_BASE && value != 0)
 }
 
 /// Who gets the signals of a file is told to the kernel before there are threads.
@@ -157,12 +216,18 @@ fn check_name(socket: &UnixSocket, refusals: &mut Refusals) {
 
 fn tell_differences(checkpoint: &Checkpoint, facts: &HostFacts, plan: &mut Plan) {
     plan.differences.push(
-        "no namespaces are made: the program's processes have other numbers than before, and what it remembers of them (a \
-         shell its jobs, a server its pid file) is not true any more"
+        "no namespaces are made: its processes have new numbers, which the wrapper \"virtual\" hides from them; programs that \
+         they execute from now on see the new ones"
             .into(),
     );
-    if !checkpoint.terminals.is_empty() {
-        plan.differences.push("its terminals have other names than before".into());
+    plan.differences.push("the clocks that count since this host's start have gone on meanwhile".into());
+    for pid in plan.unmediated.clone() {
+        plan.differences.push(format!(
+            "process {pid} is static: it sees its new number, and what it remembers of others is not true any more"
+        ));
+    }
+    if checkpoint.processes.iter().any(|process| process.sid.0 == 0 || process.pgid.0 == 0) {
+        plan.differences.push("sessions and process groups that showed as 0 have a number now".into());
     }
     let groups = |own: &[u32]| {
         let mut sorted = own.to_vec();

@@ -17,6 +17,12 @@ mod record;
 mod time;
 mod trace;
 
+mod virtual_calls;
+mod virtual_files;
+mod virtual_messages;
+mod virtual_mutexes;
+mod virtual_table;
+
 use brant_mediator::{Event, Load};
 
 use crate::options::value;
@@ -70,6 +76,7 @@ fn on_load(load: Load) -> Result<(), &'static str> {
         Some("time") => time::prepare(options)?,
         Some("net") => net::prepare(options),
         Some("record") => record::prepare(options)?,
+        Some("virtual") => virtual_table::prepare(options)?,
         Some("faults") => faults::prepare(options, load.functions())?,
         _ => return Err("brant does not say which wrapper it is"),
     }

@@ -1,0 +1,297 @@
+//! System calls that mediators of process numbers were making when their process was frozen.
+//!
+//! Such a call has the kernel's number already. A process that is brought back under other numbers makes it anew with the number
+//! of now. Whoever is in the middle of a mediator elsewhere has a number somewhere in registers or on its stack, where nobody
+//! finds it: it is refused.
+
+use std::ops::Range;
+
+use brant_base::{Addr, Pid, Tid};
+use brant_hook::exchange::RUNTIME_NAME;
+use brant_identity::{NAME, Table};
+use brant_kernel::proc::{self, MapEntry, MapKind};
+use brant_kernel::ptrace::{self, UserRegisters};
+use brant_kernel::remote::{HandThread, Memory, TRAMPOLINE_MARK};
+
+use crate::error::Error;
+use crate::runtime::Runtime;
+use crate::stack::Stacks;
+use crate::target;
+use crate::unwind::Descriptions;
+
+/// The name of the mediators' library in memory.
+const MEDIATORS: &[u8] = b"brant-wrapper-virtual";
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+
+/// Which arguments of a call are numbers of processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Numbers {
+    First,
+    FirstTwo,
+    Second,
+    /// Negative: a group.
+    FirstOrGroup,
+    /// As the first argument says.
+    Waited,
+}
+
+/// The calls that take numbers in registers; the others take none, or do not wait.
+fn numbers(call: u64) -> Option<Numbers> {
+    Some(match call as i64 {
+        libc::SYS_wait4 | libc::SYS_kill => Numbers::FirstOrGroup,
+        libc::SYS_waitid => Numbers::Waited,
+        libc::SYS_tgkill | libc::SYS_rt_tgsigqueueinfo | libc::SYS_setpgid | libc::SYS_kcmp => {
+            Numbers::FirstTwo
+        }
+        libc::SYS_ptrace | libc::SYS_perf_event_open => Numbers::Second,
+        libc::SYS_getpgid
+        | libc::SYS_getsid
+        | libc::SYS_tkill
+        | libc::SYS_rt_sigqueueinfo
+        | libc::SYS_pidfd_open
+        | libc::SYS_sched_setparam
+        | libc::SYS_sched_getparam
+        | libc::SYS_sched_setscheduler
+        | libc::SYS_sched_getscheduler
+        | libc::SYS_sched_rr_get_interval
+        | libc::SYS_sched_setaffinity
+        | libc::SYS_sched_getaffinity
+        | libc::SYS_sched_setattr
+        | libc::SYS_sched_getattr
+        | libc::SYS_prlimit64
+        | libc::SYS_get_robust_list
+        | libc::SYS_process_vm_readv
+        | libc::SYS_process_vm_writev
+        | libc::SYS_migrate_pages
+        | libc::SYS_move_pages => Numbers::First,
+        _ => return None,
+    })
+}
+
+/// Calls with numbers in memory or among other arguments, which are over at once.
+fn is_unknown(call: u64) -> bool {
+    [
+        libc::SYS_getpriority,
+        libc::SYS_setpriority,
+        libc::SYS_ioprio_get,
+        libc::SYS_ioprio_set,
+        libc::SYS_fcntl,
+        libc::SYS_ioctl,
+        libc::SYS_sendmsg,
+    ]
+    .contains(&(call as i64))
+}
+
+/// Where mediators of this process are.
+struct Places {
+    mediators: Vec<Range<u64>>,
+    /// Each of them by its name.
+    named: Vec<(Vec<u8>, Range<u64>)>,
+    runtime: Vec<Range<u64>>,
+}
+
+impl Places {
+    fn find(memory: &Memory, maps: &[MapEntry], runtime: Option<&Runtime>) -> Places {
+        let named = |prefix: &[u8]| -> Vec<Range<u64>> {
+            let is_it = |entry: &&MapEntry| {
+                entry.permissions.execute
+                    && matches!(&entry.kind, MapKind::Memfd(name) if name.starts_with(prefix))
+            };
+            maps.iter().filter(is_it).map(|entry| entry.range.start().0..entry.range.end().0).collect()
+        };
+        let mut own = named(RUNTIME_NAME.as_bytes());
+        own.extend(runtime.and_then(|runtime| runtime.code(memory)).unwrap_or_default());
+        let base = maps.iter().find(|entry| {
+            entry.offset == 0 && matches!(&entry.kind, MapKind::Memfd(name) if name.starts_with(MEDIATORS))
+        });
+        let ranges = base.and_then(|entry| target::exported_ranges(memory, entry.range.start().0));
+        Places { mediators: named(MEDIATORS), named: ranges.unwrap_or_default(), runtime: own }
+    }
+
+    /// The mediator that a thread is in: the innermost on its stack.
+    fn mediator(&self, memory: &Memory, registers: &UserRegisters) -> Option<&[u8]> {
+        const WORDS_MAX: u64 = 4096;
+        let name = |address: u64| {
+            let found = self.named.iter().find(|(_, range)| range.contains(&address));
+            found.map(|(name, _)| name.as_slice())
+        };
+        if let Some(name) = name(registers.rip) {
+            return Some(name);
+        }
+        let from = registers.rsp & !7;
+        (0..WORDS_MAX).map_while(|index| memory.read_value::<u64>(Addr(from + index * 8)).ok()).find_map(name)
+    }
+
+    fn is_in(ranges: &[Range<u64>], address: u64) -> bool {
+        ranges.iter().any(|range| range.contains(&address))
+    }
+}
+
+/// Whether a wrapper may be taken off: not the one that hides numbers which have changed.
+pub(crate) fn check_hides_nothing(pid: Pid, wrapper: &str) -> Result<(), Error> {
+    if wrapper != "virtual" {
+        return Ok(());
+    }
+    let memory = Memory::open(pid).map_err(|error| Error::NotAllowed(pid, error))?;
+    let maps = proc::maps(pid).map_err(|error| Error::looking(pid, error))?;
+    let is_table = |entry: &&MapEntry| matches!(&entry.kind, MapKind::Memfd(name) if name == NAME.as_bytes());
+    let hides = maps.iter().filter(is_table).any(|entry| {
+        let mut bytes = vec![0; entry.range.bytes() as usize];
+        let read = memory.read(entry.range.start(), &mut bytes);
+        read.is_ok() && Table::read(&bytes).is_some_and(|table| !table.is_same())
+    });
+    if hides { Err(Error::Hides(pid)) } else { Ok(()) }
+}
+
+/// What it means for a thread to be in a mediator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// It handles no numbers.
+    None,
+    /// The result of its call is a number.
+    Result,
+    /// Numbers are only given to the kernel.
+    Given,
+    /// The kernel writes numbers into memory, or they are elsewhere.
+    Elsewhere,
+}
+
+fn part(mediator: &[u8]) -> Part {
+    match mediator {
+        b"virtual_futex" | b"virtual_exit" | b"virtual_uname" => Part::None,
+        b"virtual_result"
+        | b"virtual_first_and_result"
+        | b"virtual_wait4"
+        | b"virtual_fork"
+        | b"virtual_clone"
+        | b"virtual_clone3" => Part::Result,
+        b"virtual_first"
+        | b"virtual_two"
+        | b"virtual_second"
+        | b"virtual_kill"
+        | b"virtual_priority"
+        | b"virtual_io_priority" => Part::Given,
+        _ => Part::Elsewhere,
+    }
+}
+
+/// Lets calls that mediators are making have the numbers of now.
+pub(crate) fn revise(pid: Pid, threads: &[Tid], now: &dyn Fn(i32) -> Option<i32>) -> Result<(), Error> {
+    let memory = Memory::open(pid).map_err(|error| Error::NotAllowed(pid, error))?;
+    let maps = proc::maps(pid).map_err(|error| Error::looking(pid, error))?;
+    let runtime = Runtime::find(pid)?;
+    let places = Places::find(&memory, &maps, runtime.as_ref());
+    let descriptions = Descriptions::default();
+    let stacks = Stacks { memory: &memory, maps: &maps, descriptions: &descriptions };
+    for tid in threads {
+        let failed = |operation| move |error| Error::thread(*tid, operation, error);
+        let registers = ptrace::registers(*tid).map_err(failed("reading registers"))?;
+        let mask = ptrace::signal_mask(*tid).map_err(failed("reading its signal mask"))?;
+        let thread = HandThread { tid: *tid, registers, mask };
+        let is_inside = || stacks.is_inside(&thread, |address| Places::is_in(&places.mediators, address));
+        let about_to = makes_call(&memory, &places, &registers, 0);
+        let revised = if about_to && !is_unknown(registers.rax) && !names_process(&memory, &registers) {
+            numbers(registers.rax).and_then(|kind| translated(&registers, kind, now))
+        } else if waits_for_time(&memory, &maps, registers.rip) || !is_inside() {
+            None
+        } else {
+            let has_called = makes_call(&memory, &places, &registers, SYSCALL.len() as u64);
+            match (places.mediator(&memory, &registers).map_or(Part::Elsewhere, part), has_called) {
+                (Part::None, _) | (Part::Given, true) => None,
+                (Part::Result, true) => with_result(&registers, now),
+                _ => return Err(Error::InMediator(pid)),
+            }
+        };
+        if let Some(revised) = revised {
+            ptrace::set_registers(*tid, &revised).map_err(failed("setting registers"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether one of the first arguments is a path that may have a number in it.
+fn names_process(memory: &Memory, registers: &UserRegisters) -> bool {
+    let is_of_proc = |at: u64| memory.read_value::<[u8; 6]>(Addr(at)).is_ok_and(|head| head == *b"/proc/");
+    numbers(registers.rax).is_none() && (is_of_proc(registers.rdi) || is_of_proc(registers.rsi))
+}
+
+/// A call has just given a number.
+fn with_result(registers: &UserRegisters, now: &dyn Fn(i32) -> Option<i32>) -> Option<UserRegisters> {
+    let number = i32::try_from(registers.rax as i64).ok().filter(|number| *number > 0)?;
+    Some(UserRegisters { rax: now(number)? as u64, ..*registers })
+}
+
+/// Whether a thread is where a restore lets it make a call with what is left of its time-out: none of these has numbers.
+fn waits_for_time(memory: &Memory, maps: &[MapEntry], address: u64) -> bool {
+    let Some(own) = maps.iter().find(|entry| entry.range.contains(Addr(address))) else { return false };
+    let mark = memory.read_value::<[u8; TRAMPOLINE_MARK.len()]>(own.range.start());
+    own.permissions.execute && own.inode == 0 && mark.is_ok_and(|mark| mark == *TRAMPOLINE_MARK)
+}
+
+/// Whether a thread is about to make a call for a mediator, or has made it so many bytes before.
+fn makes_call(memory: &Memory, places: &Places, registers: &UserRegisters, behind: u64) -> bool {
+    let at = registers.rip.wrapping_sub(behind);
+    let at_call = memory.read_value::<[u8; 2]>(Addr(at)).is_ok_and(|bytes| bytes == SYSCALL);
+    let returns_to = memory.read_value::<u64>(Addr(registers.rsp)).unwrap_or(0);
+    at_call
+        && (Places::is_in(&places.runtime, at)
+            || Places::is_in(&places.runtime, returns_to)
+            || Places::is_in(&places.mediators, at))
+}
+
+/// Registers with other numbers; `None` where none of them has changed.
+fn translated(
+    registers: &UserRegisters,
+    kind: Numbers,
+    now: &dyn Fn(i32) -> Option<i32>,
+) -> Option<UserRegisters> {
+    const P_PID: u64 = 1;
+    const P_PGID: u64 = 2;
+    let number = |word: u64| match word as i32 {
+        named if named > 0 => now(named).map_or(word, |found| found as u64),
+        _ => word,
+    };
+    let group = |word: u64| match word as i32 {
+        named if named < -1 && named != i32::MIN => {
+            now(-named).map_or(word, |found| i64::from(-found) as u64)
+        }
+        _ => number(word),
+    };
+    let mut revised = *registers;
+    match kind {
+        Numbers::First => revised.rdi = number(registers.rdi),
+        Numbers::FirstTwo => {
+            revised.rdi = number(registers.rdi);
+            revised.rsi = number(registers.rsi);
+        }
+        Numbers::Second => revised.rsi = number(registers.rsi),
+        Numbers::FirstOrGroup => revised.rdi = group(registers.rdi),
+        Numbers::Waited if [P_PID, P_PGID].contains(&registers.rdi) => revised.rsi = number(registers.rsi),
+        Numbers::Waited => {}
+    }
+    (revised.rdi != registers.rdi || revised.rsi != registers.rsi).then_some(revised)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_translated_as_their_calls_have_them() {
+        let now = |number: i32| (number == 100).then_some(4711);
+        let with = |rdi: i64, rsi: i64| UserRegisters {
+            rdi: rdi as u64,
+            rsi: rsi as u64,
+            ..UserRegisters::default()
+        };
+        let revised =
+            |kind, rdi, rsi| translated(&with(rdi, rsi), kind, &now).map(|r| (r.rdi as i64, r.rsi as i64));
+        assert_eq!(revised(Numbers::FirstOrGroup, 100, 0), Some((4711, 0)));
+        assert_eq!(revised(Numbers::FirstOrGroup, -100, 0), Some((-4711, 0)));
+        assert_eq!(revised(Numbers::FirstOrGroup, -1, 0), None);
+        assert_eq!(revised(Numbers::FirstTwo, 100, 100), Some((4711, 4711)));
+        assert_eq!(revised(Numbers::Waited, 1, 100), Some((1, 4711)));
+        assert_eq!(revised(Numbers::Waited, 0, 100), None);
+        assert_eq!(revised(Numbers::First, 101, 100), None);
+    }
+}

@@ -1,10 +1,22 @@
 //! Where generated code lies: pages near to the module whose functions it is for.
 
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::modules::{Identity, Module};
-use crate::slot::note_code;
 use crate::system;
+
+/// A range of generated code.
+#[repr(C)]
+pub(crate) struct CodeRange {
+    start: AtomicU64,
+    end: AtomicU64,
+}
+
+const CODE_MAX: usize = 4096;
+pub(crate) static CODE: [CodeRange; CODE_MAX] =
+    [const { CodeRange { start: AtomicU64::new(0), end: AtomicU64::new(0) } }; CODE_MAX];
+pub(crate) static CODE_COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// Pages of generated code, each for slots of one module.
 pub(crate) struct Areas(Vec<Area>);
@@ -49,4 +61,14 @@ impl Areas {
             area.module = None;
         }
     }
+}
+
+/// Lets brant know of generated code.
+pub(crate) fn note_code(start: u64, bytes: u64) -> Option<()> {
+    let count = CODE_COUNT.load(Ordering::Relaxed);
+    let range = CODE.get(count as usize)?;
+    range.start.store(start, Ordering::Relaxed);
+    range.end.store(start + bytes, Ordering::Relaxed);
+    CODE_COUNT.store(count + 1, Ordering::Release);
+    Some(())
 }

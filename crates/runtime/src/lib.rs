@@ -56,7 +56,7 @@ pub struct Head {
     returns: *const u64,
     returns_end: *const u64,
     /// Ranges of generated code, and how many.
-    code: *const slot::CodeRange,
+    code: *const areas::CodeRange,
     code_count: *const AtomicU32,
     /// Threads that look at a library which is being loaded.
     loading: *const AtomicU32,
@@ -85,8 +85,8 @@ pub static BRANT_RUNTIME_HEAD: Head = Head {
     thunks_end: thunk::end(),
     returns: thunk::returns(),
     returns_end: thunk::returns_end(),
-    code: slot::CODE.as_ptr().cast(),
-    code_count: &raw const slot::CODE_COUNT,
+    code: areas::CODE.as_ptr().cast(),
+    code_count: &raw const areas::CODE_COUNT,
     loading: &raw const table::LOADING,
     enter: entry::enter_begin(),
     enter_end: entry::enter_end(),

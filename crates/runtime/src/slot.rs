@@ -8,12 +8,12 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 use brant_hook::exchange::{Shape, Word, Write};
 use brant_hook::{Refusal, Relocated, TRAMPOLINE_BYTES_MAX, jump, relocate, relocate_short, short_jump};
 
-use crate::areas::Areas;
+use crate::areas::{Areas, note_code};
 use crate::modules::{Identity, Module};
 use crate::thunk::Kind;
 use crate::{system, thunk};
@@ -114,18 +114,6 @@ pub(crate) struct Slot {
     first: AtomicPtr<Link>,
     original: Link,
 }
-
-/// A range of generated code.
-#[repr(C)]
-pub(crate) struct CodeRange {
-    start: AtomicU64,
-    end: AtomicU64,
-}
-
-const CODE_MAX: usize = 4096;
-pub(crate) static CODE: [CodeRange; CODE_MAX] =
-    [const { CodeRange { start: AtomicU64::new(0), end: AtomicU64::new(0) } }; CODE_MAX];
-pub(crate) static CODE_COUNT: AtomicU32 = AtomicU32::new(0);
 
 const GATE_BYTES: usize = 16;
 const BLOCK_BYTES: usize = GATE_BYTES + TRAMPOLINE_BYTES_MAX;
@@ -237,15 +225,6 @@ fn fill_slot(
         );
     }
     slot
-}
-
-pub(crate) fn note_code(start: u64, bytes: u64) -> Option<()> {
-    let count = CODE_COUNT.load(Ordering::Relaxed);
-    let range = CODE.get(count as usize)?;
-    range.start.store(start, Ordering::Relaxed);
-    range.end.store(start + bytes, Ordering::Relaxed);
-    CODE_COUNT.store(count + 1, Ordering::Release);
-    Some(())
 }
 
 impl Patch {

@@ -30,6 +30,8 @@ pub enum Error {
     NotAllowed(Pid, #[source] std::io::Error),
     #[error("process {0} is statically linked: it has no loader that could load a mediator")]
     Static(Pid),
+    #[error("process {0} has Go code, whose stacks are too small for mediators of system calls")]
+    SmallStacks(Pid),
     #[error(
         "a thread of process {0} was asking for or using a process number at the very moment of the checkpoint: take another one"
     )]
@@ -153,7 +155,7 @@ impl Error {
             Error::Load { .. } => "B-1109",
             Error::NoMediator { .. } => "B-1110",
             Error::Unhookable(_) => "B-1111",
-            Error::NotAble { .. } => "B-1117",
+            Error::NotAble { .. } | Error::SmallStacks(_) => "B-1117",
             Error::AlreadyWrapped { .. } => "B-1112",
             Error::Options { .. } => "B-1132",
             Error::Declined { .. } | Error::NoOptions(_) => "B-1131",

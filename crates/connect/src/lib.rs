@@ -14,6 +14,7 @@ pub mod definitions;
 mod allocator;
 mod error;
 mod free_memory;
+mod go;
 mod log;
 mod numbers;
 mod shape;
@@ -238,6 +239,10 @@ fn put_on(target: &Target, session: &mut Session<'_>, wrapper: &Wrapper) -> Resu
     let known = listed(session)?;
     if known.iter().any(|known| known.name == name && known.is_on) {
         return Err(Error::AlreadyWrapped { pid: target.pid, name: wrapper.name.clone() });
+    }
+    let is_of_calls = wrapper.mediations.iter().any(|mediation| mediation.call.is_some());
+    if is_of_calls && go::is_in(session.memory(), &target.maps) {
+        return Err(Error::SmallStacks(target.pid));
     }
     let path = wrapper.implementation.as_os_str().as_bytes();
     let handle = match wrapper.carried {

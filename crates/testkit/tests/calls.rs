@@ -376,3 +376,26 @@ fn calls_that_cannot_be_mediated_are_refused_with_their_reason() {
         );
     }
 }
+
+/// Stacks of goroutines have no room for mediators; those of C functions that they call do.
+#[test]
+fn calls_of_go_are_refused_and_functions_are_not() {
+    if !have_command("go") {
+        return skip("go");
+    }
+    let sandbox = Sandbox::new(Who::Plain);
+    let mut build = Command::new("go");
+    build.args(["build", "-o"]).arg(sandbox.path("goes"));
+    build.arg(repository().join("fixtures/connect/calls.go"));
+    build.env("CGO_ENABLED", "1").env("GO111MODULE", "off").env("GOFLAGS", "");
+    build.env("GOCACHE", sandbox.path("go-cache"));
+    assert!(build.status().expect("go starts").success(), "go build failed");
+    let mut program = sandbox.launch(sandbox.command(sandbox.path("goes")), false);
+    assert!(wait_until(60, || sandbox.text("out") == "up\n"), "{}", sandbox.text("err"));
+    let pid = program.pid().to_string();
+    let refused = sandbox.brant(&["wrap", "syscalls:out=calls.txt", &pid]);
+    assert!(refused.code == 3 && refused.stderr.contains("B-1117"), "{}", refused.stderr);
+    done(&sandbox.brant(&["wrap", "heap:out=heap.txt", &pid]));
+    done(&sandbox.brant(&["unwrap", "heap", &pid]));
+    assert_eq!(program.ended(), None, "{}", sandbox.text("err"));
+}

@@ -136,7 +136,8 @@ thread that loads it comes back to its own work by itself when that ends; its ot
 The message says for which function and why. A few system calls bear no mediator: vfork returns twice on one stack,
 rt_sigreturn ends a signal handler on the stack that the mediator would stand on, restart_syscall is made by the kernel alone.
 A system call cannot have a `native` mediator. Where an argument that fits into registers follows one that no longer does once
-`icall` comes before both, no mediator can be written for the function.",
+`icall` comes before both, no mediator can be written for the function. System calls of a program with Go code in it (cgo, a
+library made by Go) are not mediated at all: it makes them on stacks of a few KiB. Functions of its C libraries are.",
     },
     Entry {
         code: "B-1131",

@@ -29,7 +29,10 @@ pub fn wrap_standing(threads: &[Tid], wrappers: &[Wrapper]) -> Result<(), Error>
     let pid = threads.first().map_or(Pid(0), |tid| Pid(tid.0));
     let _turn = Turn::take(pid)?;
     let waiter = waiter(pid)?;
-    let target = Target::inspect_own(pid)?;
+    let target = match Target::inspect_own(pid) {
+        Err(Error::NoLoader(_)) if is_being_loaded(pid, threads)? => return Ok(()),
+        other => other?,
+    };
     let memory = Memory::open(pid).map_err(|error| Error::NotAllowed(pid, error))?;
     let held = threads.iter().map(|tid| stop_signals(*tid)).collect::<Result<Vec<_>, Error>>()?;
     let masks: Vec<(Tid, u64)> = held.iter().map(|(thread, mask)| (thread.tid, *mask)).collect();
@@ -45,6 +48,22 @@ pub fn wrap_standing(threads: &[Tid], wrappers: &[Wrapper]) -> Result<(), Error>
             .map_err(|error| Error::thread(tid, "setting its signal mask", error))?;
     }
     Ok(())
+}
+
+/// Whether a process has just executed a program whose loader has not come to its C library yet. It remembers nothing, and is
+/// like one that is executed after this.
+fn is_being_loaded(pid: Pid, threads: &[Tid]) -> Result<bool, Error> {
+    const AT_BASE: u64 = 7;
+    let [only] = threads else { return Ok(false) };
+    let maps = proc::maps(pid).map_err(|error| Error::looking(pid, error))?;
+    let auxv = proc::auxv(pid).map_err(|error| Error::looking(pid, error))?;
+    let base = auxv.iter().find(|(kind, _)| *kind == AT_BASE).map_or(0, |(_, value)| *value);
+    let at = ptrace::registers(*only).map_err(|e| Error::thread(*only, "reading registers", e))?.rip;
+    let file = |address: u64| {
+        let entry = maps.iter().find(|entry| entry.range.contains(Addr(address)))?;
+        Some((entry.device, entry.inode))
+    };
+    Ok(base != 0 && file(base).is_some() && file(base) == file(at))
 }
 
 /// Lets threads that will make a system call anew, as they were in it when they were frozen, come to its mediators.

@@ -26,7 +26,7 @@ fn lines(sandbox: &Sandbox, name: &str) -> Vec<Vec<String>> {
 #[test]
 fn each_interception_is_logged() {
     let sandbox = Sandbox::new(Who::Plain);
-    let program = sandbox.start(&Program::fixture("busy"));
+    let program = sandbox.start(&Program::fixture("threads"));
     assert!(wait_until(PROMPT_S, || sandbox.path("f.ready").exists()), "{}", sandbox.text("f.result"));
     let pid = program.pid().to_string();
     let path = |name: &str| sandbox.path(name).to_str().expect("test paths are UTF-8").to_owned();
@@ -62,7 +62,8 @@ fn each_interception_is_logged() {
          wrap nothing in libc with trace_call sig \"int(void)\"\n",
     );
     let other = format!("{}:out={}", path("other.wrap"), path("t.txt"));
-    assert_eq!(sandbox.brant(&["wrap", &other, &pid, "--log", &log]).code, 3);
+    let outcome = sandbox.brant(&["wrap", &other, &pid, "--log", &log]);
+    assert_eq!(outcome.code, 3, "{}", outcome.stderr);
     let refused = lines(&sandbox, "log")[2..].to_vec();
     assert_eq!(refused.len(), 1, "{refused:?}");
     assert_eq!(refused[0][1..5], ["refused", "other", "B-1111", "nothing:"], "{refused:?}");

@@ -261,11 +261,13 @@ fn mappings(member: &Member, tables: &mut Tables, refusals: &mut Refusals) -> Re
 fn is_changed(member: &Member, entry: &MapEntry) -> bool {
     let runs = proc::populated_pages(member.task(), entry.range);
     // What cannot be read has ended meanwhile, which the next look sees.
-    let is_own = runs.is_ok_and(|runs| runs.iter().any(|run| run.kind == PageKind::Anonymous));
+    if !runs.is_ok_and(|runs| runs.iter().any(|run| run.kind == PageKind::Anonymous)) {
+        return false;
+    }
     // Behind its code are zeros, where a brant that was killed has left its thunk (`brant_kernel::remote::Hand`).
     let code = own_vdso().map(|own| own[..own.len() - zeros_behind(&own)].to_vec());
     let theirs = vdso_of(member.task(), entry);
-    is_own && theirs.zip(code).is_none_or(|(theirs, code)| !theirs.starts_with(&code))
+    theirs.zip(code).is_none_or(|(theirs, code)| !theirs.starts_with(&code))
 }
 
 fn zeros_behind(bytes: &[u8]) -> usize {

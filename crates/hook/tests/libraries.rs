@@ -1,17 +1,19 @@
 //! Plans over all functions of the libraries of this machine, and what brant and its runtime say to each other.
 
+mod support;
+
 use std::path::{Path, PathBuf};
 
 use brant_hook::exchange::{
     Event, Function as Listed, Mediation, MissedSite, Missing, Outcome, Reply, Request, Shape, SiteCounts,
     Word, Write,
 };
-use brant_hook::symbols::{self, Tables};
 use brant_hook::{
     Function, JUMP_BYTES, PROLOGUE_BYTES_MAX, Refusal, SHORT_JUMP_BYTES, branches_into, padding_near,
     relocate, relocate_short, short_jump,
 };
 use proptest::prelude::*;
+use support::Image;
 
 struct Library {
     text: Vec<u8>,
@@ -20,51 +22,18 @@ struct Library {
     functions: Vec<(u64, u64)>,
 }
 
-/// Reads a library's file as if it were loaded at 0.
 fn load(path: &Path) -> Library {
-    let file = std::fs::read(path).unwrap();
-    let u64_at = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap());
-    let u16_at = |at: usize| u16::from_le_bytes(file[at..at + 2].try_into().unwrap());
-    let headers = u64_at(32) as usize;
-    let headers = &file[headers..headers + usize::from(u16_at(56)) * symbols::PROGRAM_HEADER_BYTES];
-    let segments: Vec<_> = symbols::segments(headers).collect();
-    // The image as it is in memory.
-    let end = segments
-        .iter()
-        .filter(|s| s.kind == symbols::PT_LOAD)
-        .map(|s| s.address + s.memory_bytes)
-        .max()
-        .unwrap();
-    let mut image = vec![0u8; end as usize];
-    for segment in segments.iter().filter(|segment| segment.kind == symbols::PT_LOAD) {
-        let (to, from, bytes) =
-            (segment.address as usize, segment.offset as usize, segment.file_bytes as usize);
-        image[to..to + bytes].copy_from_slice(&file[from..from + bytes]);
-    }
-    let dynamic = segments.iter().find(|segment| segment.kind == symbols::PT_DYNAMIC).unwrap();
-    let dynamic = symbols::Dynamic::parse(&image[dynamic.address as usize..], 0);
-    let gnu = dynamic.gnu_hash.unwrap() as usize;
-    let count = symbols::count_by_gnu_hash(|at| {
-        let at = gnu + at as usize;
-        Some(u32::from_le_bytes(image.get(at..at + 4)?.try_into().ok()?))
-    })
-    .unwrap();
-    let part = |at: u64, bytes: u64| &image[at as usize..(at + bytes) as usize];
-    let tables = Tables {
-        symbols: part(dynamic.symbols, count * symbols::SYMBOL_BYTES),
-        strings: part(dynamic.strings, dynamic.string_bytes),
-        versions: dynamic.versions.map_or(&[], |at| part(at, count * 2)),
-        version_definitions: dynamic.version_definitions.map_or(&[], |(at, _)| part(at, 4096)),
-    };
-    let text = segments.iter().find(|segment| segment.is_executable).unwrap();
-    let mut functions: Vec<_> = tables
+    let image = Image::load(path);
+    let text = image.segments.iter().find(|segment| segment.is_executable).unwrap();
+    let mut functions: Vec<_> = image
+        .tables()
         .functions()
         .filter(|symbol| symbol.value >= text.address && symbol.value < text.address + text.file_bytes)
         .map(|symbol| (symbol.value, symbol.bytes))
         .collect();
     functions.sort_by_key(|(value, bytes)| (*value, std::cmp::Reverse(*bytes)));
     functions.dedup_by_key(|(value, _)| *value);
-    Library { text: part(text.address, text.file_bytes).to_vec(), address: text.address, functions }
+    Library { text: image.part(text.address, text.file_bytes).to_vec(), address: text.address, functions }
 }
 
 fn find(names: &[&str]) -> Option<PathBuf> {

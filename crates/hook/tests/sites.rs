@@ -1,12 +1,15 @@
 //! System calls in the libraries of this machine: found exactly where a disassembler finds them, and nearly all can be patched.
 
+mod support;
+
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use brant_hook::symbols::{self, Tables};
+use brant_hook::symbols;
 use brant_hook::{Places, Refusal, find_sites, frames};
 use proptest::prelude::*;
+use support::Image;
 
 struct Library {
     image: Vec<u8>,
@@ -15,47 +18,23 @@ struct Library {
     functions: Vec<Range<u64>>,
 }
 
-/// Reads a library's file as if it were loaded at 0.
 fn load(path: &Path) -> Library {
-    let file = std::fs::read(path).unwrap();
-    let u64_at = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap());
-    let u16_at = |at: usize| u16::from_le_bytes(file[at..at + 2].try_into().unwrap());
-    let headers = u64_at(32) as usize;
-    let headers = &file[headers..headers + usize::from(u16_at(56)) * symbols::PROGRAM_HEADER_BYTES];
-    let segments: Vec<_> = symbols::segments(headers).collect();
-    let loaded = || segments.iter().filter(|segment| segment.kind == symbols::PT_LOAD);
-    let mut image = vec![0u8; loaded().map(|s| s.address + s.memory_bytes).max().unwrap() as usize];
-    for segment in loaded() {
-        let (to, from, bytes) =
-            (segment.address as usize, segment.offset as usize, segment.file_bytes as usize);
-        image[to..to + bytes].copy_from_slice(&file[from..from + bytes]);
-    }
-    let code = loaded()
-        .filter(|segment| segment.is_executable)
+    let image = Image::load(path);
+    let code = image
+        .segments
+        .iter()
+        .filter(|segment| segment.kind == symbols::PT_LOAD && segment.is_executable)
         .map(|s| s.address as usize..(s.address + s.file_bytes) as usize);
     let code = code.collect();
-    let header = segments.iter().find(|segment| segment.kind == frames::PT_GNU_EH_FRAME);
+    let header = image.segments.iter().find(|segment| segment.kind == frames::PT_GNU_EH_FRAME);
     let described = header.map_or(Vec::new(), |header| {
-        let bytes = &image[header.address as usize..(header.address + header.memory_bytes) as usize];
-        frames::described(bytes, header.address, |at| image.get(at as usize..))
+        let bytes = image.part(header.address, header.memory_bytes);
+        frames::described(bytes, header.address, |at| image.bytes.get(at as usize..))
     });
-    let dynamic = segments.iter().find(|segment| segment.kind == symbols::PT_DYNAMIC).unwrap();
-    let dynamic = symbols::Dynamic::parse(&image[dynamic.address as usize..], 0);
-    let gnu = dynamic.gnu_hash.unwrap() as usize;
-    let count = symbols::count_by_gnu_hash(|at| {
-        let at = gnu + at as usize;
-        Some(u32::from_le_bytes(image.get(at..at + 4)?.try_into().ok()?))
-    })
-    .unwrap();
-    let part = |at: u64, bytes: u64| &image[at as usize..(at + bytes) as usize];
-    let tables = Tables {
-        symbols: part(dynamic.symbols, count * symbols::SYMBOL_BYTES),
-        strings: part(dynamic.strings, dynamic.string_bytes),
-        ..Tables::default()
-    };
+    let tables = image.tables();
     let named = tables.functions().filter(|s| s.bytes > 0).map(|s| s.value..s.value + s.bytes);
     let functions = frames::merged(described, named.collect::<Vec<_>>().into_iter());
-    Library { image, code, functions }
+    Library { image: image.bytes, code, functions }
 }
 
 /// The addresses of `syscall` instructions by objdump; `None` where there is none.

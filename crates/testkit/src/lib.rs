@@ -8,6 +8,7 @@
 
 mod ability;
 mod check;
+mod compiler;
 mod denied;
 mod other_root;
 mod program;

@@ -344,8 +344,9 @@ impl Sandbox {
 impl Outcome {
     /// Fails the test, with what was said, unless this was the exit code.
     #[track_caller]
-    pub fn expect(&self, code: i32) {
+    pub fn expect(&self, code: i32) -> &Outcome {
         assert_eq!(self.code, code, "stdout: {} stderr: {}", self.stdout, self.stderr);
+        self
     }
 }
 

@@ -12,16 +12,8 @@ use brant_testkit::{Outcome, Sandbox, Started, Who, have_command, is_full, repos
 const PROMPT_S: u64 = 60;
 const HEADER: &str = "/usr/include/x86_64-linux-gnu/asm/unistd_64.h";
 
-/// Compiles sources of `fixtures/connect` into the sandbox.
 fn compile(sandbox: &Sandbox, compiler: &str, sources: &[&str], name: &str, flags: &[&str]) -> PathBuf {
-    let to = sandbox.path(name);
-    let mut command = Command::new(compiler);
-    command.args(["-O1", "-Wall", "-pthread", "-I"]).arg(repository().join("include"));
-    command.args(flags).arg("-o").arg(&to);
-    command.args(sources.iter().map(|source| repository().join("fixtures/connect").join(source)));
-    let output = command.output().expect("a compiler starts");
-    assert!(output.status.success(), "{sources:?}: {}", String::from_utf8_lossy(&output.stderr));
-    to
+    sandbox.compile(compiler, sources, name, flags).expect("a compiler starts")
 }
 
 /// A program that makes calls, and definitions of two wrappers for all of them.
@@ -101,9 +93,12 @@ fn state(sandbox: &Sandbox) -> State {
 /// The program, the implementations of two wrappers and their definitions; and the numbers of the calls as their options.
 fn prepare(sandbox: &Sandbox, compiler: &str, flags: &[&str]) -> (PathBuf, String) {
     for name in ["libone.so", "libtwo.so"] {
-        compile(sandbox, "cc", &["calls_mediators.c"], name, &["-shared", "-fPIC"]);
+        compile(sandbox, "cc", &["connect/calls_mediators.c"], name, &["-shared", "-fPIC"]);
     }
-    (compile(sandbox, compiler, &["calls.c", "calls_registers.S"], "calls", flags), define(sandbox))
+    (
+        compile(sandbox, compiler, &["connect/calls.c", "connect/calls_registers.S"], "calls", flags),
+        define(sandbox),
+    )
 }
 
 /// Writes `one.wrap` and `two.wrap` for every call that the fixture makes, and gives their numbers in that order.
@@ -132,11 +127,6 @@ fn define(sandbox: &Sandbox) -> String {
     names.iter().map(|name| numbers[*name].as_str()).collect::<Vec<_>>().join(".")
 }
 
-fn done(outcome: &Outcome) -> &Outcome {
-    assert_eq!(outcome.code, 0, "{} {}", outcome.stdout, outcome.stderr);
-    outcome
-}
-
 fn compilers() -> Vec<&'static str> {
     if have_command("musl-gcc") {
         return vec!["cc", "musl-gcc"];
@@ -151,17 +141,17 @@ fn every_call_passes_one_layer_and_two() {
     for compiler in compilers() {
         let mut calls = Calls::start(compiler, "");
         calls.expect(0);
-        done(&calls.wrap("one"));
+        calls.wrap("one").expect(0);
         calls.expect(1);
-        done(&calls.wrap("two"));
+        calls.wrap("two").expect(0);
         calls.expect(2);
         let listed = calls.sandbox.brant(&["wrappers", &calls.program.pid().to_string()]);
-        assert!(done(&listed).stdout.contains("openat in kernel  behind 1 other"), "{}", listed.stdout);
-        done(&calls.unwrap("one"));
+        assert!(listed.expect(0).stdout.contains("openat in kernel  behind 1 other"), "{}", listed.stdout);
+        calls.unwrap("one").expect(0);
         calls.expect(1);
-        done(&calls.unwrap("two"));
+        calls.unwrap("two").expect(0);
         calls.expect(0);
-        done(&calls.wrap("two"));
+        calls.wrap("two").expect(0);
         calls.expect(1);
     }
 }
@@ -185,7 +175,7 @@ fn threads_that_wait_in_calls_are_wrapped_and_unwrapped() {
             if refused(&wrapped) {
                 continue;
             }
-            done(&wrapped);
+            wrapped.expect(0);
             on += 1;
             calls.expect(1);
             while refused(&calls.unwrap("one")) {
@@ -208,8 +198,8 @@ fn a_killed_brant_leaves_calls_as_they_should_be() {
     let mut calls = Calls::start("cc", "rnfki");
     calls.expect(0);
     let begin = Instant::now();
-    done(&calls.wrap("one"));
-    done(&calls.unwrap("one"));
+    calls.wrap("one").expect(0);
+    calls.unwrap("one").expect(0);
     let both = begin.elapsed();
     let path = calls.sandbox.path("one.wrap");
     let target = calls.program.pid().to_string();
@@ -247,9 +237,14 @@ fn calls_of_libraries_that_are_loaded_later_are_mediated() {
     for compiler in compilers() {
         let sandbox = Sandbox::new(Who::Plain);
         let (_, numbers) = prepare(&sandbox, "cc", &[]);
-        let library =
-            compile(&sandbox, compiler, &["calls_library.c"], "liblater.so", &["-shared", "-fPIC", "-O2"]);
-        let path = compile(&sandbox, compiler, &["calls_later.c"], "later", &["-ldl"]);
+        let library = compile(
+            &sandbox,
+            compiler,
+            &["connect/calls_library.c"],
+            "liblater.so",
+            &["-shared", "-fPIC", "-O2"],
+        );
+        let path = compile(&sandbox, compiler, &["connect/calls_later.c"], "later", &["-ldl"]);
         let mut command = sandbox.command(path);
         command.arg(sandbox.path("f")).arg(library);
         let mut program = sandbox.launch(command, false);
@@ -269,11 +264,11 @@ fn calls_of_libraries_that_are_loaded_later_are_mediated() {
         assert!(wait_until(PROMPT_S, || state().len() == 4), "{}", sandbox.text("err"));
         grows(2);
         let named = format!("{}:{numbers}", sandbox.path("one.wrap").display());
-        done(&sandbox.brant(&["wrap", &named, &pid]));
+        sandbox.brant(&["wrap", &named, &pid]).expect(0);
         grows(1);
         let listed = sandbox.brant(&["wrappers", &pid]);
-        assert!(!done(&listed).stdout.contains("liblater"), "{}", listed.stdout);
-        done(&sandbox.brant(&["unwrap", "one", &pid]));
+        assert!(!listed.expect(0).stdout.contains("liblater"), "{}", listed.stdout);
+        sandbox.brant(&["unwrap", "one", &pid]).expect(0);
         grows(2);
         assert!(state()[3] <= 2, "{:?}", state());
         assert_eq!(program.ended(), None);
@@ -289,22 +284,22 @@ fn calls_are_mediated_from_the_start_and_after_a_restore() {
     let (image, base) = (text(&sandbox.path("image")), text(&sandbox.path("f")));
     let named = format!("{}:{}", text(&sandbox.path("one.wrap")), numbers);
     let program = text(&program);
-    done(&sandbox.brant(&["run", "-d", "-n", "first", "--wrap", &named, "--", &program, &base, "rnfki"]));
+    sandbox.brant(&["run", "-d", "-n", "first", "--wrap", &named, "--", &program, &base, "rnfki"]).expect(0);
     let is_whole = |least: i64| {
         let is_so = wait_until(PROMPT_S, || state(sandbox).whole > least && state(sandbox).work > least);
         let now = state(sandbox);
         assert!(is_so && now.bare == 0 && now.partly == 0 && now.wrong == 0, "{now:?}");
     };
     is_whole(3);
-    done(&sandbox.brant(&["checkpoint", "first", "--stop", "-o", &image]));
+    sandbox.brant(&["checkpoint", "first", "--stop", "-o", &image]).expect(0);
     let before = state(sandbox).whole;
-    done(&sandbox.brant(&["restore", &image, "-d", "-n", "second"]));
+    sandbox.brant(&["restore", &image, "-d", "-n", "second"]).expect(0);
     is_whole(before + 3);
-    done(&sandbox.brant(&["unwrap", "one", "second"]));
+    sandbox.brant(&["unwrap", "one", "second"]).expect(0);
     let before = state(sandbox);
     let is_bare = wait_until(PROMPT_S, || state(sandbox).bare > before.bare + 2);
     assert!(is_bare, "{before:?} {:?}", state(sandbox));
-    done(&sandbox.brant(&["kill", "second"]));
+    sandbox.brant(&["kill", "second"]).expect(0);
     sandbox.expect_no_leftovers();
 }
 
@@ -329,10 +324,10 @@ fn calls_are_traced() {
         let pid = calls.program.pid().to_string();
         let out = calls.sandbox.path("live.txt");
         let named = format!("syscalls:out={},json,direct", out.display());
-        done(&calls.sandbox.brant(&["wrap", &named, &pid]));
+        calls.sandbox.brant(&["wrap", &named, &pid]).expect(0);
         let before = calls.state().rounds;
         assert!(wait_until(PROMPT_S, || calls.state().rounds > before + 5));
-        done(&calls.sandbox.brant(&["unwrap", "syscalls", &pid]));
+        calls.sandbox.brant(&["unwrap", "syscalls", &pid]).expect(0);
         let records = calls.sandbox.text("live.txt");
         let of = |function: &str| {
             let parse = |line| serde_json::from_str::<serde_json::Value>(line).expect("a record is JSON");
@@ -395,7 +390,7 @@ fn calls_of_go_are_refused_and_functions_are_not() {
     let pid = program.pid().to_string();
     let refused = sandbox.brant(&["wrap", "syscalls:out=calls.txt", &pid]);
     assert!(refused.code == 3 && refused.stderr.contains("B-1117"), "{}", refused.stderr);
-    done(&sandbox.brant(&["wrap", "heap:out=heap.txt", &pid]));
-    done(&sandbox.brant(&["unwrap", "heap", &pid]));
+    sandbox.brant(&["wrap", "heap:out=heap.txt", &pid]).expect(0);
+    sandbox.brant(&["unwrap", "heap", &pid]).expect(0);
     assert_eq!(program.ended(), None, "{}", sandbox.text("err"));
 }

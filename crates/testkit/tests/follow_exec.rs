@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use brant_testkit::{Outcome, Random, Sandbox, Who, have_command, is_full, repository, skip, wait_until};
+use brant_testkit::{Outcome, Random, Sandbox, Who, have_command, is_full, skip, wait_until};
 
 const PROMPT_S: u64 = 60;
 const COMPILERS: [&str; 2] = ["cc", "musl-gcc"];
@@ -30,13 +30,9 @@ const WAYS: [&str; 15] = [
 ];
 
 fn compile(sandbox: &Sandbox, compiler: &str, source: &str, name: &str, flags: &[&str]) -> PathBuf {
-    let to = sandbox.path(name);
-    let mut command = Command::new(compiler);
-    command.args(["-O1", "-Wall", "-Wno-nonnull", "-pthread"]).args(flags).arg("-o").arg(&to);
-    command.arg(repository().join("fixtures/connect").join(source));
-    let output = command.output().expect("a compiler starts");
-    assert!(output.status.success(), "{source}: {}", String::from_utf8_lossy(&output.stderr));
-    to
+    let source = format!("connect/{source}");
+    let flags = [&["-Wno-nonnull"], flags].concat();
+    sandbox.compile(compiler, &[&source], name, &flags).expect("a compiler starts")
 }
 
 /// A sandbox with the two programs and a definition that records `access`.

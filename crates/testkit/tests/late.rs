@@ -3,10 +3,9 @@
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
-use brant_testkit::{Outcome, Sandbox, Started, Who, have_command, repository, skip, wait_until};
+use brant_testkit::{Outcome, Sandbox, Started, Who, have_command, skip, wait_until};
 
 const PROMPT_S: u64 = 60;
 const PLUG: &str = "wrap plug in libplug with my_plug sig \"void(long *)\"\n";
@@ -41,16 +40,8 @@ impl Late {
     }
 
     fn compile(&self, source: &str, name: &str, flags: &[&str]) {
-        let to = self.sandbox.path(name);
-        std::fs::create_dir_all(to.parent().expect("it is in the sandbox")).expect("the sandbox is ours");
-        let mut command = Command::new(self.compiler);
-        command.args(["-O1", "-Wall", "-pthread", "-I"]).arg(repository().join("include"));
-        if name.ends_with(".so") {
-            command.args(["-shared", "-fPIC"]);
-        }
-        command.arg("-o").arg(&to).arg(repository().join("fixtures/connect").join(source)).args(flags);
-        let output = command.output().expect("a compiler starts");
-        assert!(output.status.success(), "{source}: {}", String::from_utf8_lossy(&output.stderr));
+        let source = format!("connect/{source}");
+        self.sandbox.compile(self.compiler, &[&source], name, flags).expect("a compiler starts");
     }
 
     fn define(&self, name: &str, lines: &str) {

@@ -7,30 +7,15 @@ use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use brant_testkit::{Sandbox, Started, Who, repository, wait_until};
+use brant_testkit::{Sandbox, Started, Who, wait_until};
 use serde_json::{Value, json};
 
 const PROMPT_S: u64 = 60;
 const COMPILERS: [&str; 2] = ["cc", "musl-gcc"];
 const O_APPEND: u64 = 0o2000;
 const O_NONBLOCK: u64 = 0o4000;
-
-/// The fixture; `None`, with a word about it, where its compiler is not there.
-fn compile(sandbox: &Sandbox, compiler: &str) -> Option<PathBuf> {
-    let to = sandbox.path("record");
-    let mut command = Command::new(compiler);
-    command.args(["-O1", "-Wall", "-pthread", "-o"]).arg(&to);
-    command.arg(repository().join("fixtures/wrappers/record.c"));
-    let Ok(output) = command.output() else {
-        println!("skipped: there is no {compiler}");
-        return None;
-    };
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Some(to)
-}
 
 /// Displays that are none: they take connections and never answer.
 struct Displays {
@@ -286,7 +271,9 @@ fn heap(process: &Value) -> (u64, u64, i64) {
 fn everything_is_recorded_from_the_start() {
     for compiler in COMPILERS {
         let sandbox = Sandbox::new(Who::Plain);
-        let Some(program) = compile(&sandbox, compiler) else { continue };
+        let Some(program) = sandbox.compile(compiler, &["wrappers/record.c"], "record", &[]) else {
+            continue;
+        };
         sandbox.write("f.in", "content\n");
         let (root, wayland) = (sandbox.path("f").display().to_string(), sandbox.path("wayland-5"));
         let _displays = Displays::listen(&wayland);
@@ -380,7 +367,7 @@ fn expect_second_phase(
 fn a_record_travels_in_the_image_and_goes_on() {
     for compiler in COMPILERS {
         let sandbox = Sandbox::new(Who::Plain);
-        let Some(path) = compile(&sandbox, compiler) else { continue };
+        let Some(path) = sandbox.compile(compiler, &["wrappers/record.c"], "record", &[]) else { continue };
         sandbox.write("f.in", "content\n");
         let root = sandbox.path("f").display().to_string();
         let mut command = sandbox.command(&path);

@@ -4,21 +4,13 @@
 use std::path::Path;
 use std::process::Command;
 
-use brant_testkit::{Outcome, Sandbox, Who, is_root, repository, skip, wait_until};
+use brant_testkit::{Sandbox, Who, is_root, skip, wait_until};
 
 const PROMPT_S: u64 = 60;
 
-fn done(outcome: &Outcome) -> &Outcome {
-    assert_eq!(outcome.code, 0, "{} {}", outcome.stdout, outcome.stderr);
-    outcome
-}
-
 fn compile(sandbox: &Sandbox, source: &str, name: &str, flags: &[&str]) -> String {
-    let to = sandbox.path(name);
-    let mut command = Command::new("cc");
-    command.args(["-O1", "-Wall", "-pthread"]).args(flags).arg("-o").arg(&to);
-    command.arg(repository().join("fixtures/connect").join(source));
-    assert!(command.status().expect("a compiler starts").success(), "{source}");
+    let source = format!("connect/{source}");
+    let to = sandbox.compile("cc", &[&source], name, flags).expect("a compiler starts");
     to.to_str().expect("test paths are UTF-8").to_owned()
 }
 
@@ -57,9 +49,9 @@ fn programs_are_wrapped_without_files_in_memory() {
     let sandbox = Sandbox::with_faults(Who::Plain);
     let beat = compile(&sandbox, "beat.c", "beat", &[]);
     let path = |name: &str| sandbox.path(name).display().to_string();
-    done(&sandbox.brant(&["run", "-d", "-n", "first", "--", &beat, &path("f"), "1"]));
+    sandbox.brant(&["run", "-d", "-n", "first", "--", &beat, &path("f"), "1"]).expect(0);
     let told = sandbox.brant(&["ps", "--json"]);
-    let jobs: serde_json::Value = serde_json::from_str(&done(&told).stdout).expect("it is JSON");
+    let jobs: serde_json::Value = serde_json::from_str(&told.expect(0).stdout).expect("it is JSON");
     let pid = jobs["jobs"][0]["pid"].as_i64().expect("a pid") as i32;
     let wrapper = format!("trace:out={},direct", path("t.txt"));
     let (outcome, made) = sandbox.brant_with_fault(WITHOUT, &["wrap", &wrapper, "first"]);
@@ -68,17 +60,17 @@ fn programs_are_wrapped_without_files_in_memory() {
     assert!(!maps(pid).contains("memfd") && maps(pid).contains("/tmp/brant-runtime-"), "{}", maps(pid));
     assert_eq!(left(Path::new("/")), Vec::<String>::new());
     let image = path("image");
-    done(&sandbox.brant(&["checkpoint", "first", "--stop", "-o", &image]));
-    done(&sandbox.brant(&["restore", &image, "-d", "-n", "second"]));
+    sandbox.brant(&["checkpoint", "first", "--stop", "-o", &image]).expect(0);
+    sandbox.brant(&["restore", &image, "-d", "-n", "second"]).expect(0);
     expect_records(&sandbox, "t.txt", "restored");
     let listed = sandbox.brant(&["wrappers", "second"]);
-    assert!(done(&listed).stdout.contains("access in libc.so.6"), "{}", listed.stdout);
+    assert!(listed.expect(0).stdout.contains("access in libc.so.6"), "{}", listed.stdout);
     let unwrapped = sandbox.brant(&["unwrap", "trace", "second", "--json"]);
-    assert!(done(&unwrapped).stdout.contains("\"unloaded\": true"), "{}", unwrapped.stdout);
+    assert!(unwrapped.expect(0).stdout.contains("\"unloaded\": true"), "{}", unwrapped.stdout);
     let (again, made) = sandbox.brant_with_fault(WITHOUT_ONE, &["wrap", &wrapper, "second"]);
     assert!(made && again.code == 0, "{}", again.stderr);
     expect_records(&sandbox, "t.txt", "wrapped again");
-    done(&sandbox.brant(&["kill", "second"]));
+    sandbox.brant(&["kill", "second"]).expect(0);
     assert_eq!(left(Path::new("/")), Vec::<String>::new());
     sandbox.expect_no_leftovers();
 }
@@ -123,15 +115,15 @@ fn programs_without_proc_are_wrapped() {
     assert!(wait_until(PROMPT_S, || counted() > 3), "{}", sandbox.text("err"));
     let pid = program.pid();
     let (word, out) = (pid.to_string(), "root/work/t.txt");
-    done(&sandbox.brant(&["wrap", "trace:out=/work/t.txt,direct", &word]));
+    sandbox.brant(&["wrap", "trace:out=/work/t.txt,direct", &word]).expect(0);
     expect_records(&sandbox, out, "wrapped");
     assert!(maps(pid).contains("/tmp/brant-runtime-"), "{}", maps(pid));
     assert_eq!(left(&sandbox.path("root")), Vec::<String>::new());
     let unwrapped = sandbox.brant(&["unwrap", "trace", &word, "--json"]);
-    assert!(done(&unwrapped).stdout.contains("\"unloaded\": true"), "{}", unwrapped.stdout);
-    done(&sandbox.brant(&["wrap", "trace:out=/work/t.txt,direct", &word]));
+    assert!(unwrapped.expect(0).stdout.contains("\"unloaded\": true"), "{}", unwrapped.stdout);
+    sandbox.brant(&["wrap", "trace:out=/work/t.txt,direct", &word]).expect(0);
     expect_records(&sandbox, out, "wrapped again");
-    done(&sandbox.brant(&["unwrap", "trace", &word]));
+    sandbox.brant(&["unwrap", "trace", &word]).expect(0);
     // Nor any folder for temporary files.
     std::fs::remove_dir(sandbox.path("root/tmp")).expect("it is empty");
     let refused = sandbox.brant(&["wrap", "trace:out=/work/t.txt", &word]);

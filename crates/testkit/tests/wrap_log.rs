@@ -3,14 +3,9 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use brant_testkit::{Outcome, Program, Sandbox, Who, wait_until};
+use brant_testkit::{Program, Sandbox, Who, wait_until};
 
 const PROMPT_S: u64 = 60;
-
-fn done(outcome: &Outcome) -> &Outcome {
-    assert_eq!(outcome.code, 0, "{} {}", outcome.stdout, outcome.stderr);
-    outcome
-}
 
 /// The words of each line behind its time.
 fn lines(sandbox: &Sandbox, name: &str) -> Vec<Vec<String>> {
@@ -39,7 +34,7 @@ fn each_interception_is_logged() {
     let wrapper = format!("{}:out={}", path("two.wrap"), path("t.txt"));
     let log = path("log");
     let wrapped = sandbox.brant(&["wrap", &wrapper, &pid, "--log", &log, "--json"]);
-    let said: serde_json::Value = serde_json::from_str(&done(&wrapped).stdout).expect("it is JSON");
+    let said: serde_json::Value = serde_json::from_str(&wrapped.expect(0).stdout).expect("it is JSON");
     let told = said["interceptions"].as_array().expect("a list").clone();
     assert_eq!(told.len(), 2, "{said}");
     for (line, told) in lines(&sandbox, "log").iter().zip(&told) {
@@ -68,7 +63,7 @@ fn each_interception_is_logged() {
     assert_eq!(refused.len(), 1, "{refused:?}");
     assert_eq!(refused[0][1..5], ["refused", "other", "B-1111", "nothing:"], "{refused:?}");
     let said = sandbox.brant(&["unwrap", "two", &pid, "--log", &log, "-v"]);
-    assert!(done(&said).stderr.contains("off: read in libc.so.6 at 0x"), "{}", said.stderr);
+    assert!(said.expect(0).stderr.contains("off: read in libc.so.6 at 0x"), "{}", said.stderr);
     let off = lines(&sandbox, "log")[3..].to_vec();
     assert_eq!(off.len(), 2, "{off:?}");
     assert!(
@@ -84,7 +79,7 @@ fn programs_that_are_started_are_logged() {
     let sandbox = Sandbox::new(Who::Plain);
     let path = |name: &str| sandbox.path(name).to_str().expect("test paths are UTF-8").to_owned();
     let wrapper = format!("procs:out={}", path("t.txt"));
-    done(&sandbox.brant(&["run", "--wrap", &wrapper, "--log", &path("log"), "--", "true"]));
+    sandbox.brant(&["run", "--wrap", &wrapper, "--log", &path("log"), "--", "true"]).expect(0);
     let on = lines(&sandbox, "log");
     assert!(on.len() >= 10 && on.iter().all(|line| line[1..3] == ["on", "procs"]), "{on:?}");
     let before = on.len();

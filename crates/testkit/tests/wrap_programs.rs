@@ -6,13 +6,12 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use brant_testkit::{Sandbox, Started, Who, have_command, is_full, repository, skip, wait_until};
+use brant_testkit::{Sandbox, Started, Who, have_command, is_full, skip, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -260,11 +259,9 @@ impl Running {
     }
 
     fn define_counters(&self) {
-        let library = self.sandbox.path("libcounts.so");
-        let mut command = Command::new("cc");
-        command.args(["-O1", "-Wall", "-shared", "-fPIC", "-I"]).arg(repository().join("include"));
-        command.arg("-o").arg(library).arg(repository().join("fixtures/connect/count_calls.c"));
-        assert!(command.status().expect("a compiler starts").success());
+        self.sandbox
+            .compile("cc", &["connect/count_calls.c"], "libcounts.so", &[])
+            .expect("a compiler starts");
         let wraps = [
             ("malloc", "my_count", "void *(size_t)"),
             ("free", "my_count", "void(void *)"),

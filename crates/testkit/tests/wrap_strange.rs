@@ -3,9 +3,8 @@
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
-use std::process::Command;
 
-use brant_testkit::{Outcome, Sandbox, Started, Who, repository, wait_until};
+use brant_testkit::{Outcome, Sandbox, Started, Who, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -18,33 +17,24 @@ struct Strange {
 }
 
 fn compile(sandbox: &Sandbox, sources: &[&str], name: &str, flags: &[&str]) -> PathBuf {
-    let to = sandbox.path(name);
-    let mut command = Command::new("cc");
-    command.args(["-O1", "-Wall", "-fno-builtin", "-pthread", "-I"]).arg(repository().join("include"));
-    if name.ends_with(".so") {
-        command.args(["-shared", "-fPIC"]);
-    }
-    command.args(sources.iter().map(|source| repository().join("fixtures/connect").join(source)));
-    command.arg("-o").arg(&to).arg("-L").arg(sandbox.path("")).args(flags).arg("-Wl,-rpath,$ORIGIN");
-    let output = command.output().expect("a compiler starts");
-    assert!(output.status.success(), "{sources:?}: {}", String::from_utf8_lossy(&output.stderr));
-    to
+    let flags = [&["-fno-builtin"], flags].concat();
+    sandbox.compile("cc", sources, name, &flags).expect("a compiler starts")
 }
 
 impl Strange {
     fn start(kind: &str, allocator: Option<&str>) -> Strange {
         let sandbox = Sandbox::new(Who::Plain);
-        compile(&sandbox, &["stress_library.c"], "libtick.so", &[]);
-        compile(&sandbox, &["stress_mediators.c"], "libcount.so", &[]);
+        compile(&sandbox, &["connect/stress_library.c"], "libtick.so", &[]);
+        compile(&sandbox, &["connect/stress_mediators.c"], "libcount.so", &[]);
         let (sources, flags): (&[&str], &[&str]) = match allocator {
-            Some("program") => (&["strange.c", "allocator.c"], &["-ltick", "-rdynamic"]),
-            _ => (&["strange.c"], &["-ltick"]),
+            Some("program") => (&["connect/strange.c", "connect/allocator.c"], &["-ltick", "-rdynamic"]),
+            _ => (&["connect/strange.c"], &["-ltick"]),
         };
         let program = compile(&sandbox, sources, "strange", flags);
         let mut command = sandbox.command(program);
         command.arg(sandbox.path("f")).arg(kind);
         if allocator == Some("library") {
-            command.env("LD_PRELOAD", compile(&sandbox, &["allocator.c"], "liballocator.so", &[]));
+            command.env("LD_PRELOAD", compile(&sandbox, &["connect/allocator.c"], "liballocator.so", &[]));
         }
         sandbox.write(
             "count.wrap",
@@ -157,6 +147,6 @@ fn a_stopped_program_is_wrapped_and_stays_stopped() {
 fn a_library_that_was_replaced_on_disk_is_wrapped() {
     let mut strange = Strange::start("tiny", None);
     std::fs::remove_file(strange.sandbox.path("libtick.so")).expect("it is ours");
-    compile(&strange.sandbox, &["stress_mediators.c"], "libtick.so", &[]);
+    compile(&strange.sandbox, &["connect/stress_mediators.c"], "libtick.so", &[]);
     strange.rounds(2);
 }

@@ -3,32 +3,16 @@
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
-use brant_testkit::{
-    OtherRoot, Outcome, Random, Sandbox, Started, Who, is_full, repository, skip, wait_until,
-};
+use brant_testkit::{OtherRoot, Outcome, Random, Sandbox, Started, Who, is_full, skip, wait_until};
 
 const PROMPT_S: u64 = 60;
 
+/// Compiles a fixture of `fixtures/connect` into the sandbox.
 fn compile(sandbox: &Sandbox, source: &str, name: &str, flags: &[&str]) -> PathBuf {
-    let to = sandbox.path(name);
-    let mut command = Command::new("cc");
-    command.args(["-O1", "-Wall", "-pthread", "-I"]).arg(repository().join("include"));
-    if name.ends_with(".so") {
-        command.args(["-shared", "-fPIC"]);
-    }
-    command.arg("-o").arg(&to).arg(repository().join("fixtures/connect").join(source));
-    command.arg("-L").arg(sandbox.path("")).args(flags).args(["-Wl,-rpath,$ORIGIN", "-ldl"]);
-    let output = command.output().expect("a compiler starts");
-    assert!(output.status.success(), "{source}: {}", String::from_utf8_lossy(&output.stderr));
-    to
-}
-
-fn done(outcome: &Outcome) -> &Outcome {
-    assert_eq!(outcome.code, 0, "{} {}", outcome.stdout, outcome.stderr);
-    outcome
+    let source = format!("connect/{source}");
+    sandbox.compile("cc", &[&source], name, flags).expect("a compiler starts")
 }
 
 fn text(path: &Path) -> String {
@@ -85,10 +69,10 @@ fn records_are_written_before_a_program_ends_with_its_image() {
     let sandbox = Sandbox::new(Who::Plain);
     let beat = text(&compile(&sandbox, "beat.c", "beat", &[]));
     let (base, image, wrapper) = (text(&sandbox.path("f")), text(&sandbox.path("image")), traced(&sandbox));
-    done(&sandbox.brant(&["run", "-d", "-n", "first", "--wrap", &wrapper, "--", &beat, &base, "3"]));
+    sandbox.brant(&["run", "-d", "-n", "first", "--wrap", &wrapper, "--", &beat, &base, "3"]).expect(0);
     expect_counts(&sandbox, 3, 20);
     let stopped = sandbox.brant(&["checkpoint", "first", "--stop", "-v", "-o", &image]);
-    assert!(!done(&stopped).stderr.contains("warning"), "{}", stopped.stderr);
+    assert!(!stopped.expect(0).stderr.contains("warning"), "{}", stopped.stderr);
     assert_eq!(stopped.stderr.matches("its wrapper was told").count(), 3, "{}", stopped.stderr);
     for process in 0..3 {
         // The last call may have been under way when it was stopped.
@@ -96,7 +80,7 @@ fn records_are_written_before_a_program_ends_with_its_image() {
         let last = (recorded.last().copied().unwrap_or(0), called.last().copied().unwrap_or(0));
         assert!(last.0 + 1 >= last.1 && last.0 <= last.1 + 1, "process {process}: {last:?}");
     }
-    done(&sandbox.brant(&["restore", &image, "-d", "-n", "second"]));
+    sandbox.brant(&["restore", &image, "-d", "-n", "second"]).expect(0);
     expect_counts(&sandbox, 3, 20);
     sandbox.write("f.go", "");
     assert!(wait_until(PROMPT_S, || sandbox.leftovers().is_empty()), "{:?}", sandbox.leftovers());
@@ -111,9 +95,9 @@ fn records_are_in_one_copy_only() {
     let sandbox = Sandbox::new(Who::Plain);
     let mut program = start_beats(&sandbox, 1);
     let (image, pid) = (text(&sandbox.path("image")), program.pid().to_string());
-    done(&sandbox.brant(&["wrap", &traced(&sandbox), &pid]));
+    sandbox.brant(&["wrap", &traced(&sandbox), &pid]).expect(0);
     expect_counts(&sandbox, 1, 50);
-    done(&sandbox.brant(&["checkpoint", &pid, "-o", &image]));
+    sandbox.brant(&["checkpoint", &pid, "-o", &image]).expect(0);
     expect_counts(&sandbox, 1, 50);
     sandbox.write("f.go", "");
     assert!(wait_until(PROMPT_S, || program.ended().is_some()), "{}", sandbox.text("err"));
@@ -124,10 +108,10 @@ fn records_are_in_one_copy_only() {
         std::fs::remove_file(sandbox.path("f.go")).expect("it is there");
         std::fs::remove_file(sandbox.path("t.txt")).expect("it is there");
         let before = counts(&sandbox, 0).len();
-        done(&sandbox.brant(&[&["restore", &image, "-d", "-n", name], flags].concat()));
+        sandbox.brant(&[&["restore", &image, "-d", "-n", name], flags].concat()).expect(0);
         expect_counts(&sandbox, 1, 50);
         let listed = sandbox.brant(&["wrappers", name]);
-        assert!(done(&listed).stdout.contains("access in libc.so.6"), "{}", listed.stdout);
+        assert!(listed.expect(0).stdout.contains("access in libc.so.6"), "{}", listed.stdout);
         sandbox.write("f.go", "");
         assert!(wait_until(PROMPT_S, || sandbox.leftovers().is_empty()), "{:?}", sandbox.leftovers());
         let called = counts(&sandbox, 0).split_off(before);
@@ -178,10 +162,10 @@ fn wrapped_programs_move_to_another_machine() {
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
     };
-    done(&run(&["run", "-d", "-n", "first", "--wrap", &options, "--", &stress, &base, "aw"]));
+    run(&["run", "-d", "-n", "first", "--wrap", &options, "--", &stress, &base, "aw"]).expect(0);
     expect("mediated", &|state| state[0] > 5 && state[1] == state[0]);
     for (flags, image) in [(&[][..], "bare.img"), (&["--portable", "--stop"][..], "whole.img")] {
-        done(&run(&[&["checkpoint", "first", "-o", &here(image)], flags].concat()));
+        run(&[&["checkpoint", "first", "-o", &here(image)], flags].concat()).expect(0);
     }
     // Told of the checkpoint, it has written its count.
     let before = (counted(), state());
@@ -199,18 +183,18 @@ fn wrapped_programs_move_to_another_machine() {
         state[0] > before.1[0] + 3 && state[1] == state[0] && state[4] == 0
     });
     let listed = other.brant(&["wrappers", "second"]);
-    assert!(done(&listed).stdout.contains("tick in"), "{}", listed.stdout);
+    assert!(listed.expect(0).stdout.contains("tick in"), "{}", listed.stdout);
     let unwrapped = other.brant(&["unwrap", "count", "second", "--json"]);
-    assert!(done(&unwrapped).stdout.contains("\"unloaded\": true"), "{}", unwrapped.stdout);
+    assert!(unwrapped.expect(0).stdout.contains("\"unloaded\": true"), "{}", unwrapped.stdout);
     // It has counted on, and is told so at its end.
     assert!(counted() > before.0, "{} after {before:?}", counted());
     let now = state();
     expect("bare again", &|state| state[2] > now[2] + 2 && state[4] == 0);
     compile(&sandbox, "counting_mediators.c", "libcount.so", &[]);
-    done(&other.brant(&["wrap", &options, "second"]));
+    other.brant(&["wrap", &options, "second"]).expect(0);
     let now = state();
     expect("mediated again", &|state| state[1] > now[1] + 2 && state[4] == 0);
-    done(&other.brant(&["kill", "second"]));
+    other.brant(&["kill", "second"]).expect(0);
     sandbox.expect_no_leftovers();
 }
 
@@ -243,10 +227,10 @@ fn wrapped_programs_survive_kills_of_a_checkpoint() {
     expect("bare", &|state| state[0] > 3);
     let (pid, image) = (program.pid().to_string(), text(&sandbox.path("image")));
     let options = format!("{}:{}", text(&sandbox.path("count.wrap")), text(&sandbox.path("f.counted")));
-    done(&sandbox.brant(&["wrap", &options, &pid]));
+    sandbox.brant(&["wrap", &options, &pid]).expect(0);
     let verb = ["checkpoint", &pid, "-o", &image, "--force"];
     let begun = Instant::now();
-    done(&sandbox.brant(&verb));
+    sandbox.brant(&verb).expect(0);
     let duration = begun.elapsed();
     let mut random = Random::new(u64::from(std::process::id()));
     for number in 0..kills {
@@ -259,7 +243,7 @@ fn wrapped_programs_survive_kills_of_a_checkpoint() {
         expect("it runs on", &|state| state[1] > before[1] + 2 && state[2] == before[2]);
         assert_eq!((program.ended(), state()[4]), (None, 0), "kill {number}: {said} {}", sandbox.text("err"));
     }
-    done(&sandbox.brant(&verb));
-    done(&sandbox.brant(&["unwrap", "count", &pid]));
+    sandbox.brant(&verb).expect(0);
+    sandbox.brant(&["unwrap", "count", &pid]).expect(0);
     assert_eq!(program.ended(), None, "{}", sandbox.text("err"));
 }

@@ -2,26 +2,11 @@
 //! it should not see, and once they are off it is as before.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use brant_testkit::{Outcome, Sandbox, Started, Who, repository, wait_until};
 
 const PROMPT_S: u64 = 60;
-
-/// `None`, with a word about it, where the compiler for musl is not there.
-fn compile(sandbox: &Sandbox, compiler: &str) -> Option<PathBuf> {
-    let to = sandbox.path("calls");
-    let mut command = Command::new(compiler);
-    command.args(["-O1", "-Wall", "-pthread", "-o"]).arg(&to);
-    command.arg(repository().join("fixtures/wrappers/calls.c"));
-    let Ok(output) = command.output() else {
-        println!("skipped: there is no {compiler}");
-        return None;
-    };
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Some(to)
-}
 
 /// A program that waits for its first phase.
 struct Calls {
@@ -32,7 +17,7 @@ struct Calls {
 impl Calls {
     fn start(compiler: &str, phases: u32, count: u64) -> Option<Calls> {
         let sandbox = Sandbox::new(Who::Plain);
-        let path = compile(&sandbox, compiler)?;
+        let path = sandbox.compile(compiler, &["wrappers/calls.c"], "calls", &[])?;
         sandbox.write("f.in", "content\n");
         sandbox.write("other.in", "OTHER\n");
         let mut command = sandbox.command(path);

@@ -3,9 +3,8 @@
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
-use std::process::Command;
 
-use brant_testkit::{Sandbox, Who, repository, wait_until};
+use brant_testkit::{Sandbox, Who, wait_until};
 
 const PROMPT_S: u64 = 120;
 
@@ -17,15 +16,7 @@ struct Holes {
 impl Holes {
     fn make(compiler: &str) -> Option<Holes> {
         let sandbox = Sandbox::new(Who::Plain);
-        let path = sandbox.path("holes");
-        let mut command = Command::new(compiler);
-        command.args(["-O2", "-Wall", "-pthread", "-o"]).arg(&path);
-        command.arg(repository().join("fixtures/wrappers/holes.c"));
-        let Ok(output) = command.output() else {
-            println!("skipped: there is no {compiler}");
-            return None;
-        };
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let path = sandbox.compile(compiler, &["wrappers/holes.c"], "holes", &["-O2"])?;
         Some(Holes { sandbox, path })
     }
 

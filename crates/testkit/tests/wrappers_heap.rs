@@ -4,25 +4,11 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use brant_testkit::{Outcome, Sandbox, Started, Who, repository, wait_until};
+use brant_testkit::{Outcome, Sandbox, Started, Who, wait_until};
 use serde_json::Value;
 
 const PROMPT_S: u64 = 60;
 const COMPILERS: [&str; 2] = ["cc", "musl-gcc"];
-
-/// `None`, with a word about it, where the compiler for musl is not there.
-fn compile(sandbox: &Sandbox, compiler: &str, source: &str, flags: &[&str]) -> Option<PathBuf> {
-    let to = sandbox.path(&format!("{source}.program"));
-    let mut command = Command::new(compiler);
-    command.args(["-Wall", "-Wno-alloc-size-larger-than", "-pthread", "-o"]).arg(&to);
-    command.arg(repository().join("fixtures/wrappers").join(source)).args(flags);
-    let Ok(output) = command.output() else {
-        println!("skipped: there is no {compiler}");
-        return None;
-    };
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Some(to)
-}
 
 struct Blocks {
     sandbox: Sandbox,
@@ -33,7 +19,8 @@ struct Blocks {
 impl Blocks {
     fn start(compiler: &str, flags: &[&str]) -> Option<Blocks> {
         let sandbox = Sandbox::new(Who::Plain);
-        let path = compile(&sandbox, compiler, "blocks.c", flags)?;
+        let flags = [&["-O0", "-Wno-alloc-size-larger-than"], flags].concat();
+        let path = sandbox.compile(compiler, &["wrappers/blocks.c"], "blocks.c.program", &flags)?;
         let mut command = sandbox.command(&path);
         command.arg(sandbox.path("f"));
         let program = sandbox.launch(command, false);

@@ -1,10 +1,9 @@
 //! The wrapper `time`, on programs of glibc and of musl: whatever they wait by takes as long as they believe, and less.
 #![forbid(unsafe_code)]
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use brant_testkit::{Sandbox, Who, repository, wait_until};
+use brant_testkit::{Sandbox, Who, wait_until};
 
 const PROMPT_S: u64 = 60;
 
@@ -13,15 +12,7 @@ const PROMPT_S: u64 = 60;
 fn time_is_scaled_in_every_wait() {
     for compiler in ["cc", "musl-gcc"] {
         let sandbox = Sandbox::new(Who::Plain);
-        let program = sandbox.path("waits");
-        let mut command = Command::new(compiler);
-        command.args(["-O1", "-Wall", "-pthread", "-o"]).arg(&program);
-        command.arg(repository().join("fixtures/wrappers/waits.c"));
-        let Ok(output) = command.output() else {
-            println!("skipped: there is no {compiler}");
-            continue;
-        };
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let Some(program) = sandbox.compile(compiler, &["wrappers/waits.c"], "waits", &[]) else { continue };
         let mut command = sandbox.command(&program);
         command.arg(sandbox.path("f"));
         let mut waits = sandbox.launch(command, false);

@@ -54,7 +54,9 @@ fn a_move_that_a_restart_broke_off() {
         assert!(near.stderr.contains(near_word) && far.stderr.contains(near_word), "{told}");
 
         match there {
-            None => hosts.sandbox.brant(&["restore", "-d", near_word]).expect(0),
+            None => {
+                hosts.sandbox.brant(&["restore", "-d", near_word]).expect(0);
+            }
             Some(words) => {
                 if !words.is_empty() {
                     assert_ne!(hosts.far(&["restore", "-d", near_word]).code, 0, "{told}");

@@ -1,8 +1,6 @@
 //! A wrapped program that is moved: its wrapper goes with it, and each call is recorded once, here or there.
 
-use std::process::Command;
-
-use brant_testkit::{Sandbox, Who, repository, wait_until};
+use brant_testkit::{Sandbox, Who, wait_until};
 
 use crate::hosts::{Hosts, LIFE_TIMEOUT_S};
 
@@ -10,13 +8,7 @@ use crate::hosts::{Hosts, LIFE_TIMEOUT_S};
 fn a_wrapped_program_is_recorded_without_a_gap() {
     let hosts = Hosts::new(Sandbox::new(Who::Plain));
     let sandbox = &hosts.sandbox;
-    let beat = sandbox.path("beat");
-    let compiled = Command::new("cc")
-        .args(["-O1", "-Wall", "-o"])
-        .arg(&beat)
-        .arg(repository().join("fixtures/connect/beat.c"))
-        .status();
-    assert!(compiled.expect("a compiler starts").success());
+    let beat = sandbox.compile("cc", &["connect/beat.c"], "beat", &[]).expect("a compiler starts");
     let mut command = sandbox.command(&beat);
     command.arg(sandbox.path("f")).arg("2");
     let mut program = sandbox.launch(command, false);

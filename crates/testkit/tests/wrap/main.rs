@@ -1,6 +1,8 @@
 //! Wrappers on running programs: every kind of signature, exceptions, programs under stress, and what is refused.
 #![forbid(unsafe_code)]
 
+mod native;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -13,25 +15,26 @@ const PROMPT_S: u64 = 60;
 
 /// Compiles a fixture of `fixtures/connect` into the sandbox.
 fn compile(sandbox: &Sandbox, source: &str, name: &str, flags: &[&str]) -> PathBuf {
-    let sources = repository().join("fixtures/connect");
-    let to = sandbox.path(name);
     let compiler = if source.ends_with(".cc") { "c++" } else { "cc" };
-    let mut command = Command::new(compiler);
-    command.args(["-O1", "-Wall", "-pthread", "-I"]).arg(repository().join("include"));
-    if name.ends_with(".so") {
-        command.args(["-shared", "-fPIC"]);
-    }
-    command.arg("-o").arg(&to).arg(sources.join(source)).arg("-L").arg(sandbox.path("")).args(flags);
-    command.args(["-Wl,-rpath,$ORIGIN", "-ldl"]);
-    let output = command.output().expect("a compiler starts");
-    assert!(output.status.success(), "{source}: {}", String::from_utf8_lossy(&output.stderr));
-    to
+    let source = format!("connect/{source}");
+    sandbox.compile(compiler, &[&source], name, flags).expect("a compiler starts")
 }
 
 fn start(sandbox: &Sandbox, program: &Path, args: &[&str]) -> Started {
     let mut command = sandbox.command(program);
     command.arg(sandbox.path("f")).args(args);
     sandbox.launch(command, false)
+}
+
+/// What the mediators that count stand before.
+const COUNT: &str =
+    "wrapper count implementation \"libcount.so\"\nwrap tick in libtick with my_tick size 8\n";
+
+/// A program whose threads call `tick` of a library all the while, and mediators as `libcount.so`.
+fn make_stress(sandbox: &Sandbox, mediators: &str) -> PathBuf {
+    compile(sandbox, "stress_library.c", "libtick.so", &[]);
+    compile(sandbox, mediators, "libcount.so", &[]);
+    compile(sandbox, "stress.c", "stress", &["-ltick"])
 }
 
 /// The numbers in the program's state file.
@@ -48,11 +51,6 @@ fn expect(sandbox: &Sandbox, what: &str, wanted: impl Fn(&[i64]) -> bool) {
     assert!(is_so, "{what}: {}\n{}", sandbox.text("f.state"), sandbox.text("err"));
 }
 
-fn done(outcome: &Outcome) -> &Outcome {
-    assert_eq!(outcome.code, 0, "{} {}", outcome.stdout, outcome.stderr);
-    outcome
-}
-
 fn wrap(sandbox: &Sandbox, definition: &str, program: &Started) -> Outcome {
     let path = sandbox.path(definition);
     sandbox.brant(&["wrap", path.to_str().expect("test paths are UTF-8"), &program.pid().to_string()])
@@ -64,7 +62,7 @@ fn unwrap(sandbox: &Sandbox, name: &str, program: &Started) -> Outcome {
 
 /// Whether an unwrap has unloaded the implementation.
 fn is_unloaded(outcome: &Outcome) -> bool {
-    let said: serde_json::Value = serde_json::from_str(&done(outcome).stdout).expect("it is JSON");
+    let said: serde_json::Value = serde_json::from_str(&outcome.expect(0).stdout).expect("it is JSON");
     said["unloaded"].as_bool().expect("it is said")
 }
 
@@ -90,17 +88,17 @@ fn every_signature_passes_one_layer_and_two() {
     assert!(functions >= 50, "{functions} functions");
     let is_so =
         |once: i64, twice: i64| move |state: &[i64]| state[2] == once && state[3] == twice && state[4] == 0;
-    done(&wrap(&sandbox, "one.wrap", &program));
+    wrap(&sandbox, "one.wrap", &program).expect(0);
     expect(&sandbox, "one layer", is_so(functions, 0));
-    done(&wrap(&sandbox, "two.wrap", &program));
+    wrap(&sandbox, "two.wrap", &program).expect(0);
     expect(&sandbox, "two layers", is_so(0, functions));
     let listed = sandbox.brant(&["wrappers", &program.pid().to_string()]);
-    assert!(done(&listed).stdout.contains("/libmatrix.so  behind 1 other"), "{}", listed.stdout);
-    done(&unwrap(&sandbox, "one", &program));
+    assert!(listed.expect(0).stdout.contains("/libmatrix.so  behind 1 other"), "{}", listed.stdout);
+    unwrap(&sandbox, "one", &program).expect(0);
     expect(&sandbox, "the outer layer", is_so(functions, 0));
-    done(&unwrap(&sandbox, "two", &program));
+    unwrap(&sandbox, "two", &program).expect(0);
     expect(&sandbox, "bare again", is_so(0, 0));
-    done(&wrap(&sandbox, "plain.wrap", &program));
+    wrap(&sandbox, "plain.wrap", &program).expect(0);
     expect(&sandbox, "without signatures", |state| state[2] == 17 && state[3] == 0 && state[4] == 0);
     let outcome = unwrap(&sandbox, "plain", &program);
     assert!(is_unloaded(&outcome), "{}", outcome.stdout);
@@ -122,14 +120,14 @@ fn exceptions_and_jumps_pass_mediators() {
     );
     let mut program = start(&sandbox, &throwing, &[]);
     expect(&sandbox, "bare", |state| state[0] > 3);
-    done(&wrap(&sandbox, "pass.wrap", &program));
+    wrap(&sandbox, "pass.wrap", &program).expect(0);
     // 1 + 2 + 3 by exceptions, one by a jump, one from deeper on the stack.
     expect(&sandbox, "mediated", |state| state[1] == 8);
     let before = state(&sandbox)[0];
     expect(&sandbox, "mediated for some time", |state| {
         state[0] > before + 50 && state[1] == 8 && state[2] == 0
     });
-    done(&unwrap(&sandbox, "pass", &program));
+    unwrap(&sandbox, "pass", &program).expect(0);
     expect(&sandbox, "bare again", |state| state[1] == 0 && state[2] == 0);
     assert_eq!(program.ended(), None, "{}", sandbox.text("err"));
 }
@@ -141,13 +139,8 @@ fn programs_under_stress_are_wrapped_and_unwrapped() {
     let rounds = if is_full() { 250 } else { 15 };
     for kinds in ["aaw", "lw", "ppfs", "alpfs"] {
         let sandbox = Sandbox::new(Who::Plain);
-        compile(&sandbox, "stress_library.c", "libtick.so", &[]);
-        compile(&sandbox, "stress_mediators.c", "libcount.so", &[]);
-        let stress = compile(&sandbox, "stress.c", "stress", &["-ltick"]);
-        sandbox.write(
-            "count.wrap",
-            "wrapper count implementation \"libcount.so\"\nwrap tick in libtick with my_tick size 8\n",
-        );
+        let stress = make_stress(&sandbox, "stress_mediators.c");
+        sandbox.write("count.wrap", COUNT);
         let mut program = start(&sandbox, &stress, &[kinds]);
         expect(&sandbox, "bare", |state| state[0] > 3);
         let mut refused = 0;
@@ -158,7 +151,7 @@ fn programs_under_stress_are_wrapped_and_unwrapped() {
                 refused += 1;
                 continue;
             }
-            done(&wrapped);
+            wrapped.expect(0);
             let before = state(&sandbox);
             expect(&sandbox, "mediated", |state| state[1] > before[1] + 1);
             let mut unwrapped = unwrap(&sandbox, "count", &program);
@@ -212,7 +205,7 @@ fn mediators_are_written_in_rust() {
     );
     let mut program = start(&sandbox, &stress, &["a"]);
     expect(&sandbox, "bare", |state| state[0] > 3);
-    done(&wrap(&sandbox, "count.wrap", &program));
+    wrap(&sandbox, "count.wrap", &program).expect(0);
     let before = state(&sandbox);
     expect(&sandbox, "mediated", |state| state[1] > before[1] + 2 && state[4] == 0);
     assert!(is_unloaded(&unwrap(&sandbox, "count", &program)));
@@ -224,13 +217,8 @@ fn mediators_are_written_in_rust() {
 #[test]
 fn c_programs_wrap_and_unwrap() {
     let sandbox = Sandbox::new(Who::Plain);
-    compile(&sandbox, "stress_library.c", "libtick.so", &[]);
-    compile(&sandbox, "stress_mediators.c", "libcount.so", &[]);
-    let stress = compile(&sandbox, "stress.c", "stress", &["-ltick"]);
-    sandbox.write(
-        "count.wrap",
-        "wrapper count implementation \"libcount.so\"\nwrap tick in libtick with my_tick size 8\n",
-    );
+    let stress = make_stress(&sandbox, "stress_mediators.c");
+    sandbox.write("count.wrap", COUNT);
     let library = built_library();
     let wrapping = compile(
         &sandbox,
@@ -258,7 +246,7 @@ fn c_programs_wrap_and_unwrap() {
     assert!(state(&sandbox)[1] > 1 && state(&sandbox)[4] == 0, "{:?}", state(&sandbox));
     let said = run("other");
     assert!(said.starts_with("0 \n1113 ") && said.contains("not wrapped by \"other\""), "{said}");
-    done(&unwrap(&sandbox, "count", &program));
+    unwrap(&sandbox, "count", &program).expect(0);
     assert_eq!(program.ended(), None, "{}", sandbox.text("err"));
 }
 
@@ -276,33 +264,28 @@ fn built_library() -> PathBuf {
 #[test]
 fn wrapped_programs_are_checkpointed_and_restored() {
     let sandbox = Sandbox::new(Who::Plain);
-    compile(&sandbox, "stress_library.c", "libtick.so", &[]);
-    compile(&sandbox, "stress_mediators.c", "libcount.so", &[]);
-    let stress = compile(&sandbox, "stress.c", "stress", &["-ltick"]);
+    let stress = make_stress(&sandbox, "stress_mediators.c");
     let text = |path: &Path| path.to_str().expect("test paths are UTF-8").to_owned();
-    sandbox.write(
-        "count.wrap",
-        "wrapper count implementation \"libcount.so\"\nwrap tick in libtick with my_tick size 8\n",
-    );
+    sandbox.write("count.wrap", COUNT);
     let (definition, image) = (text(&sandbox.path("count.wrap")), text(&sandbox.path("image")));
     let base = text(&sandbox.path("f"));
-    done(&sandbox.brant(&["run", "-d", "-n", "first", "--", &text(&stress), &base, "aw"]));
+    sandbox.brant(&["run", "-d", "-n", "first", "--", &text(&stress), &base, "aw"]).expect(0);
     expect(&sandbox, "bare", |state| state[0] > 3);
-    done(&sandbox.brant(&["wrap", &definition, "first"]));
+    sandbox.brant(&["wrap", &definition, "first"]).expect(0);
     expect(&sandbox, "mediated", |state| state[1] > 3);
-    done(&sandbox.brant(&["checkpoint", "first", "--stop", "-o", &image]));
+    sandbox.brant(&["checkpoint", "first", "--stop", "-o", &image]).expect(0);
     let before = state(&sandbox);
-    done(&sandbox.brant(&["restore", &image, "-d", "-n", "second"]));
+    sandbox.brant(&["restore", &image, "-d", "-n", "second"]).expect(0);
     expect(&sandbox, "restored and mediated", |state| state[1] > before[1] + 3 && state[2] == before[2]);
     let listed = sandbox.brant(&["wrappers", "second"]);
-    assert!(done(&listed).stdout.contains("tick in"), "{}", listed.stdout);
-    done(&sandbox.brant(&["unwrap", "count", "second"]));
+    assert!(listed.expect(0).stdout.contains("tick in"), "{}", listed.stdout);
+    sandbox.brant(&["unwrap", "count", "second"]).expect(0);
     let before = state(&sandbox);
     expect(&sandbox, "bare again", |state| state[2] > before[2] + 2);
-    done(&sandbox.brant(&["wrap", &definition, "second"]));
+    sandbox.brant(&["wrap", &definition, "second"]).expect(0);
     let before = state(&sandbox);
     expect(&sandbox, "mediated again", |state| state[1] > before[1] + 2 && state[4] == 0);
-    done(&sandbox.brant(&["kill", "second"]));
+    sandbox.brant(&["kill", "second"]).expect(0);
     sandbox.expect_no_leftovers();
 }
 
@@ -350,7 +333,7 @@ fn real_programs_are_wrapped() {
                         outcome = change();
                     }
                 }
-                done(&outcome);
+                outcome.expect(0);
                 let before = state(&sandbox)[0];
                 expect(&sandbox, interpreter, |state| state[0] > before + 5);
             }
@@ -376,12 +359,12 @@ fn functions_without_room_for_a_long_jump_are_wrapped_under_load() {
     let mut program = start(&sandbox, &stress, &["aappsfw"]);
     expect(&sandbox, "bare", |state| state[0] > 3);
     for _ in 0..10 {
-        done(&wrap(&sandbox, "copy.wrap", &program));
+        wrap(&sandbox, "copy.wrap", &program).expect(0);
         let before = state(&sandbox);
         expect(&sandbox, "mediated", |state| state[1] > before[1] + 2 && state[4] == 0);
         let listed = sandbox.brant(&["wrappers", &program.pid().to_string()]);
-        assert!(done(&listed).stdout.contains("memcpy in libc.so.6"), "{}", listed.stdout);
-        done(&unwrap(&sandbox, "copy", &program));
+        assert!(listed.expect(0).stdout.contains("memcpy in libc.so.6"), "{}", listed.stdout);
+        unwrap(&sandbox, "copy", &program).expect(0);
         let before = state(&sandbox);
         expect(&sandbox, "bare again", |state| state[2] > before[2] + 2 && state[4] == 0);
     }
@@ -416,26 +399,17 @@ fn programs_of_musl_are_wrapped() {
     }
     let sandbox = Sandbox::new(Who::Plain);
     let build = |source: &str, name: &str, flags: &[&str]| {
-        let to = sandbox.path(name);
-        let mut command = Command::new("musl-gcc");
-        command.args(["-O1", "-pthread", "-I"]).arg(repository().join("include")).args(flags);
-        command.arg("-o").arg(&to).arg(repository().join("fixtures/connect").join(source));
-        command.arg("-L").arg(sandbox.path("")).args(&flags[flags.len().min(2)..]).arg("-Wl,-rpath,$ORIGIN");
-        let output = command.output().expect("a compiler starts");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        to
+        let source = format!("connect/{source}");
+        sandbox.compile("musl-gcc", &[&source], name, flags).expect("a compiler starts")
     };
-    build("stress_library.c", "libtick.so", &["-shared", "-fPIC"]);
-    build("stress_mediators.c", "libcount.so", &["-shared", "-fPIC"]);
-    let stress = build("stress.c", "stress", &["-O1", "-O1", "-ltick"]);
-    sandbox.write(
-        "count.wrap",
-        "wrapper count implementation \"libcount.so\"\nwrap tick in libtick with my_tick size 8\n",
-    );
+    build("stress_library.c", "libtick.so", &[]);
+    build("stress_mediators.c", "libcount.so", &[]);
+    let stress = build("stress.c", "stress", &["-ltick"]);
+    sandbox.write("count.wrap", COUNT);
     let mut program = start(&sandbox, &stress, &["psw"]);
     expect(&sandbox, "bare", |state| state[0] > 3);
     for _ in 0..3 {
-        done(&wrap(&sandbox, "count.wrap", &program));
+        wrap(&sandbox, "count.wrap", &program).expect(0);
         let before = state(&sandbox);
         expect(&sandbox, "mediated", |state| state[1] > before[1] + 2 && state[4] == 0);
         assert!(!is_unloaded(&unwrap(&sandbox, "count", &program)), "musl cannot unload");
@@ -449,9 +423,7 @@ fn programs_of_musl_are_wrapped() {
 #[test]
 fn programs_are_wrapped_from_their_first_instruction_on() {
     let sandbox = Sandbox::new(Who::Plain);
-    compile(&sandbox, "stress_library.c", "libtick.so", &[]);
-    compile(&sandbox, "stress_mediators.c", "libcount.so", &[]);
-    let stress = compile(&sandbox, "stress.c", "stress", &["-ltick"]);
+    let stress = make_stress(&sandbox, "stress_mediators.c");
     let text = |path: &Path| path.to_str().expect("test paths are UTF-8").to_owned();
     let (stress, base) = (text(&stress), text(&sandbox.path("f")));
     let define = |function: &str| {
@@ -460,14 +432,14 @@ fn programs_are_wrapped_from_their_first_instruction_on() {
     };
     define("tick");
     let path = text(&sandbox.path("count.wrap"));
-    done(&sandbox.brant(&["run", "-d", "-n", "ticker", "--wrap", &path, "--", &stress, &base, "aps"]));
+    sandbox.brant(&["run", "-d", "-n", "ticker", "--wrap", &path, "--", &stress, &base, "aps"]).expect(0);
     expect(&sandbox, "mediated", |state| state[0] > 5 && state[1] == state[0] && state[4] == 0);
     let listed = sandbox.brant(&["wrappers", "ticker"]);
-    assert!(done(&listed).stdout.contains("tick in"), "{}", listed.stdout);
-    done(&sandbox.brant(&["unwrap", "count", "ticker"]));
+    assert!(listed.expect(0).stdout.contains("tick in"), "{}", listed.stdout);
+    sandbox.brant(&["unwrap", "count", "ticker"]).expect(0);
     let before = state(&sandbox);
     expect(&sandbox, "bare", |state| state[2] > before[2] + 1 && state[4] == 0);
-    done(&sandbox.brant(&["kill", "ticker"]));
+    sandbox.brant(&["kill", "ticker"]).expect(0);
     define("nothing");
     let outcome = sandbox.brant(&["run", "-d", "--wrap", &path, "--", &stress, &base, "w"]);
     assert!(outcome.code == 125 && outcome.stderr.contains("B-1111"), "{}", outcome.stderr);
@@ -482,13 +454,8 @@ fn programs_are_wrapped_from_their_first_instruction_on() {
 fn the_program_survives_kills_at_any_instant() {
     let kills = if is_full() { 300 } else { 24 };
     let sandbox = Sandbox::new(Who::Plain);
-    compile(&sandbox, "stress_library.c", "libtick.so", &[]);
-    compile(&sandbox, "stress_mediators.c", "libcount.so", &[]);
-    let stress = compile(&sandbox, "stress.c", "stress", &["-ltick"]);
-    sandbox.write(
-        "count.wrap",
-        "wrapper count implementation \"libcount.so\"\nwrap tick in libtick with my_tick size 8\n",
-    );
+    let stress = make_stress(&sandbox, "stress_mediators.c");
+    sandbox.write("count.wrap", COUNT);
     let mut program = start(&sandbox, &stress, &["aps"]);
     expect(&sandbox, "bare", |state| state[0] > 3);
     let pid = program.pid().to_string();
@@ -498,7 +465,7 @@ fn the_program_survives_kills_at_any_instant() {
     let mut durations = [Duration::ZERO; 2];
     for (verb, duration) in verbs.iter().zip(&mut durations) {
         let begin = Instant::now();
-        done(&sandbox.brant(verb));
+        sandbox.brant(verb).expect(0);
         *duration = begin.elapsed();
     }
     let mut seed = std::process::id() as u64;
@@ -527,7 +494,7 @@ fn the_program_survives_kills_at_any_instant() {
                 outcome.code == 0 || outcome.stderr.contains("B-1113")
             });
             let listed = sandbox.brant(&["wrappers", &pid]);
-            assert!(!done(&listed).stdout.contains(" in lib"), "kill {number}: {}", listed.stdout);
+            assert!(!listed.expect(0).stdout.contains(" in lib"), "kill {number}: {}", listed.stdout);
             let before = state(&sandbox);
             expect(&sandbox, "bare", |state| state[2] > before[2] + 1);
         }
@@ -538,9 +505,7 @@ fn the_program_survives_kills_at_any_instant() {
 #[test]
 fn what_cannot_be_wrapped_is_refused_with_its_reason() {
     let sandbox = Sandbox::new(Who::Plain);
-    compile(&sandbox, "stress_library.c", "libtick.so", &[]);
-    compile(&sandbox, "stress_mediators.c", "libcount.so", &[]);
-    let stress = compile(&sandbox, "stress.c", "stress", &["-ltick"]);
+    let stress = make_stress(&sandbox, "stress_mediators.c");
     let mut program = start(&sandbox, &stress, &["w"]);
     expect(&sandbox, "started", |state| state[0] > 1);
     let define = |line: &str| {

@@ -1,90 +1,11 @@
 //! Native mediators: with the function's own prototype, jumped to directly, for every signature, before and behind others, and the
 //! malloc family under load.
-#![forbid(unsafe_code)]
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use brant_testkit::{Outcome, Sandbox, Started, Who, repository, wait_until};
+use brant_testkit::{Sandbox, Who};
 
-const PROMPT_S: u64 = 60;
-
-/// Compiles a fixture of `fixtures/connect` into the sandbox.
-fn compile(sandbox: &Sandbox, source: &str, name: &str, flags: &[&str]) -> PathBuf {
-    let sources = repository().join("fixtures/connect");
-    let to = sandbox.path(name);
-    let compiler = if source.ends_with(".cc") { "c++" } else { "cc" };
-    let mut command = Command::new(compiler);
-    command.args(["-O1", "-Wall", "-pthread", "-I"]).arg(repository().join("include"));
-    if name.ends_with(".so") {
-        command.args(["-shared", "-fPIC"]);
-    }
-    command.arg("-o").arg(&to).arg(sources.join(source)).arg("-L").arg(sandbox.path("")).args(flags);
-    command.args(["-Wl,-rpath,$ORIGIN", "-ldl"]);
-    let output = command.output().expect("a compiler starts");
-    assert!(output.status.success(), "{source}: {}", String::from_utf8_lossy(&output.stderr));
-    to
-}
-
-fn start(sandbox: &Sandbox, program: &Path, args: &[&str]) -> Started {
-    let mut command = sandbox.command(program);
-    command.arg(sandbox.path("f")).args(args);
-    sandbox.launch(command, false)
-}
-
-/// The numbers in the program's state file.
-fn state(sandbox: &Sandbox) -> Vec<i64> {
-    sandbox.text("f.state").split_whitespace().map_while(|word| word.parse().ok()).collect()
-}
-
-/// Waits until the state's numbers are as wanted.
-fn expect(sandbox: &Sandbox, what: &str, wanted: impl Fn(&[i64]) -> bool) {
-    let is_so = wait_until(PROMPT_S, || {
-        let state = state(sandbox);
-        !state.is_empty() && wanted(&state)
-    });
-    assert!(is_so, "{what}: {}\n{}", sandbox.text("f.state"), sandbox.text("err"));
-}
-
-fn done(outcome: &Outcome) -> &Outcome {
-    assert_eq!(outcome.code, 0, "{} {}", outcome.stdout, outcome.stderr);
-    outcome
-}
-
-fn wrap(sandbox: &Sandbox, definition: &str, program: &Started) -> Outcome {
-    let path = sandbox.path(definition);
-    sandbox.brant(&["wrap", path.to_str().expect("test paths are UTF-8"), &program.pid().to_string()])
-}
-
-fn unwrap(sandbox: &Sandbox, name: &str, program: &Started) -> Outcome {
-    sandbox.brant(&["unwrap", name, &program.pid().to_string(), "--json"])
-}
-
-/// Whether an unwrap has unloaded the implementation.
-fn is_unloaded(outcome: &Outcome) -> bool {
-    let said: serde_json::Value = serde_json::from_str(&done(outcome).stdout).expect("it is JSON");
-    said["unloaded"].as_bool().expect("it is said")
-}
-
-/// Makes a shared library of a mediator in Rust.
-fn compile_rust(sandbox: &Sandbox, source: &str, name: &str) {
-    let sdk = sandbox.path("libbrant_mediator.rlib");
-    let run = |command: &mut Command| {
-        let output = command.args(["--edition", "2024", "-O"]).output().expect("a compiler starts");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    };
-    let crate_root = repository().join("crates/mediator/src/lib.rs");
-    run(Command::new("rustc")
-        .args(["--crate-name", "brant_mediator", "--crate-type", "rlib", "-o"])
-        .arg(&sdk)
-        .arg(crate_root));
-    run(Command::new("rustc")
-        .args(["--crate-name", "mediators", "--crate-type", "cdylib", "--extern"])
-        .arg(format!("brant_mediator={}", sdk.display()))
-        .arg("-o")
-        .arg(sandbox.path(name))
-        .arg(repository().join("fixtures/connect").join(source)));
-}
+use super::{compile, compile_rust, expect, is_unloaded, make_stress, start, state, unwrap, wrap};
 
 /// Each function natively, alone and with other wrappers before and behind it.
 #[test]
@@ -110,11 +31,11 @@ fn every_signature_passes_native_mediators() {
     assert!(native >= 47, "{native} functions");
     let is_so =
         |once: i64, more: i64| move |state: &[i64]| state[2] == once && state[3] == more && state[4] == 0;
-    done(&wrap(&sandbox, "one.wrap", &program));
+    wrap(&sandbox, "one.wrap", &program).expect(0);
     expect(&sandbox, "one native layer", is_so(native, 0));
-    done(&wrap(&sandbox, "two.wrap", &program));
+    wrap(&sandbox, "two.wrap", &program).expect(0);
     expect(&sandbox, "a layer before it", is_so(3, native));
-    done(&wrap(&sandbox, "three.wrap", &program));
+    wrap(&sandbox, "three.wrap", &program).expect(0);
     expect(&sandbox, "a native layer before both", is_so(3, native));
     // From the middle, the inner one, the last one.
     assert!(is_unloaded(&unwrap(&sandbox, "two", &program)));
@@ -123,7 +44,7 @@ fn every_signature_passes_native_mediators() {
     expect(&sandbox, "the outer native layer", is_so(native, 0));
     assert!(!is_unloaded(&unwrap(&sandbox, "three", &program)));
     expect(&sandbox, "bare again", is_so(0, 0));
-    done(&wrap(&sandbox, "one.wrap", &program));
+    wrap(&sandbox, "one.wrap", &program).expect(0);
     expect(&sandbox, "one native layer again", is_so(native, 0));
     assert_eq!(program.ended(), None, "{}", sandbox.text("err"));
 }
@@ -132,9 +53,7 @@ fn every_signature_passes_native_mediators() {
 #[test]
 fn the_malloc_family_is_mediated_natively_under_load() {
     let sandbox = Sandbox::new(Who::Plain);
-    compile(&sandbox, "stress_library.c", "libtick.so", &[]);
-    compile(&sandbox, "native_mediators.c", "libcount.so", &[]);
-    let stress = compile(&sandbox, "stress.c", "stress", &["-ltick"]);
+    let stress = make_stress(&sandbox, "native_mediators.c");
     sandbox.write(
         "count.wrap",
         "wrapper count implementation \"libcount.so\"\n\
@@ -145,7 +64,7 @@ fn the_malloc_family_is_mediated_natively_under_load() {
     let mut program = start(&sandbox, &stress, &["aapsfw"]);
     expect(&sandbox, "bare", |state| state[0] > 3);
     for _ in 0..15 {
-        done(&wrap(&sandbox, "count.wrap", &program));
+        wrap(&sandbox, "count.wrap", &program).expect(0);
         let before = state(&sandbox);
         expect(&sandbox, "mediated", |state| state[1] > before[1] + 2 && state[4] == 0);
         assert!(!is_unloaded(&unwrap(&sandbox, "count", &program)));
@@ -167,7 +86,7 @@ fn native_mediators_are_written_in_rust() {
     );
     let mut program = start(&sandbox, &stress, &["a"]);
     expect(&sandbox, "bare", |state| state[0] > 3);
-    done(&wrap(&sandbox, "count.wrap", &program));
+    wrap(&sandbox, "count.wrap", &program).expect(0);
     let before = state(&sandbox);
     expect(&sandbox, "mediated", |state| state[1] > before[1] + 2 && state[4] == 0);
     assert!(!is_unloaded(&unwrap(&sandbox, "count", &program)));
@@ -179,9 +98,7 @@ fn native_mediators_are_written_in_rust() {
 #[test]
 fn what_cannot_be_native_is_refused_with_its_reason() {
     let sandbox = Sandbox::new(Who::Plain);
-    compile(&sandbox, "stress_library.c", "libtick.so", &[]);
-    compile(&sandbox, "native_mediators.c", "libcount.so", &[]);
-    let stress = compile(&sandbox, "stress.c", "stress", &["-ltick"]);
+    let stress = make_stress(&sandbox, "native_mediators.c");
     let mut program = start(&sandbox, &stress, &["w"]);
     expect(&sandbox, "started", |state| state[0] > 1);
     for (lines, code, word) in [

@@ -96,6 +96,7 @@ impl<'w> Session<'w> {
             known.map(|(_, address)| *address)
         };
         let executable = target.executable();
+        let known = Runtime::find(pid)?;
         let (errand, (iterate, mapped)) =
             Errand::open(waiter, pid, *thread, &executable, ROOM_BYTES, |hand| {
                 let mut map = |name: &[u8], bytes: &'static [u8]| {
@@ -105,14 +106,18 @@ impl<'w> Session<'w> {
                     file.give_back(hand)?;
                     Ok::<u64, RemoteError>(handle)
                 };
-                let name = runtime::file_name();
-                map(name.as_bytes(), runtime::LIBRARY)?;
+                if known.is_none() {
+                    map(runtime::file_name().as_bytes(), runtime::LIBRARY)?;
+                }
                 let carried = wrappers.iter().filter_map(Wrapper::carried_as);
                 let mapped = carried.map(|(name, library)| Ok((name.to_vec(), map(name, library)?)));
                 let mapped = mapped.collect::<Result<Vec<_>, RemoteError>>()?;
                 Ok((map_iteration(hand, thread.tid, &target.listed)?, mapped))
             })?;
-        let runtime = Some(Runtime::find(pid)?.ok_or(Error::Runtime(pid))?);
+        let runtime = match known {
+            Some(known) => Some(known),
+            None => Some(Runtime::find(pid)?.ok_or(Error::Runtime(pid))?),
+        };
         let (held, others) = (Held::none(waiter, pid), others.to_vec());
         let (thread, iterate) = (*thread, Some(iterate));
         let (file, carried) = (None, Vec::new());

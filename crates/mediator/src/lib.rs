@@ -47,6 +47,9 @@ mod thread;
 
 #[cfg(feature = "freestanding")]
 mod freestanding;
+#[cfg(feature = "system")]
+#[doc(hidden)]
+pub mod system;
 
 pub use call::{Call, Frame};
 pub use event::{Event, Function, Library, Load};

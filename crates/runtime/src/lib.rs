@@ -12,9 +12,6 @@
 #![no_std]
 
 extern crate alloc;
-// What a library without imports needs: memory functions and a panic handler.
-#[cfg(feature = "loaded")]
-use brant_mediator as _;
 
 mod areas;
 mod calls;

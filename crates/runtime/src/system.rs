@@ -1,15 +1,15 @@
 //! What a program without a standard library needs: system calls, memory, and an end for what must not happen.
 
-use core::arch::asm;
 use core::ops::Range;
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+pub(crate) use brant_mediator::system::unmap;
+use brant_mediator::system::{OfProcess, call};
 
 const SYS_MMAP: usize = 9;
 const SYS_MPROTECT: usize = 10;
-const SYS_MUNMAP: usize = 11;
 const SYS_RT_SIGPROCMASK: usize = 14;
 const SYS_MSYNC: usize = 26;
-const SYS_MADVISE: usize = 28;
 const SYS_NANOSLEEP: usize = 35;
 const SYS_GETPID: usize = 39;
 
@@ -17,7 +17,6 @@ const PROT_READ: usize = 1;
 const PROT_WRITE: usize = 2;
 const PROT_EXEC: usize = 4;
 const MS_ASYNC: usize = 1;
-const MADV_WIPEONFORK: usize = 18;
 const SIG_SETMASK: usize = 2;
 const MAP_PRIVATE: usize = 2;
 const MAP_ANONYMOUS: usize = 0x20;
@@ -25,60 +24,21 @@ const MAP_FIXED_NOREPLACE: usize = 0x10_0000;
 
 pub(crate) const PAGE: usize = 4096;
 
-/// # Safety
-///
-/// As the system call of that number.
-unsafe fn call(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> isize {
-    let result: isize;
-    // SAFETY: the kernel changes rax, rcx, r11 and what the call is documented to; the caller vouches for that.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number as isize => result,
-            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
-            lateout("rcx") _, lateout("r11") _,
-            options(nostack),
-        );
-    }
-    result
-}
-
-/// The page that holds the number of this process, once it has been asked for.
-static KNOWN: AtomicPtr<AtomicU32> = AtomicPtr::new(core::ptr::null_mut());
+static OWN: OfProcess = OfProcess::new();
 
 /// A number for this process, other than those of its parent and children. Asked for once: whoever traces this process
 /// stops it at every system call, and each block of memory needs the number.
 pub(crate) fn process() -> u32 {
-    let page = KNOWN.load(Ordering::Acquire);
-    // SAFETY: once noted it stays mapped; a page of zeros is a valid number.
-    let known = unsafe { page.as_ref() };
-    if let Some(number) = known.map(|known| known.load(Ordering::Relaxed)).filter(|number| *number != 0) {
-        return number;
-    }
     // SAFETY: takes nothing and cannot fail.
-    let own = unsafe { call(SYS_GETPID, [0; 6]) as u32 };
-    match known {
-        Some(known) => known.store(own, Ordering::Relaxed),
-        None => remember(own),
-    }
-    own
-}
-
-/// Keeps the number in a page that is zeros again in the child of a fork. Without such a page (before Linux 4.14) it is asked
-/// for each time.
-#[cold]
-fn remember(own: u32) {
-    let Some(page) = map(PAGE) else { return };
-    let known = page.cast::<AtomicU32>();
-    // SAFETY: a new page, which nobody else knows.
-    let is_wiped = unsafe { call(SYS_MADVISE, [page as usize, PAGE, MADV_WIPEONFORK, 0, 0, 0]) == 0 };
-    // SAFETY: as above.
-    unsafe { (*known).store(own, Ordering::Relaxed) };
-    let null = core::ptr::null_mut();
-    let is_first = || KNOWN.compare_exchange(null, known, Ordering::Release, Ordering::Relaxed).is_ok();
-    if !is_wiped || !is_first() {
-        // SAFETY: as above.
-        unsafe { unmap(page, PAGE) };
+    let ask = || unsafe { call(SYS_GETPID, [0; 6]) as usize };
+    let Some(known) = OWN.get() else { return ask() as u32 };
+    match known.load(Ordering::Relaxed) {
+        0 => {
+            let own = ask();
+            known.store(own, Ordering::Relaxed);
+            own as u32
+        }
+        own => own as u32,
     }
 }
 
@@ -92,14 +52,6 @@ fn map_at(at: usize, bytes: usize, more_flags: usize) -> Option<*mut u8> {
     // SAFETY: new anonymous memory, which replaces nothing.
     let address = unsafe { call(SYS_MMAP, [at, bytes, PROT_READ | PROT_WRITE, flags, usize::MAX, 0]) };
     (address > 0).then_some(address as *mut u8)
-}
-
-/// # Safety
-///
-/// Pages of [`map`] or [`map_near`] that nobody uses any more.
-pub(crate) unsafe fn unmap(at: *mut u8, bytes: usize) {
-    // SAFETY: promised by the caller.
-    unsafe { call(SYS_MUNMAP, [at as usize, bytes, 0, 0, 0, 0]) };
 }
 
 /// Makes pages executable and no longer writable.

@@ -1,10 +1,12 @@
 //! System calls, and the two functions that are imported from the program's C library.
 
-use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::ffi::{c_char, c_int};
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+use brant_mediator::system::OfProcess;
+pub(super) use brant_mediator::system::{call, map_wiped_on_fork, unmap};
 
 unsafe extern "C" {
     fn __errno_location() -> *mut c_int;
@@ -23,9 +25,7 @@ const SYS_WRITE: usize = 1;
 const SYS_OPEN: usize = 2;
 const SYS_CLOSE: usize = 3;
 const SYS_MMAP: usize = 9;
-const SYS_MUNMAP: usize = 11;
 const SYS_SCHED_YIELD: usize = 24;
-const SYS_MADVISE: usize = 28;
 const SYS_GETPID: usize = 39;
 const SYS_GETPEERNAME: usize = 52;
 const SYS_FTRUNCATE: usize = 77;
@@ -35,9 +35,6 @@ const SYS_PROCESS_VM_READV: usize = 310;
 const SYS_MEMFD_CREATE: usize = 319;
 
 pub(super) const PAGE: usize = 4096;
-const PROT_READ_WRITE: usize = 3;
-const MAP_PRIVATE_ANONYMOUS: usize = 0x22;
-const MADV_WIPEONFORK: usize = 18;
 const O_WRONLY: usize = 1;
 const O_CREAT: usize = 0o100;
 const O_NOCTTY: usize = 0o400;
@@ -45,24 +42,6 @@ const O_APPEND: usize = 0o2000;
 const O_CLOEXEC: usize = 0o2_000_000;
 const PROT_READ: usize = 1;
 const MAP_SHARED: usize = 1;
-
-/// # Safety
-///
-/// As the system call of that number.
-pub(super) unsafe fn call(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> isize {
-    let result: isize;
-    // SAFETY: the kernel changes rax, rcx, r11 and what the call is documented to; the caller vouches for that.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number as isize => result,
-            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
-            lateout("rcx") _, lateout("r11") _,
-            options(nostack),
-        );
-    }
-    result
-}
 
 pub(super) fn errno() -> u32 {
     // SAFETY: the calling thread's own.
@@ -110,7 +89,7 @@ pub(super) fn thread() -> u32 {
 }
 
 /// Where the number of this process is kept: memory that a fork leaves empty.
-static PROCESS: AtomicPtr<AtomicUsize> = AtomicPtr::new(core::ptr::null_mut());
+static PROCESS: OfProcess = OfProcess::new();
 
 /// Until this time the number is not kept: it may be another one in a copy that is about to be made of the program.
 static UNSURE_UNTIL_NS: AtomicU64 = AtomicU64::new(0);
@@ -118,10 +97,8 @@ static UNSURE_UNTIL_NS: AtomicU64 = AtomicU64::new(0);
 /// Forgets the number of this process until then.
 pub(super) fn be_unsure_of_process(until_ns: u64) {
     UNSURE_UNTIL_NS.store(until_ns, Ordering::SeqCst);
-    let at = PROCESS.load(Ordering::Acquire);
-    if !at.is_null() {
-        // SAFETY: never unmapped while mediators run.
-        unsafe { &*at }.store(0, Ordering::SeqCst);
+    if let Some(kept) = PROCESS.known() {
+        kept.store(0, Ordering::SeqCst);
     }
 }
 
@@ -140,20 +117,7 @@ pub(super) fn process() -> usize {
     if IS_ALWAYS_ASKED.load(Ordering::Relaxed) {
         return ask();
     }
-    let mut at = PROCESS.load(Ordering::Relaxed);
-    if at.is_null() {
-        let Some(page) = map_wiped_on_fork(PAGE) else { return ask() };
-        let other = PROCESS.compare_exchange(at, page.cast(), Ordering::AcqRel, Ordering::Acquire);
-        if let Err(other) = other {
-            // SAFETY: nobody else has it.
-            unsafe { unmap(page, PAGE) };
-            at = other;
-        } else {
-            at = page.cast();
-        }
-    }
-    // SAFETY: never unmapped while mediators run; zeros are a valid number.
-    let kept = unsafe { &*at };
+    let Some(kept) = PROCESS.get() else { return ask() };
     match kept.load(Ordering::Relaxed) {
         0 => {
             let unsure_until = UNSURE_UNTIL_NS.load(Ordering::SeqCst);
@@ -173,40 +137,13 @@ pub(super) fn process() -> usize {
 
 /// Gives back what is kept: no mediator runs any more.
 pub(super) fn forget() {
-    let at = PROCESS.swap(core::ptr::null_mut(), Ordering::AcqRel);
-    if !at.is_null() {
-        // SAFETY: mapped by `process`, and nobody uses it.
-        unsafe { unmap(at.cast(), PAGE) };
-    }
+    // SAFETY: nobody uses it.
+    unsafe { PROCESS.forget() };
 }
 
 pub(super) fn give_way() {
     // SAFETY: takes nothing.
     unsafe { call(SYS_SCHED_YIELD, [0; 6]) };
-}
-
-/// New memory of zeros. In the child of a fork it is all zeros again.
-pub(super) fn map_wiped_on_fork(bytes: usize) -> Option<*mut u8> {
-    // SAFETY: new anonymous memory, which replaces nothing.
-    let at = unsafe { call(SYS_MMAP, [0, bytes, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, usize::MAX, 0]) };
-    if at <= 0 {
-        return None;
-    }
-    // SAFETY: our own pages. Linux 4.14.
-    if unsafe { call(SYS_MADVISE, [at as usize, bytes, MADV_WIPEONFORK, 0, 0, 0]) } != 0 {
-        // SAFETY: nobody has them yet.
-        unsafe { unmap(at as *mut u8, bytes) };
-        return None;
-    }
-    Some(at as *mut u8)
-}
-
-/// # Safety
-///
-/// Pages of [`map_wiped_on_fork`] that nobody uses any more.
-pub(super) unsafe fn unmap(at: *mut u8, bytes: usize) {
-    // SAFETY: promised by the caller.
-    unsafe { call(SYS_MUNMAP, [at as usize, bytes, 0, 0, 0, 0]) };
 }
 
 /// Opens a file to append to it, at its end. `path` ends with a zero byte. An error is its number.

@@ -30,6 +30,8 @@ pub enum Error {
     NotAllowed(Pid, #[source] std::io::Error),
     #[error("process {0} is statically linked: it has no loader that could load a mediator")]
     Static(Pid),
+    #[error("process {pid} is statically linked: {why}")]
+    Alone { pid: Pid, why: &'static str },
     #[error("process {0} has Go code, whose stacks are too small for mediators of system calls")]
     SmallStacks(Pid),
     #[error(
@@ -145,7 +147,7 @@ impl Error {
             Error::Definition { code, .. } => code,
             Error::Gone(_) => "B-0201",
             Error::NotAllowed(..) => "B-0202",
-            Error::Static(_) => "B-1103",
+            Error::Static(_) | Error::Alone { .. } => "B-1103",
             Error::NotSupported(_) | Error::NoMainThread(_) | Error::NoLoader(_) => "B-1104",
             Error::Traced { .. } | Error::Busy(_) => "B-1105",
             Error::Seccomp(_) => "B-1106",

@@ -12,6 +12,7 @@ use brant_kernel::ptrace::{self, Options, Stop, Waiter};
 use brant_kernel::remote::{HandThread, Memory};
 use brant_kernel::thread;
 
+use crate::alone;
 use crate::error::Error;
 use crate::session::Session;
 use crate::target::Target;
@@ -50,9 +51,19 @@ impl Launch {
         let _turn = Turn::take(self.pid)?;
         let tid = Tid(self.pid.0);
         self.run_until(0, |stop| matches!(stop, Stop::Event(libc::PTRACE_EVENT_EXEC)))?;
+        let is_alone = alone::is_alone(self.pid)?;
+        if is_alone {
+            alone::check(self.pid, wrappers)?;
+        }
         let thread = self.run_to_entry(tid)?;
-        let target = Target::inspect_own(self.pid)?;
-        let mut session = Session::open_with(&self.waiter, &target, thread, wrappers)?;
+        let (target, thread) = match is_alone {
+            true => alone::prepare(&self.waiter, self.pid, thread)?,
+            false => (Target::inspect_own(self.pid)?, thread),
+        };
+        let mut session = match is_alone {
+            true => Session::open_standing(&self.waiter, &target, &[thread], wrappers)?,
+            false => Session::open_with(&self.waiter, &target, thread, wrappers)?,
+        };
         let mut wrapped = Vec::new();
         for wrapper in wrappers {
             let done = put_on(&target, &mut session, wrapper);

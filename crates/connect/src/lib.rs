@@ -12,6 +12,7 @@
 pub mod definitions;
 
 mod allocator;
+mod alone;
 mod error;
 mod free_memory;
 mod go;
@@ -226,6 +227,7 @@ fn wrap_running(wrapper: &Wrapper, pid: Pid) -> Result<Wrapped, Error> {
     let _turn = Turn::take(pid)?;
     let waiter = waiter(pid)?;
     let target = Target::inspect(pid)?;
+    alone::refuse_running(&target)?;
     let mut session = Session::open(&waiter, &target, true, std::slice::from_ref(wrapper))?;
     let done = put_on(&target, &mut session, wrapper);
     let closed = session.close();

@@ -13,6 +13,7 @@ use brant_kernel::proc::{self, MapEntry};
 use brant_kernel::ptrace;
 use brant_kernel::remote::{HandThread, Memory};
 
+use crate::alone;
 use crate::error::Error;
 use crate::in_flight;
 use crate::session::Session;
@@ -33,6 +34,7 @@ pub fn wrap_standing(threads: &[Tid], wrappers: &[Wrapper]) -> Result<(), Error>
         Err(Error::NoLoader(_)) if is_being_loaded(pid, threads)? => return Ok(()),
         other => other?,
     };
+    alone::refuse_running(&target)?;
     let memory = Memory::open(pid).map_err(|error| Error::NotAllowed(pid, error))?;
     let held = threads.iter().map(|tid| stop_signals(*tid)).collect::<Result<Vec<_>, Error>>()?;
     let masks: Vec<(Tid, u64)> = held.iter().map(|(thread, mask)| (thread.tid, *mask)).collect();

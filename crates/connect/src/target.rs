@@ -12,6 +12,7 @@ use brant_kernel::proc::{self, MapEntry, MapKind};
 use brant_kernel::remote::Memory;
 
 use crate::allocator::Allocator;
+use crate::alone;
 use crate::error::Error;
 use crate::unwind::Descriptions;
 
@@ -26,6 +27,8 @@ pub(crate) struct Target {
     pub(crate) pid: Pid,
     pub(crate) maps: Vec<MapEntry>,
     pub(crate) loader: Loader,
+    /// It has no loader: what stands for that are zeros.
+    pub(crate) is_alone: bool,
     /// Code that holds locks which dlopen needs.
     pub(crate) guarded: Vec<Range<u64>>,
     pub(crate) allocator: Allocator,
@@ -68,7 +71,8 @@ impl Target {
         Target::look(pid, Pid(std::process::id() as i32))
     }
 
-    fn look(pid: Pid, tracer: Pid) -> Result<Target, Error> {
+    /// Refuses a process in which nothing may be changed.
+    pub(crate) fn check(pid: Pid, tracer: Pid) -> Result<(), Error> {
         let status = proc::status(pid).map_err(|error| Error::looking(pid, error))?;
         if status.is_zombie() {
             let others = proc::tasks(pid).unwrap_or_default().into_iter().filter(|tid| tid.0 != pid.0);
@@ -90,6 +94,11 @@ impl Target {
         if status.x86_thread_features.iter().any(|feature| feature == b"shstk") {
             return Err(Error::ShadowStack(pid));
         }
+        Ok(())
+    }
+
+    fn look(pid: Pid, tracer: Pid) -> Result<Target, Error> {
+        Target::check(pid, tracer)?;
         let memory = Memory::open(pid).map_err(|error| Error::NotAllowed(pid, error))?;
         let maps = proc::maps(pid).map_err(|error| Error::looking(pid, error))?;
         let auxv = proc::auxv(pid).map_err(|error| Error::looking(pid, error))?;
@@ -97,7 +106,9 @@ impl Target {
         let (Some(headers), Some(count)) = (entry(AT_PHDR), entry(AT_PHNUM)) else {
             return Err(Error::NotSupported(pid));
         };
-        let interpreter = entry(AT_BASE).filter(|base| *base != 0).ok_or(Error::Static(pid))?;
+        let Some(interpreter) = entry(AT_BASE).filter(|base| *base != 0) else {
+            return alone::wrapped(pid, maps);
+        };
         let debug = debug_address(&memory, headers, count).ok_or(Error::NoLoader(pid))?;
         let modules = modules(&memory, debug);
         let loader = find_loader(&modules, debug).ok_or(Error::NoLoader(pid))?;
@@ -111,6 +122,7 @@ impl Target {
             pid,
             maps,
             loader,
+            is_alone: false,
             guarded,
             allocator,
             descriptions: Descriptions::default(),

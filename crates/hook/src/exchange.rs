@@ -12,6 +12,9 @@ pub const VERSION: u32 = 4;
 pub const MAGIC: [u8; 8] = *b"BRANTRT\0";
 /// The name of the runtime's memory file, which /proc/PID/maps shows.
 pub const RUNTIME_NAME: &str = "brant-runtime";
+/// The kind of a program header that brant adds to those of programs which are linked statically: where functions begin and end, two
+/// words each.
+pub const FUNCTIONS_SEGMENT: u32 = 0x6272_616e;
 /// What a runtime says of an implementation that does not want to know events.
 pub const NO_EVENTS: &[u8] = b"\0";
 /// What the name of a variable begins with that holds a native mediator's inner function.

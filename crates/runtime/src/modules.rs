@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::ffi::{CStr, c_char, c_void};
 use core::ops::Range;
 
+use brant_hook::exchange::FUNCTIONS_SEGMENT;
 use brant_hook::symbols::{
     self, Dynamic, PROGRAM_HEADER_BYTES, R_RELATIVE, RELOCATION_BYTES, SYMBOL_BYTES, Segment, Tables,
 };
@@ -110,6 +111,8 @@ unsafe extern "C" fn note(information: *const Information, _: usize, modules: *m
         modules.push(unsafe {
             Module::new(information.base, path, at, dynamic.memory_bytes as usize, segments)
         });
+    } else if segments.iter().any(|segment| segment.kind == FUNCTIONS_SEGMENT) {
+        modules.push(Module::bare(information.base, path, segments));
     }
     0
 }
@@ -144,6 +147,12 @@ impl Module {
         // SAFETY: promised by the caller.
         let (dynamic, tables, soname) = unsafe { tables(base, dynamic_at, bytes) };
         Module { base, path, soname, tables, dynamic, dynamic_at, segments }
+    }
+
+    /// One that has no dynamic section: a program that was linked statically.
+    fn bare(base: u64, path: &'static [u8], segments: Vec<Segment>) -> Module {
+        let (tables, dynamic) = (Tables::default(), Dynamic::default());
+        Module { base, path, soname: None, tables, dynamic, dynamic_at: 0, segments }
     }
 
     /// A module that the loader's list has. Its headers are looked for where they are in every library that a linker made: at
@@ -252,8 +261,19 @@ impl Module {
         let range = |start: u64, bytes: u64| start..start.saturating_add(bytes);
         frames::merged(
             described,
-            named.map(|symbol| range(self.base.wrapping_add(symbol.value), symbol.bytes)),
+            named.map(|symbol| range(self.base.wrapping_add(symbol.value), symbol.bytes)).chain(self.told()),
         )
+    }
+
+    /// Functions that brant tells of.
+    fn told(&self) -> Vec<Range<u64>> {
+        let Some(segment) = self.segments.iter().find(|segment| segment.kind == FUNCTIONS_SEGMENT) else {
+            return Vec::new();
+        };
+        let (at, count) = (self.base.wrapping_add(segment.address), segment.memory_bytes as usize / 16);
+        // SAFETY: brant has put them there, and they stay.
+        let told = unsafe { core::slice::from_raw_parts(at as *const [u64; 2], count) };
+        told.iter().map(|[start, end]| *start..*end).collect()
     }
 
     /// The bytes from an address to the end of its segment.

@@ -134,13 +134,18 @@ pub(crate) fn check_hides_nothing(pid: Pid, wrapper: &str) -> Result<(), Error> 
     }
     let memory = Memory::open(pid).map_err(|error| Error::NotAllowed(pid, error))?;
     let maps = proc::maps(pid).map_err(|error| Error::looking(pid, error))?;
+    let hides = any_table(&memory, &maps, |table| !table.is_same());
+    if hides { Err(Error::Hides(pid)) } else { Ok(()) }
+}
+
+/// Whether a process has a table of that kind.
+fn any_table(memory: &Memory, maps: &[MapEntry], is_it: impl Fn(&Table<'_>) -> bool) -> bool {
     let is_table = |entry: &&MapEntry| matches!(&entry.kind, MapKind::Memfd(name) if name == NAME.as_bytes());
-    let hides = maps.iter().filter(is_table).any(|entry| {
+    maps.iter().filter(is_table).any(|entry| {
         let mut bytes = vec![0; entry.range.bytes() as usize];
         let read = memory.read(entry.range.start(), &mut bytes);
-        read.is_ok() && Table::read(&bytes).is_some_and(|table| !table.is_same())
-    });
-    if hides { Err(Error::Hides(pid)) } else { Ok(()) }
+        read.is_ok() && Table::read(&bytes).is_some_and(|table| is_it(&table))
+    })
 }
 
 /// What it means for a thread to be in a mediator.
@@ -156,8 +161,18 @@ enum Part {
     Elsewhere,
 }
 
-fn part(mediator: &[u8]) -> Part {
+/// `leads`: whether any address leads to another; where none does, those who translate them do nothing.
+fn part(mediator: &[u8], leads: bool) -> Part {
     match mediator {
+        b"virtual_address"
+        | b"virtual_sendto"
+        | b"virtual_getsockname"
+        | b"virtual_peer"
+        | b"virtual_recvfrom"
+            if !leads =>
+        {
+            Part::None
+        }
         b"virtual_futex" | b"virtual_exit" | b"virtual_uname" => Part::None,
         b"virtual_result"
         | b"virtual_first_and_result"
@@ -182,6 +197,7 @@ pub(crate) fn revise(pid: Pid, threads: &[Tid], now: &dyn Fn(i32) -> Option<i32>
     let runtime = Runtime::find(pid)?;
     let places = Places::find(&memory, &maps, runtime.as_ref());
     let descriptions = Descriptions::default();
+    let leads = any_table(&memory, &maps, |table| table.has_addresses());
     let stacks = Stacks { memory: &memory, maps: &maps, descriptions: &descriptions };
     for tid in threads {
         let failed = |operation| move |error| Error::thread(*tid, operation, error);
@@ -190,13 +206,19 @@ pub(crate) fn revise(pid: Pid, threads: &[Tid], now: &dyn Fn(i32) -> Option<i32>
         let thread = HandThread { tid: *tid, registers, mask };
         let is_inside = || stacks.is_inside(&thread, |address| Places::is_in(&places.mediators, address));
         let about_to = makes_call(&memory, &places, &registers, 0);
-        let revised = if about_to && !is_unknown(registers.rax) && !names_process(&memory, &registers) {
+        let is_known = !is_unknown(registers.rax)
+            && !names_process(&memory, &registers)
+            && !names_address(&memory, &registers);
+        let revised = if about_to && is_known {
             numbers(registers.rax).and_then(|kind| translated(&registers, kind, now))
         } else if waits_for_time(&memory, &maps, registers.rip) || !is_inside() {
             None
         } else {
             let has_called = makes_call(&memory, &places, &registers, SYSCALL.len() as u64);
-            match (places.mediator(&memory, &registers).map_or(Part::Elsewhere, part), has_called) {
+            match (
+                places.mediator(&memory, &registers).map_or(Part::Elsewhere, |name| part(name, leads)),
+                has_called,
+            ) {
                 (Part::None, _) | (Part::Given, true) => None,
                 (Part::Result, true) => with_result(&registers, now),
                 _ => return Err(Error::InMediator(pid)),
@@ -213,6 +235,17 @@ pub(crate) fn revise(pid: Pid, threads: &[Tid], now: &dyn Fn(i32) -> Option<i32>
 fn names_process(memory: &Memory, registers: &UserRegisters) -> bool {
     let is_of_proc = |at: u64| memory.read_value::<[u8; 6]>(Addr(at)).is_ok_and(|head| head == *b"/proc/");
     numbers(registers.rax).is_none() && (is_of_proc(registers.rdi) || is_of_proc(registers.rsi))
+}
+
+/// Whether it gives the kernel an internet address, which may be that of another host.
+fn names_address(memory: &Memory, registers: &UserRegisters) -> bool {
+    let at = match registers.rax as i64 {
+        libc::SYS_bind | libc::SYS_connect => registers.rsi,
+        libc::SYS_sendto => registers.r8,
+        _ => return false,
+    };
+    let family = memory.read_value::<u16>(Addr(at)).map_or(0, i32::from);
+    at != 0 && [libc::AF_INET, libc::AF_INET6].contains(&family)
 }
 
 /// A call has just given a number.
@@ -275,6 +308,22 @@ fn translated(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn calls_with_addresses_of_the_internet_are_known() {
+        let memory = Memory::open(Pid(std::process::id() as i32)).unwrap();
+        let [inet, unix] = [libc::AF_INET as u16, libc::AF_UNIX as u16].map(Box::new);
+        let at = |place: &u16| std::ptr::from_ref(place) as u64;
+        let names = |call: i64, rsi, r8| {
+            let registers = UserRegisters { rax: call as u64, rsi, r8, ..UserRegisters::default() };
+            names_address(&memory, &registers)
+        };
+        assert!(names(libc::SYS_connect, at(&inet), 0) && names(libc::SYS_sendto, 0, at(&inet)));
+        assert!(!names(libc::SYS_connect, at(&unix), 0) && !names(libc::SYS_sendto, at(&inet), 0));
+        assert!(!names(libc::SYS_accept, at(&inet), at(&inet)));
+        let parts = [false, true].map(|leads| part(b"virtual_recvfrom", leads));
+        assert_eq!(parts, [Part::None, Part::Elsewhere]);
+    }
 
     #[test]
     fn arguments_are_translated_as_their_calls_have_them() {

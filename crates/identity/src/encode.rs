@@ -3,7 +3,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use crate::{HEAD_BYTES, Kind, TABLE_BYTES, head};
+use crate::{AddressPair, HEAD_BYTES, Kind, TABLE_BYTES, head};
 
 /// There is no room for so much in [`TABLE_BYTES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,12 @@ impl Builder {
         self.texts.extend(second.to_le_bytes());
         self.texts.extend(from);
         self.texts.extend(to);
+    }
+
+    /// An address that leads to another.
+    pub fn address(&mut self, pair: &AddressPair) {
+        let [(from, from_bytes), (to, to_bytes)] = [pair.from, pair.to].map(|address| address.encode());
+        self.text(Kind::Address, &from[..from_bytes], &to[..to_bytes]);
     }
 
     /// The table's bytes.

@@ -14,8 +14,11 @@
 #[cfg(any(feature = "encode", test))]
 extern crate alloc;
 
+mod address;
 #[cfg(any(feature = "encode", test))]
 mod encode;
+
+pub use address::{Address, AddressPair, End, SOCKET_BYTES};
 
 #[cfg(any(feature = "encode", test))]
 pub use encode::{Builder, TooLarge};
@@ -41,6 +44,8 @@ pub enum Kind {
     Path,
     /// A terminal: its path.
     Terminal,
+    /// An internet address: its port (2 bytes, big-endian; 0 means all) and 4 or 16 bytes.
+    Address,
 }
 
 impl Kind {
@@ -50,11 +55,14 @@ impl Kind {
             Kind::Host => 1,
             Kind::Path => 2,
             Kind::Terminal => 3,
+            Kind::Address => 4,
         }
     }
 
     fn from_number(number: u8) -> Option<Kind> {
-        [Kind::Host, Kind::Path, Kind::Terminal].into_iter().find(|kind| kind.number() == number)
+        [Kind::Host, Kind::Path, Kind::Terminal, Kind::Address]
+            .into_iter()
+            .find(|kind| kind.number() == number)
     }
 }
 

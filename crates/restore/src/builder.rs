@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use brant_base::{Pid, fault};
+use brant_identity::AddressPair;
 use brant_image::Image;
 use brant_image::model::{Checkpoint, Process, ProcessBody, ProcessState, TerminalId, Thread};
 use brant_kernel::namespace as kernel_namespace;
@@ -41,6 +42,8 @@ pub struct Options {
     pub files: FilesPolicy,
     /// Paths of the image that begin with the first are looked for at the second.
     pub map_paths: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Internet addresses that sockets are bound to, and what they are to be bound to.
+    pub map_addresses: Vec<AddressPair>,
     /// Where copies of executables and libraries lie that an image carried. Made where it is needed, with mode 0700.
     pub copies_folder: PathBuf,
     /// What descriptors 0-2 whose other end was outside the tree are connected to.

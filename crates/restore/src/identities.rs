@@ -124,6 +124,10 @@ impl Identities {
         for (from, to) in &plan.map_paths {
             builder.text(Kind::Path, trimmed(from), trimmed(to));
         }
+        for pair in before.addresses() {
+            pair.followed(&plan.map_addresses, |pair| builder.address(&pair));
+        }
+        plan.map_addresses.iter().for_each(|pair| builder.address(pair));
         for (from, to) in terminals(store, before)? {
             builder.text(Kind::Terminal, &terminal_path(from), &terminal_path(to));
         }

@@ -14,6 +14,7 @@ mod numbers;
 mod plan;
 mod resume;
 
+pub use brant_identity::AddressPair;
 pub use builder::{Handoff, Mediate, Options, Restored, go_message, restore};
 pub use error::Error;
 pub use identities::{Standing, Unmediated};

@@ -18,6 +18,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use brant_base::{Pid, Refusal, Refusals};
+use brant_identity::AddressPair;
 use brant_image::Image;
 use brant_image::inspect::readable;
 use brant_image::model::{Checkpoint, DiskFile, DiskFileId};
@@ -51,6 +52,7 @@ pub enum Way {
 #[derive(Debug, Default)]
 pub struct Plan {
     pub(crate) map_paths: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) map_addresses: Vec<AddressPair>,
     rewinds: Vec<Rewind>,
     /// Carried files that are mapped from copies, and how those are called below [`Plan::copies_folder`].
     pub(crate) copies: BTreeMap<DiskFileId, PathBuf>,
@@ -95,6 +97,13 @@ impl Plan {
         path.to_vec()
     }
 
+    /// The `struct sockaddr` that stands for one of the image on this host.
+    pub(crate) fn address(&self, socket: &[u8]) -> Vec<u8> {
+        let mut led = socket.to_vec();
+        let _ = self.map_addresses.iter().any(|pair| pair.lead(&mut led));
+        led
+    }
+
     /// Where a file of the image is on this host.
     pub(crate) fn file_path(&self, file: &DiskFile) -> PathBuf {
         match self.copies.get(&file.id) {
@@ -134,7 +143,12 @@ impl fmt::Display for Plan {
 /// Looks at the image and the host and changes nothing.
 pub fn plan(image: &Image, facts: &HostFacts, options: &Options) -> Result<Plan, Refusals> {
     let way = if options.any_pid { Way::AnyPid } else { Way::Namespaces };
-    let plan = Plan { map_paths: options.map_paths.clone(), way, ..Plan::default() };
+    let plan = Plan {
+        map_paths: options.map_paths.clone(),
+        map_addresses: options.map_addresses.clone(),
+        way,
+        ..Plan::default()
+    };
     let mut plan = finished(plan, image.checkpoint(), facts, options.files)?;
     plan.copies_folder = options.copies_folder.clone();
     let mut refusals = Refusals::default();
@@ -186,6 +200,7 @@ fn finished(
     }
     files::check(checkpoint, policy, &mut plan, &mut refusals);
     addresses::check(checkpoint, facts, &plan, &mut refusals);
+    addresses::tell_changes(&mut plan);
     refusals.into_result(plan)
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use brant_identity::AddressPair;
+
 use crate::options;
 
 /// The library with all mediators.
@@ -22,6 +24,8 @@ enum Kind {
     Path,
     /// `A=B`: two absolute paths.
     Pair,
+    /// `OLD=NEW`: two internet addresses.
+    Addresses,
     /// Any words without a comma.
     Text,
     /// A number up to this.
@@ -49,8 +53,12 @@ const MAP: Known = Known { key: "map", kind: Kind::Pair };
 
 const TRACE: &[Known] = &[OUT, JSON, DIRECT, STRINGS];
 const NET: &[Known] = &[OUT, JSON, DIRECT];
-const VIRTUAL: &[Known] =
-    &[Known { key: "table", kind: Kind::Path }, Known { key: "host", kind: Kind::Text }, MAP];
+const VIRTUAL: &[Known] = &[
+    Known { key: "table", kind: Kind::Path },
+    Known { key: "host", kind: Kind::Text },
+    MAP,
+    Known { key: "address", kind: Kind::Addresses },
+];
 const FILES: &[Known] = &[OUT, JSON, DIRECT, MAP];
 /// brant itself says whether the program is at its start.
 const RECORD: &[Known] = &[];
@@ -68,6 +76,13 @@ const TIME: &[Known] = &[
     Known { key: "shift", kind: Kind::Shift },
     Known { key: "start", kind: Kind::Start },
 ];
+
+impl Kind {
+    /// Whether it may be said more than once.
+    fn is_many(self) -> bool {
+        matches!(self, Kind::Pair | Kind::Addresses)
+    }
+}
 
 /// A wrapper that ships.
 #[derive(Debug)]
@@ -161,7 +176,7 @@ static SHIPPED: [Shipped; 10] = [
     },
     Shipped {
         name: "virtual",
-        about: "process numbers and names that a restore may change: [host=NAME][,map=A=B...]",
+        about: "process numbers and names that a restore may change: [host=NAME][,map=A=B...][,address=OLD=NEW...]",
         definition: include_str!("../definitions/virtual.wrap"),
         options: VIRTUAL,
         has_faults: false,
@@ -200,7 +215,7 @@ pub fn prepare(
     let mut said: Vec<&str> = Vec::new();
     for (key, value) in options::each(options) {
         let known = shipped.options.iter().find(|known| known.key == key);
-        if said.contains(&key) && known.is_none_or(|known| known.kind != Kind::Pair) {
+        if said.contains(&key) && known.is_none_or(|known| !known.kind.is_many()) {
             return Err(format!("{key:?} is said twice"));
         }
         said.push(key);
@@ -226,8 +241,10 @@ pub fn prepare(
     if said.contains(&"shift") && said.contains(&"start") {
         return Err("\"shift\" and \"start\" say the same thing in two ways: leave one out".into());
     }
-    if said.iter().filter(|key| **key == "map").count() > options::MAPS_MAX {
-        return Err(format!("\"map\" is said more than {} times", options::MAPS_MAX));
+    for many in ["map", "address"] {
+        if said.iter().filter(|key| **key == many).count() > options::MAPS_MAX {
+            return Err(format!("{many:?} is said more than {} times", options::MAPS_MAX));
+        }
     }
     Ok(out)
 }
@@ -275,6 +292,10 @@ fn checked(known: &Known, value: Option<&str>, folder: &Path) -> Result<String, 
                 )),
             }
         }
+        Kind::Addresses if AddressPair::parse(value).is_some() => Ok(format!("={value}")),
+        Kind::Addresses => Err(format!(
+            "{key:?} takes two addresses of one kind, with a port or without: {key}=10.0.0.1:80=10.0.0.2:80, not {value:?}"
+        )),
         Kind::Pair => match value.split_once('=') {
             Some((from, to))
                 if [from, to].iter().all(|path| path.starts_with('/') && fits(Path::new(path))) =>
@@ -316,6 +337,10 @@ mod tests {
             "as=faults,open=3:EIO,read=1+:EINTR"
         );
         assert_eq!(prepared("record", "").unwrap(), "as=record");
+        assert_eq!(
+            prepared("virtual", "address=1.1.1.1=1.1.1.2,address=[::1]:1=[::1]:2").unwrap(),
+            "as=virtual,address=1.1.1.1=1.1.1.2,address=[::1]:1=[::1]:2"
+        );
         let mut options = b"as=record".to_vec();
         begin_at_start(&mut options);
         assert_eq!(options, b"as=record,start");
@@ -327,6 +352,7 @@ mod tests {
             ("trace", "json", "out=FILE"),
             ("trace", "out", "needs a value"),
             ("trace", "out=a,out=b", "said twice"),
+            ("virtual", "address=1.1.1.1=::1", "two addresses"),
             ("trace", "out=a,jsn", "no option \"jsn\""),
             ("trace", "out=a,json=1", "no value"),
             ("trace", "out=a,strings=257", "0 to 256"),

@@ -185,6 +185,7 @@ impl Receiver<'_> {
             detached: true,
             files: self.policy(),
             map_paths: self.map_paths(),
+            map_addresses: Vec::new(),
             copies_folder: Store::default_copies_folder().map_err(|error| store_failed(&error))?,
             stdio,
             any_pid: false,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use brant_base::Pid;
 use brant_image::inspect::readable;
 use brant_kernel::facts::HostFacts;
-use brant_restore::{FilesPolicy, Options, Way};
+use brant_restore::{AddressPair, FilesPolicy, Options, Way};
 use brant_store::Store;
 use nix::unistd::{dup2_stdin, dup2_stdout};
 use serde_json::json;
@@ -54,6 +54,11 @@ pub(super) struct Restore {
     /// Look for paths that begin with A at B instead
     #[arg(long, value_name = "A=B", value_parser = parse_map)]
     map_path: Vec<(PathBuf, PathBuf)>,
+    /// Bind sockets to NEW that were bound to OLD, each of them ADDRESS or ADDRESS:PORT
+    ///
+    /// Without namespaces (--any-pid) the program goes on to see OLD, and to reach NEW by it.
+    #[arg(long, value_name = "OLD=NEW", value_parser = parse_addresses)]
+    map_address: Vec<AddressPair>,
     /// Make no namespaces: the program gets new process numbers, which the wrapper `virtual` hides from it, and it keeps its
     /// groups and its right to run programs as another user
     ///
@@ -149,6 +154,7 @@ impl Restore {
             detached: self.detach,
             files: self.files.into(),
             map_paths: self.map_path.iter().map(|(from, to)| (bytes(from), bytes(to))).collect(),
+            map_addresses: self.map_address.clone(),
             copies_folder: Store::default_copies_folder().map_err(|error| store_failed(&error))?,
             stdio,
             any_pid: self.any_pid,
@@ -211,6 +217,14 @@ fn kept(failure: Failure, path: &Path) -> Failure {
     let next = format!("the image is kept as {}; once all fits: brant restore {0}", path.display());
     let next = if failure.next.is_empty() { next } else { format!("{}\n{next}", failure.next) };
     failure.next(next)
+}
+
+fn parse_addresses(text: &str) -> Result<AddressPair, String> {
+    AddressPair::parse(text).ok_or_else(|| {
+        "it is OLD=NEW with two addresses of one kind, with a port or without: 10.0.0.1:80=10.0.0.2:80; the address of all \
+         interfaces has only another port: 0.0.0.0:80=0.0.0.0:8080"
+            .to_string()
+    })
 }
 
 pub(super) fn parse_map(text: &str) -> Result<(PathBuf, PathBuf), String> {

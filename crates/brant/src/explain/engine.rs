@@ -135,7 +135,12 @@ The program had it open or watched it (inotify), and it is not there or is of an
         text: "\
 The program listens at, or is bound to, this address and port, and another program uses it or this host does not have
 the address. The captured program itself holds it as long as it runs: restoring a second copy of a server beside the
-first is not possible.",
+first is possible at another address only:
+
+  brant restore --map-address OLD=NEW    each of them ADDRESS or ADDRESS:PORT
+
+The program sees the new address then, unless it is restored without namespaces (--any-pid), where the wrapper virtual
+hides it.",
     },
     Entry {
         code: "B-0417",

@@ -74,7 +74,7 @@ impl FdStore {
         terminals::open_all(&mut store)?;
         let mut made = pipes::make_all(&store, plan)?;
         let mut unix = unix::make_all(&store, plan)?;
-        made.extend(sockets::make_all(&store, &mut unix)?);
+        made.extend(sockets::make_all(&store, plan, &mut unix)?);
         for file in &checkpoint.open_files {
             if let Some(fd) = made.remove(&file.id) {
                 store.put(file.id, fd)?;

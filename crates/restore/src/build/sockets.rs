@@ -9,11 +9,12 @@ use brant_kernel::make;
 
 use super::files::FdStore;
 use super::unix::UnixSockets;
-use crate::Error;
+use crate::{Error, Plan};
 
 /// Makes the descriptions of all sockets that descriptors hold.
 pub(super) fn make_all(
     store: &FdStore,
+    plan: &Plan,
     unix: &mut UnixSockets,
 ) -> Result<BTreeMap<OpenFileId, OwnedFd>, Error> {
     let mut made = BTreeMap::new();
@@ -22,7 +23,7 @@ pub(super) fn make_all(
             FileKind::UnixSocket { socket } => unix.take(socket),
             FileKind::InetSocket { socket } => {
                 let record = store.checkpoint.inet_sockets.iter().find(|inet| inet.id == socket);
-                Some(make_inet(store, record.expect("validated"))?)
+                Some(make_inet(store, plan, record.expect("validated"))?)
             }
             _ => None,
         };
@@ -45,19 +46,20 @@ pub(super) fn set_options(store: &FdStore, fd: &OwnedFd, options: &SocketOptions
     }
 }
 
-fn make_inet(store: &FdStore, socket: &InetSocket) -> Result<OwnedFd, Error> {
+fn make_inet(store: &FdStore, plan: &Plan, socket: &InetSocket) -> Result<OwnedFd, Error> {
     let failed = || Error::builder("making an internet socket");
     let fd = make::inet_socket(socket.family, socket.kind, socket.protocol).map_err(failed())?;
     set_options(store, &fd, &socket.options);
     if !socket.local.is_empty() {
-        bind(socket, &fd).map_err(|error| {
-            let address = crate::plan::socket_address(&socket.local);
+        let local = plan.address(&socket.local);
+        bind(socket, &local, &fd).map_err(|error| {
+            let address = crate::plan::socket_address(&local);
             let path = address.map_or_else(|| "an address".to_owned(), |address| address.to_string());
             Error::Path { operation: "binding an internet socket to", path, error }
         })?;
     }
     if !socket.peer.is_empty() {
-        make::connect_raw(&fd, &socket.peer).map_err(failed())?;
+        make::connect_raw(&fd, &plan.address(&socket.peer)).map_err(failed())?;
     }
     if let Some(backlog) = socket.listening {
         make::listen(&fd, backlog).map_err(failed())?;
@@ -67,11 +69,11 @@ fn make_inet(store: &FdStore, socket: &InetSocket) -> Result<OwnedFd, Error> {
 
 /// Connections of the program that ended lately keep its port for a minute (TIME_WAIT). SO_REUSEADDR, which matters
 /// for bind(2) only, lets a TCP socket have it again; it cannot take a port from one that listens.
-fn bind(socket: &InetSocket, fd: &OwnedFd) -> io::Result<()> {
-    match make::bind_raw(fd, &socket.local) {
+fn bind(socket: &InetSocket, local: &[u8], fd: &OwnedFd) -> io::Result<()> {
+    match make::bind_raw(fd, local) {
         Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) && socket.kind == libc::SOCK_STREAM => {
             set_reuse(fd, 1)?;
-            make::bind_raw(fd, &socket.local)?;
+            make::bind_raw(fd, local)?;
             let own = |option: &&SocketOption| {
                 (option.level, option.name) == (libc::SOL_SOCKET, libc::SO_REUSEADDR)
             };

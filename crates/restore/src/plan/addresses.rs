@@ -13,11 +13,11 @@ use brant_image::model::*;
 use brant_kernel::facts::HostFacts;
 use brant_kernel::sockdiag::{self, STATE_LISTEN};
 
-use super::{Plan, refusal, text};
+use super::{Plan, Way, refusal, text};
 
 pub(super) fn check(checkpoint: &Checkpoint, facts: &HostFacts, plan: &Plan, refusals: &mut Refusals) {
     for socket in &checkpoint.inet_sockets {
-        if let Some(local) = socket_address(&socket.local)
+        if let Some(local) = socket_address(&plan.address(&socket.local))
             && local.port() != 0
         {
             check_port(socket, local, facts, refusals);
@@ -31,6 +31,28 @@ pub(super) fn check(checkpoint: &Checkpoint, facts: &HostFacts, plan: &Plan, ref
         if !socket.address.is_empty() && !socket.address_deleted && !connected {
             check_name(socket, plan, refusals);
         }
+    }
+}
+
+/// What the program sees of addresses that lead elsewhere.
+pub(super) fn tell_changes(plan: &mut Plan) {
+    for pair in &plan.map_addresses {
+        let (from, to) = (pair.from, pair.to);
+        let change = match plan.way {
+            Way::AnyPid if plan.unmediated.is_empty() => {
+                format!("the address {from} is {to} here, which the wrapper \"virtual\" hides")
+            }
+            Way::AnyPid => {
+                format!(
+                    "the address {from} is {to} here, which the wrapper \"virtual\" hides from all that is not static"
+                )
+            }
+            Way::Namespaces => format!(
+                "sockets that were bound or connected to {from} are at {to} now; the program sees that, and means {from} \
+                 itself by that name from now on (with --any-pid the wrapper \"virtual\" hides it)"
+            ),
+        };
+        plan.differences.push(change);
     }
 }
 
@@ -73,7 +95,7 @@ fn check_port(socket: &InetSocket, local: SocketAddr, facts: &HostFacts, refusal
             "B-0416",
             resource,
             "this host does not have the address",
-            "add the address to an interface of this host",
+            "add the address to an interface of this host, or name another: brant restore --map-address OLD=NEW",
         ));
         return;
     }
@@ -93,7 +115,8 @@ fn check_port(socket: &InetSocket, local: SocketAddr, facts: &HostFacts, refusal
             "B-0416",
             resource,
             "another program uses it",
-            "end that program (it may be the captured one, still running: ss -lnp shows it)",
+            "end that program (it may be the captured one, still running: ss -lnp shows it), or name another address: brant \
+             restore --map-address OLD:PORT=NEW:PORT",
         ));
     }
 }

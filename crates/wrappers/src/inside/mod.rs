@@ -17,6 +17,7 @@ mod record;
 mod time;
 mod trace;
 
+mod virtual_addresses;
 mod virtual_calls;
 mod virtual_files;
 mod virtual_messages;

@@ -1,14 +1,16 @@
-//! `virtual`: numbers of processes that sockets and terminals tell.
+//! `virtual`: numbers of processes that sockets and terminals tell, and addresses of messages.
 
 use super::system;
+use super::virtual_addresses::{self, led};
 use super::virtual_calls::{peek, word};
 use super::virtual_table::{apparent, real, real_or_group, show, table};
-use brant_identity::Kind;
+use brant_identity::{End, Kind};
 
 const SOL_SOCKET: i32 = 1;
 const SCM_CREDENTIALS: i32 = 2;
-/// `struct msghdr`, with its control data and their length.
+/// `struct msghdr`, with its address and control data, and their lengths.
 const MESSAGE_BYTES: usize = 56;
+const NAME_LENGTH_AT: usize = 8;
 const CONTROL_AT: usize = 32;
 const CONTROL_LENGTH_AT: usize = 40;
 /// `struct cmsghdr`.
@@ -31,7 +33,7 @@ brant_mediator::mediator! {
     fn virtual_recvmsg(call, socket: usize, message: usize, flags: usize, d: usize, e: usize, f: usize) -> isize {
         let result = call.inner();
         if result >= 0 {
-            show_credentials(message);
+            show_message(message);
         }
         result
     }
@@ -40,16 +42,21 @@ brant_mediator::mediator! {
         const ENTRY_BYTES: usize = MESSAGE_BYTES + 8;
         let result = call.inner();
         for index in 0..usize::try_from(result).unwrap_or(0) {
-            show_credentials(messages + index * ENTRY_BYTES);
+            show_message(messages + index * ENTRY_BYTES);
         }
         result
     }
 
     fn virtual_sendmsg(call, socket: usize, message: usize, flags: usize, d: usize, e: usize, f: usize) -> isize {
         let mut control = [0; CONTROL_BYTES_MAX];
-        match with_own_credentials(message, &mut control) {
+        let mut own = with_own_credentials(message, &mut control);
+        let name = led_name(message);
+        if let Some(name) = &name {
+            own = own.or_else(|| peek(message)).map(|head| with_name(head, name));
+        }
+        match own {
             Some(own) => {
-                // SAFETY: as the program called it, with another number in its control data.
+                // SAFETY: as the program called it, with another address, or other numbers in its control data.
                 unsafe { call.inner_fn()(socket, own.as_ptr() as usize, flags, d, e, f) }
             }
             None => call.inner(),
@@ -150,10 +157,28 @@ fn credentials(control: &[u8]) -> impl Iterator<Item = usize> + '_ {
     })
 }
 
-/// Changes the numbers in control data that were received.
-fn show_credentials(message: usize) {
+/// What the address of a message leads to.
+fn led_name(message: usize) -> Option<virtual_addresses::Led> {
+    let head = peek::<16>(message).filter(|_| table().has_addresses())?;
+    led(long(&head, 0), word(&head, NAME_LENGTH_AT) as u32 as usize)
+}
+
+fn with_name(mut head: [u8; MESSAGE_BYTES], name: &virtual_addresses::Led) -> [u8; MESSAGE_BYTES] {
+    head[..8].copy_from_slice(&name.at().to_ne_bytes());
+    head[NAME_LENGTH_AT..NAME_LENGTH_AT + 4].copy_from_slice(&(name.length() as u32).to_ne_bytes());
+    head
+}
+
+/// Changes the address and the numbers in a message that was received.
+fn show_message(message: usize) {
     let Some(head) = peek::<MESSAGE_BYTES>(message) else { return };
-    let (at, length) = (long(&head, CONTROL_AT), long(&head, CONTROL_LENGTH_AT));
+    virtual_addresses::show(long(&head, 0), word(&head, NAME_LENGTH_AT) as u32 as usize, End::Peer);
+    show_credentials(&head);
+}
+
+/// Changes the numbers in control data that were received.
+fn show_credentials(head: &[u8; MESSAGE_BYTES]) {
+    let (at, length) = (long(head, CONTROL_AT), long(head, CONTROL_LENGTH_AT));
     if at == 0 || length < HEADER_BYTES || table().is_same() {
         return;
     }

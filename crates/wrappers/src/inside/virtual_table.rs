@@ -4,7 +4,7 @@
 
 use core::ffi::CStr;
 
-use brant_identity::{HEAD_BYTES, Kind, NAME, TABLE_BYTES, Table};
+use brant_identity::{Address, AddressPair, HEAD_BYTES, Kind, NAME, TABLE_BYTES, Table};
 
 use super::system::{self, Once};
 use crate::options::{self, PATH_BYTES_MAX, value};
@@ -40,9 +40,9 @@ fn open(path: &str) -> Result<usize, &'static str> {
 fn make(options: &str) -> Result<usize, &'static str> {
     let mut room = [0; HEAD_BYTES + TEXTS_BYTES_MAX];
     let mut used = HEAD_BYTES;
-    let mut put = |kind: Kind, from: &str, to: &str| {
+    let mut put = |kind: Kind, from: &[u8], to: &[u8]| {
         let lengths = [from.len() as u16, to.len() as u16].map(u16::to_le_bytes);
-        let parts = [&[kind.number()], &lengths[0][..], &lengths[1][..], from.as_bytes(), to.as_bytes()];
+        let parts = [&[kind.number()], &lengths[0][..], &lengths[1][..], from, to];
         for part in parts {
             let place = room.get_mut(used..used + part.len()).ok_or("its maps are too long")?;
             place.copy_from_slice(part);
@@ -52,10 +52,16 @@ fn make(options: &str) -> Result<usize, &'static str> {
     };
     for (key, value) in options::each(options) {
         match (key, value) {
-            ("host", Some(name)) => put(Kind::Host, name, "")?,
+            ("host", Some(name)) => put(Kind::Host, name.as_bytes(), b"")?,
             ("map", Some(pair)) => {
                 let (from, to) = pair.split_once('=').ok_or("a map is no pair")?;
-                put(Kind::Path, from.trim_end_matches('/'), to.trim_end_matches('/'))?;
+                let [from, to] = [from, to].map(|path| path.trim_end_matches('/').as_bytes());
+                put(Kind::Path, from, to)?;
+            }
+            ("address", Some(pair)) => {
+                let pair = AddressPair::parse(pair).ok_or("a pair of addresses is none")?;
+                let [(from, from_bytes), (to, to_bytes)] = [pair.from, pair.to].map(Address::encode);
+                put(Kind::Address, &from[..from_bytes], &to[..to_bytes])?;
             }
             _ => {}
         }

@@ -35,7 +35,7 @@ pub enum Error {
     #[error("process {0} has Go code, whose stacks are too small for mediators of system calls")]
     SmallStacks(Pid),
     #[error(
-        "a thread of process {0} was asking for or using a process number at the very moment of the checkpoint: take another one"
+        "a thread of process {0} was asking for or using a process number, a path or an address at the very moment of the checkpoint: take another one"
     )]
     InMediator(Pid),
     #[error(

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::net::TcpStream;
+use std::os::unix::fs::FileExt;
 
 use brant_testkit::{Sandbox, Who, is_root, skip, wait_until};
 
@@ -82,13 +83,37 @@ while not (here / "f.end").exists():
     time.sleep(0.02)
 "#;
 
+/// Two threads that send and receive all the while, by calls that mediators of addresses look at, and make no others: how often is
+/// told in memory, and a byte there ends them.
+const BUSY: &str = r#"
+import mmap, pathlib, socket, sys, threading
+here = pathlib.Path(sys.argv[1])
+(here / "told").write_bytes(bytes(4096))
+file = open(here / "told", "r+b")
+told = mmap.mmap(file.fileno(), 4096)
+one, other = socket.socketpair()
+def echo():
+    while data := other.recv(64):
+        other.send(data)
+threading.Thread(target=echo).start()
+(here / "f.ready").write_text("ready")
+rounds = 0
+while told[0] == 0:
+    one.send(b"%d" % rounds)
+    assert one.recv(64) == b"%d" % rounds
+    rounds += 1
+    told[8:16] = rounds.to_bytes(8, "little")
+one.close()
+(here / "f.result").write_text("ok\n")
+"#;
+
 fn path(sandbox: &Sandbox, name: &str) -> String {
     sandbox.path(name).to_str().expect("test paths are UTF-8").to_owned()
 }
 
-/// Starts the program as a job.
-fn start(sandbox: &Sandbox, wrapper: &[&str]) {
-    sandbox.write("program.py", PROGRAM);
+/// Starts a program as a job.
+fn start(sandbox: &Sandbox, text: &str, wrapper: &[&str]) {
+    sandbox.write("program.py", text);
     let (program, folder) = (path(sandbox, "program.py"), path(sandbox, ""));
     let python = ["--", "/usr/bin/python3", &program, &folder, OLD];
     sandbox.brant(&[&["run", "-d", "-n", JOB], wrapper, &python].concat()).expect(0);
@@ -132,7 +157,7 @@ fn a_program_keeps_the_address_that_it_knows() {
         return skip("root");
     }
     let sandbox = Sandbox::new(Who::Denied);
-    start(&sandbox, &[]);
+    start(&sandbox, PROGRAM, &[]);
     stop(&sandbox);
     let image = path(&sandbox, "x.img");
     let refused = sandbox.brant(&["restore", "-d", &image]);
@@ -151,10 +176,32 @@ fn a_program_keeps_the_address_that_it_knows() {
     end(&sandbox);
 }
 
+/// Where no address leads elsewhere, whoever is in the middle of such a call loses nothing.
+#[test]
+fn who_sends_and_receives_all_the_while_is_brought_back_again() {
+    if !is_root() {
+        return skip("root");
+    }
+    let sandbox = Sandbox::new(Who::Denied);
+    start(&sandbox, BUSY, &[]);
+    let told = || std::fs::read(sandbox.path("told")).expect("it is there");
+    let rounds = || u64::from_le_bytes(told()[8..16].try_into().expect("eight bytes"));
+    for _ in 0..8 {
+        stop(&sandbox);
+        let before = rounds();
+        sandbox.brant(&["restore", "-d", "--files", "keep", &path(&sandbox, "x.img")]).expect(0);
+        assert!(wait_until(TIMEOUT_S, || rounds() > before), "{:?}", sandbox.leftovers());
+    }
+    let file = std::fs::File::options().write(true).open(sandbox.path("told")).expect("it is there");
+    file.write_all_at(&[1], 0).expect("it can be written");
+    end(&sandbox);
+    assert_eq!(sandbox.text("f.result"), "ok\n");
+}
+
 #[test]
 fn a_program_in_namespaces_is_told_its_new_address() {
     let sandbox = Sandbox::new(Who::Plain);
-    start(&sandbox, &[]);
+    start(&sandbox, PROGRAM, &[]);
     stop(&sandbox);
     let said = restore(&sandbox, "192.0.2.1=127.0.0.5");
     assert!(said.contains("127.0.0.5"), "{said}");
@@ -167,7 +214,7 @@ fn a_program_in_namespaces_is_told_its_new_address() {
 #[test]
 fn a_program_is_started_at_another_address() {
     let sandbox = Sandbox::new(Who::Plain);
-    start(&sandbox, &["--wrap", "virtual:address=192.0.2.1=127.0.0.7"]);
+    start(&sandbox, PROGRAM, &["--wrap", "virtual:address=192.0.2.1=127.0.0.7"]);
     assert_eq!(look(&sandbox), "ok\n");
     assert!(is_reached(&sandbox, "127.0.0.7") && !is_reached(&sandbox, "127.0.0.8"));
     end(&sandbox);

@@ -145,10 +145,8 @@ fn target(pid: Pid, maps: Vec<MapEntry>) -> Target {
 
 /// A page of code, and data behind it.
 fn map(hand: &mut Hand<'_>, bytes: u64) -> Result<u64, Error> {
-    let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
-    let data = (libc::PROT_READ | libc::PROT_WRITE) as u64;
     let code = (libc::PROT_READ | libc::PROT_EXEC) as u64;
-    let at = hand.call(0, libc::SYS_mmap, [0, bytes, data, flags, u64::MAX, 0])?;
+    let at = hand.map_pages(bytes, libc::PROT_READ | libc::PROT_WRITE)?.start().0;
     hand.call(0, libc::SYS_mprotect, [at, PAGE_SIZE, code, 0, 0, 0])?;
     Ok(at)
 }

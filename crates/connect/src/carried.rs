@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use brant_base::{Addr, PAGE_SIZE, Pid, Tid, fault};
 use brant_kernel::proc;
-use brant_kernel::remote::{Hand, RemoteError};
+use brant_kernel::remote::{Hand, RemoteError, apart};
 
 use crate::error::Error;
 
@@ -179,7 +179,7 @@ impl Maker<'_> {
             return Ok(false);
         }
         let map = |hand: &mut Hand<'_>, bytes, protection: i32, flags: i32| {
-            hand.call(0, libc::SYS_mmap, [0, bytes, protection as u64, flags as u64, file, 0])
+            hand.call(0, libc::SYS_mmap, [apart(), bytes, protection as u64, flags as u64, file, 0])
         };
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let Some(at) = allowed(map(hand, bytes, protection, libc::MAP_SHARED))? else { return Ok(false) };

@@ -112,6 +112,7 @@ fn load(found: Found, options: Options<'_>) -> Result<Wrapper, Error> {
             wrapper.carried = Some(brant_wrappers::LIBRARY);
             // Not every C library has every function of a set that ships.
             wrapper.skips_missing = found.path.is_none();
+            wrapper.is_unguarded = brant_wrappers::find(shipped).is_some_and(|shipped| shipped.calls_nothing);
             wrapper.options = match options {
                 Options::Typed(options) => shipped_options(shipped, options, chosen)?.into_bytes(),
                 Options::Checked(options) => options.to_vec(),

@@ -118,12 +118,9 @@ fn executable(pid: Pid) -> Result<Vec<PageRange>, Error> {
 
 fn map_page(waiter: &Waiter, pid: Pid, thread: HandThread) -> Result<PageRange, Error> {
     let mut hand = Hand::open(waiter, pid, &[thread], &executable(pid)?)?;
-    let protection = (libc::PROT_READ | libc::PROT_EXEC) as u64;
-    let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
-    let at = hand.call(0, libc::SYS_mmap, [0, PAGE_SIZE, protection, flags, u64::MAX, 0]);
+    let page = hand.map_pages(PAGE_SIZE, libc::PROT_READ | libc::PROT_EXEC);
     hand.finish()?;
-    let at = at?;
-    PageRange::new(at, at + PAGE_SIZE).map_err(|_| Error::NotSupported(pid))
+    Ok(page?)
 }
 
 /// Where the auxiliary vector has the entry point. It follows the arguments and the environment, from the stack pointer on.

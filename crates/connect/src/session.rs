@@ -319,15 +319,13 @@ fn unreadable(tid: Tid) -> RemoteError {
 fn map_iteration(hand: &mut Hand<'_>, tid: Tid, modules: &[[u64; 8]]) -> Result<Addr, RemoteError> {
     let code = by_hand::iteration(modules);
     let bytes = (code.len() as u64).next_multiple_of(PAGE_SIZE);
-    let protection = (libc::PROT_READ | libc::PROT_EXEC) as u64;
-    let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
-    let at = hand.call(0, libc::SYS_mmap, [0, bytes, protection, flags, u64::MAX, 0])?;
-    hand.memory().write_by_force(Addr(at), &code).map_err(|error| RemoteError::Ptrace {
+    let at = hand.map_pages(bytes, libc::PROT_READ | libc::PROT_EXEC)?.start();
+    hand.memory().write_by_force(at, &code).map_err(|error| RemoteError::Ptrace {
         tid,
         operation: "writing code",
         error,
     })?;
-    Ok(Addr(at))
+    Ok(at)
 }
 
 /// Finds a thread that may be borrowed and leaves it stopped.

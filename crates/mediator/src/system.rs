@@ -32,20 +32,33 @@ pub unsafe fn call(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> isize {
     result
 }
 
-/// New memory of zeros. In the child of a fork it is all zeros again; nothing before Linux 4.14, which cannot do that.
+/// Where the next pages are asked for; 0: nothing was asked for yet.
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+/// New memory of zeros, apart from what the program maps: one that unmaps a part of a range, and the whole of it later, would take
+/// pages with it that had come to lie in the hole meanwhile. As far from a fixed place as this library lies by chance.
+pub fn map(bytes: usize) -> Option<*mut u8> {
+    const APART: usize = 0x2000_0000_0000;
+    const CHANCE: usize = 0x0fff_ffff_f000;
+    let first = APART + (&raw const NEXT as usize & CHANCE);
+    let _ = NEXT.compare_exchange(0, first, Ordering::Relaxed, Ordering::Relaxed);
+    let wanted = NEXT.fetch_add(bytes.next_multiple_of(PAGE), Ordering::Relaxed);
+    // SAFETY: new anonymous memory, which replaces nothing: a place that is taken is not given.
+    let at =
+        unsafe { call(SYS_MMAP, [wanted, bytes, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, usize::MAX, 0]) };
+    (at > 0).then_some(at as *mut u8)
+}
+
+/// As [`map`]. In the child of a fork it is all zeros again; nothing before Linux 4.14, which cannot do that.
 pub fn map_wiped_on_fork(bytes: usize) -> Option<*mut u8> {
-    // SAFETY: new anonymous memory, which replaces nothing.
-    let at = unsafe { call(SYS_MMAP, [0, bytes, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, usize::MAX, 0]) };
-    if at <= 0 {
-        return None;
-    }
+    let at = map(bytes)?;
     // SAFETY: our own pages.
     if unsafe { call(SYS_MADVISE, [at as usize, bytes, MADV_WIPEONFORK, 0, 0, 0]) } != 0 {
         // SAFETY: nobody has them yet.
-        unsafe { unmap(at as *mut u8, bytes) };
+        unsafe { unmap(at, bytes) };
         return None;
     }
-    Some(at as *mut u8)
+    Some(at)
 }
 
 /// Gives memory back.

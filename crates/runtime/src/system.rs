@@ -3,8 +3,8 @@
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-pub(crate) use brant_mediator::system::unmap;
 use brant_mediator::system::{OfProcess, call};
+pub(crate) use brant_mediator::system::{map, unmap};
 
 const SYS_MMAP: usize = 9;
 const SYS_MPROTECT: usize = 10;
@@ -42,13 +42,9 @@ pub(crate) fn process() -> u32 {
     }
 }
 
-/// New pages that can be written, anywhere.
-pub(crate) fn map(bytes: usize) -> Option<*mut u8> {
-    map_at(0, bytes, 0)
-}
-
-fn map_at(at: usize, bytes: usize, more_flags: usize) -> Option<*mut u8> {
-    let flags = MAP_PRIVATE | MAP_ANONYMOUS | more_flags;
+/// New pages at this address, where nothing is yet.
+fn map_at(at: usize, bytes: usize) -> Option<*mut u8> {
+    let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
     // SAFETY: new anonymous memory, which replaces nothing.
     let address = unsafe { call(SYS_MMAP, [at, bytes, PROT_READ | PROT_WRITE, flags, usize::MAX, 0]) };
     (address > 0).then_some(address as *mut u8)
@@ -182,7 +178,7 @@ pub(crate) fn map_near(start: usize, end: usize, bytes: usize) -> Option<*mut u8
         .take_while(|at| *at >= lowest && *at < start);
     let above = (1..).map(|step| (end + step * STEP) & !(STEP - 1)).take_while(|at| at + bytes <= highest);
     for at in below.chain(above) {
-        let Some(got) = map_at(at, bytes, MAP_FIXED_NOREPLACE) else { continue };
+        let Some(got) = map_at(at, bytes) else { continue };
         if got as usize == at {
             return Some(got);
         }

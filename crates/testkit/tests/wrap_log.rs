@@ -21,7 +21,7 @@ fn lines(sandbox: &Sandbox, name: &str) -> Vec<Vec<String>> {
 #[test]
 fn each_interception_is_logged() {
     let sandbox = Sandbox::new(Who::Plain);
-    let program = sandbox.start(&Program::fixture("threads"));
+    let program = sandbox.start(&Program::fixture("busy"));
     assert!(wait_until(PROMPT_S, || sandbox.path("f.ready").exists()), "{}", sandbox.text("f.result"));
     let pid = program.pid().to_string();
     let path = |name: &str| sandbox.path(name).to_str().expect("test paths are UTF-8").to_owned();

@@ -99,6 +99,8 @@ pub struct Shipped {
     needs_out: bool,
     /// It does what it does without being told anything.
     needs_nothing: bool,
+    /// Its mediators call nothing that is mediated. So they need no guard, and are there for signal handlers that interrupt them, too.
+    pub calls_nothing: bool,
 }
 
 static SHIPPED: [Shipped; 10] = [
@@ -110,6 +112,7 @@ static SHIPPED: [Shipped; 10] = [
         has_faults: false,
         needs_out: true,
         needs_nothing: false,
+        calls_nothing: false,
     },
     Shipped {
         name: "files",
@@ -119,6 +122,7 @@ static SHIPPED: [Shipped; 10] = [
         has_faults: false,
         needs_out: false,
         needs_nothing: false,
+        calls_nothing: false,
     },
     Shipped {
         name: "net",
@@ -128,6 +132,7 @@ static SHIPPED: [Shipped; 10] = [
         has_faults: false,
         needs_out: true,
         needs_nothing: false,
+        calls_nothing: false,
     },
     Shipped {
         name: "procs",
@@ -137,6 +142,7 @@ static SHIPPED: [Shipped; 10] = [
         has_faults: false,
         needs_out: true,
         needs_nothing: false,
+        calls_nothing: false,
     },
     Shipped {
         name: "record",
@@ -146,6 +152,7 @@ static SHIPPED: [Shipped; 10] = [
         has_faults: false,
         needs_out: false,
         needs_nothing: true,
+        calls_nothing: false,
     },
     Shipped {
         name: "heap",
@@ -155,6 +162,7 @@ static SHIPPED: [Shipped; 10] = [
         has_faults: false,
         needs_out: true,
         needs_nothing: false,
+        calls_nothing: false,
     },
     Shipped {
         name: "time",
@@ -164,6 +172,7 @@ static SHIPPED: [Shipped; 10] = [
         has_faults: false,
         needs_out: false,
         needs_nothing: false,
+        calls_nothing: false,
     },
     Shipped {
         name: "syscalls",
@@ -173,6 +182,7 @@ static SHIPPED: [Shipped; 10] = [
         has_faults: false,
         needs_out: true,
         needs_nothing: false,
+        calls_nothing: false,
     },
     Shipped {
         name: "virtual",
@@ -182,6 +192,7 @@ static SHIPPED: [Shipped; 10] = [
         has_faults: false,
         needs_out: false,
         needs_nothing: true,
+        calls_nothing: true,
     },
     Shipped {
         name: "faults",
@@ -191,6 +202,7 @@ static SHIPPED: [Shipped; 10] = [
         has_faults: true,
         needs_out: false,
         needs_nothing: false,
+        calls_nothing: false,
     },
 ];
 

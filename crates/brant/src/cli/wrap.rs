@@ -37,7 +37,7 @@ pub(super) struct Wrap {
 impl Wrap {
     pub(super) fn run(self, report: &Report) -> Done {
         let mut wrapper = defined(&self.wrapper)?;
-        wrapper.is_unguarded = self.no_guard;
+        wrapper.is_unguarded |= self.no_guard;
         let log = open_log(self.log.as_deref())?;
         let target = Target::find(&self.target)?;
         let pid = only_process(&target)?;

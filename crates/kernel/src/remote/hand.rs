@@ -6,6 +6,8 @@
 //! at any instant: each thread runs through its thunk into its true state; a scratch region of a few pages may
 //! stay mapped, which nothing refers to.
 
+use std::hash::{BuildHasher, RandomState};
+
 use brant_base::{Addr, PAGE_SIZE, PageRange, Pid, Tid, fault};
 
 use super::thunk::{THUNK_BYTES, thunk};
@@ -116,9 +118,10 @@ impl<'w> Hand<'w> {
         Ok(())
     }
 
-    pub(super) fn map_pages(&mut self, bytes: u64, protection: i32) -> Result<PageRange, RemoteError> {
+    /// Maps new memory of zeros by the first thread, [`apart`].
+    pub fn map_pages(&mut self, bytes: u64, protection: i32) -> Result<PageRange, RemoteError> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        let at = self.call(0, NR_MMAP, [0, bytes, protection as u64, flags as u64, u64::MAX, 0])?;
+        let at = self.call(0, NR_MMAP, [apart(), bytes, protection as u64, flags as u64, u64::MAX, 0])?;
         Ok(PageRange::new(at, at + bytes).expect("mmap returns whole pages"))
     }
 
@@ -270,6 +273,15 @@ impl Drop for Hand<'_> {
             let _ = self.release();
         }
     }
+}
+
+/// An address, by chance, that is apart from what a program maps, some of whose threads may run: one that unmaps a part of a range, and
+/// the whole of it later, would take pages with it that had come to lie in the hole meanwhile. The kernel takes it for a
+/// wish: what is there already stays.
+pub fn apart() -> u64 {
+    const APART: u64 = 0x2000_0000_0000;
+    const CHANCE: u64 = 0x0fff_ffff_f000;
+    APART + (RandomState::new().hash_one(()) & CHANCE)
 }
 
 /// The last bytes of an executable mapping, where they are unused.

@@ -17,7 +17,7 @@ mod trampoline;
 
 pub use copy::Copied;
 pub use errand::Errand;
-pub use hand::{Hand, HandThread};
+pub use hand::{Hand, HandThread, apart};
 pub use memory::Memory;
 pub(crate) use puppet::CloneArguments;
 pub use puppet::{Call, Fork, Puppet, StubPlace};

@@ -8,7 +8,10 @@
 //! At its entry point a program has no thread pointer yet, and the guard of mediators reads one. So it gets one that leads into the
 //! block. Nothing that starts a program looks at the old one: a C library sets its own, before it uses it.
 //!
-//! State of the target: stopped at its entry point, and of no use after an error; it ends with brant.
+//! In one that runs any thread may be borrowed for that: neither a loader nor an allocator is called, so no lock can be in the way.
+//!
+//! State of the target: stopped at its entry point, and of no use after an error; it ends with brant. Or running, as it does after
+//! an error, but for one thread, which comes back by itself if brant is killed; what was mapped stays then.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -20,14 +23,15 @@ use brant_kernel::proc::{self, MapEntry};
 use brant_kernel::ptrace::Waiter;
 use brant_kernel::remote::{Hand, HandThread, Memory};
 
-use crate::Wrapper;
 use crate::allocator::Allocator;
 use crate::carried;
 use crate::error::Error;
 use crate::go;
-use crate::runtime::{self, Runtime};
+use crate::runtime;
+use crate::session::{Session, pass_gate};
 use crate::target::{Loader, Target};
 use crate::unwind::Descriptions;
+use crate::{Wrapped, Wrapper, put_on};
 
 const AT_PHDR: u64 = 3;
 const AT_PHNUM: u64 = 5;
@@ -45,7 +49,7 @@ const HEADERS_MAX: usize = 48;
 
 const CALLS_ONLY: &str = "system calls alone can be mediated in it, by wrap ... in kernel";
 const CARRIED_ONLY: &str = "it has no loader for the library of a mediator: the wrapper syscalls of brant's own is for such programs";
-const FROM_START: &str = "wrappers can be put on it when it is started only, by brant run --wrap";
+const IN_RESTORE: &str = "wrappers are not put on it when it is brought back";
 const IS_LOADER: &str =
     "it is itself a loader, whose libraries would not be mediated: run the program that it is to load";
 const UNKNOWN_CODE: &str = "neither symbols nor descriptions of frames tell where its functions begin";
@@ -60,15 +64,24 @@ pub(crate) fn is_alone(pid: Pid) -> Result<bool, Error> {
     Ok(!auxv.iter().any(|(kind, value)| *kind == AT_BASE && *value != 0))
 }
 
-/// One that has been wrapped since it was started. Another one is refused.
-pub(crate) fn wrapped(pid: Pid, maps: Vec<MapEntry>) -> Result<Target, Error> {
-    Runtime::find(pid)?.ok_or(Error::Static(pid))?;
-    Ok(target(pid, maps))
+/// Refuses what cannot be put on such a program while it is brought back.
+pub(crate) fn refuse_restored(target: &Target) -> Result<(), Error> {
+    if target.is_alone { Err(refused(target.pid, IN_RESTORE)) } else { Ok(()) }
 }
 
-/// Refuses what cannot be put on such a program while it runs.
-pub(crate) fn refuse_running(target: &Target) -> Result<(), Error> {
-    if target.is_alone { Err(refused(target.pid, FROM_START)) } else { Ok(()) }
+/// Puts a wrapper on a running program of that kind.
+pub(crate) fn wrap(waiter: &Waiter, target: &Target, wrapper: &Wrapper) -> Result<Wrapped, Error> {
+    let wrappers = std::slice::from_ref(wrapper);
+    check(target.pid, wrappers)?;
+    // The thread is held for longer than the session lasts.
+    let (_held, thread) = pass_gate(waiter, target)?;
+    let (target, _) = lay_down(waiter, target.pid, thread)?;
+    let mut session = Session::open_standing(waiter, &target, &[thread], wrappers)?;
+    let done = put_on(&target, &mut session, wrapper);
+    let closed = session.close();
+    let done = done?;
+    closed?;
+    Ok(done)
 }
 
 /// Refuses wrappers that cannot be put on such a program at all.
@@ -94,6 +107,13 @@ pub(crate) fn prepare(
     if !thread.registers.is_64_bit() {
         return Err(Error::NotSupported(pid));
     }
+    let (target, block) = lay_down(waiter, pid, thread)?;
+    thread.registers.fs_base = block + DATA_AT;
+    Ok((target, thread))
+}
+
+/// Maps what stands for a loader and a C library, by a stopped thread, and tells where.
+fn lay_down(waiter: &Waiter, pid: Pid, thread: HandThread) -> Result<(Target, u64), Error> {
     carried::check_limit(pid, runtime::LIBRARY.len().max(brant_wrappers::LIBRARY.len()))?;
     let maps = proc::maps(pid).map_err(|error| Error::looking(pid, error))?;
     let memory = Memory::open(pid).map_err(|error| Error::NotAllowed(pid, error))?;
@@ -120,15 +140,15 @@ pub(crate) fn prepare(
     // Without a name, as the program itself has in every list of modules.
     target.listed = vec![[program.base, 0, block + HEADERS_AT, count, 0, 0, 0, 0]];
     target.exports = code.functions;
-    thread.registers.fs_base = block + DATA_AT;
-    Ok((target, thread))
+    Ok((target, block))
 }
 
 fn refused(pid: Pid, why: &'static str) -> Error {
     Error::Alone { pid, why }
 }
 
-fn target(pid: Pid, maps: Vec<MapEntry>) -> Target {
+/// Such a program, of which nothing is known yet.
+pub(crate) fn target(pid: Pid, maps: Vec<MapEntry>) -> Target {
     let none = Addr(0);
     Target {
         pid,

@@ -227,7 +227,9 @@ fn wrap_running(wrapper: &Wrapper, pid: Pid) -> Result<Wrapped, Error> {
     let _turn = Turn::take(pid)?;
     let waiter = waiter(pid)?;
     let target = Target::inspect(pid)?;
-    alone::refuse_running(&target)?;
+    if target.is_alone {
+        return alone::wrap(&waiter, &target, wrapper);
+    }
     let mut session = Session::open(&waiter, &target, true, std::slice::from_ref(wrapper))?;
     let done = put_on(&target, &mut session, wrapper);
     let closed = session.close();

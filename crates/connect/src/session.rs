@@ -329,7 +329,7 @@ fn map_iteration(hand: &mut Hand<'_>, tid: Tid, modules: &[[u64; 8]]) -> Result<
 }
 
 /// Finds a thread that may be borrowed and leaves it stopped.
-fn pass_gate<'w>(waiter: &'w Waiter, target: &Target) -> Result<(Held<'w>, HandThread), Error> {
+pub(crate) fn pass_gate<'w>(waiter: &'w Waiter, target: &Target) -> Result<(Held<'w>, HandThread), Error> {
     let memory = Memory::open(target.pid).map_err(|error| Error::NotAllowed(target.pid, error))?;
     let mut why = "it has no thread that could be stopped";
     let mut pause = GATE_PAUSE;

@@ -34,7 +34,7 @@ pub fn wrap_standing(threads: &[Tid], wrappers: &[Wrapper]) -> Result<(), Error>
         Err(Error::NoLoader(_)) if is_being_loaded(pid, threads)? => return Ok(()),
         other => other?,
     };
-    alone::refuse_running(&target)?;
+    alone::refuse_restored(&target)?;
     let memory = Memory::open(pid).map_err(|error| Error::NotAllowed(pid, error))?;
     let held = threads.iter().map(|tid| stop_signals(*tid)).collect::<Result<Vec<_>, Error>>()?;
     let masks: Vec<(Tid, u64)> = held.iter().map(|(thread, mask)| (thread.tid, *mask)).collect();

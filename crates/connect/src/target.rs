@@ -107,7 +107,7 @@ impl Target {
             return Err(Error::NotSupported(pid));
         };
         let Some(interpreter) = entry(AT_BASE).filter(|base| *base != 0) else {
-            return alone::wrapped(pid, maps);
+            return Ok(alone::target(pid, maps));
         };
         let debug = debug_address(&memory, headers, count).ok_or(Error::NoLoader(pid))?;
         let modules = modules(&memory, debug);

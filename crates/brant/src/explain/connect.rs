@@ -30,8 +30,8 @@ A file may define several wrappers. Then the one is taken that is called as the 
         title: "the program is statically linked",
         text: "\
 A mediator is a library, and a program that was linked statically has no loader that could load one, and no functions of
-libraries to put it before. Its system calls can be mediated, by a wrapper of brant's own that has them alone, from its start on:
-brant run --wrap syscalls:out=FILE -- PROGRAM. For that the program must have a C library in it that brant knows (glibc or musl), and
+libraries to put it before. Its system calls can be mediated, by a wrapper of brant's own that has them alone, from its start
+on or while it runs: brant run --wrap syscalls:out=FILE -- PROGRAM. For that the program must have a C library in it that brant knows (glibc or musl), and
 its symbols, or frame descriptions as static-pie programs have them: so do not strip it. For everything else link it dynamically.",
     },
     Entry {

@@ -26,6 +26,9 @@ const SEIZE_TRIES: u32 = 50;
 /// How often new threads are looked for before the others are asked to stop.
 const SEIZE_PASSES: u32 = 4;
 const SEIZE_PAUSE: Duration = Duration::from_millis(2);
+/// Who has slept begins a new turn on its processor. In the rest of an old one it would be put off by a busy program in the middle of asking
+/// its threads to stop: some of them would stand, and the others run for a turn of their own each.
+const FRESH_TURN: Duration = Duration::from_micros(200);
 const POLL_PAUSE: Duration = Duration::from_micros(20);
 
 /// Acts while every thread of a process but those in `but` stands still, and tells for how long they did.
@@ -170,6 +173,9 @@ impl<'w> Held<'w> {
             let looks = sleep::would_notice_stop(*tid);
             thread.sleep =
                 looks.then(|| sleep::measure(self.pid, *tid)).flatten().map(|it| (it, Instant::now()));
+        }
+        if self.since.is_none() && self.threads.len() > 1 {
+            std::thread::sleep(FRESH_TURN);
         }
         self.since.get_or_insert_with(Instant::now);
         for (tid, thread) in self.threads.iter_mut().filter(|(_, thread)| !thread.is_asked) {

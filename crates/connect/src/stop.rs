@@ -21,6 +21,8 @@ use crate::error::Error;
 /// How long all threads together may take to stop: a thread that could run must come to a processor for that. One in vfork
 /// does not stop before its child has executed a program.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a thread of ours may take from its last instruction to its end.
+const END_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TRIES: u32 = 10;
 const SEIZE_TRIES: u32 = 50;
 /// How often new threads are looked for before the others are asked to stop.
@@ -52,7 +54,7 @@ pub(crate) fn while_stopped<T: Send>(
         let (tid, done) = holder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // It is joined a moment before the kernel lets go of what it traces, and gone a moment after that.
         let own = format!("/proc/self/task/{tid}");
-        let deadline = Instant::now() + STOP_TIMEOUT;
+        let deadline = Instant::now() + END_TIMEOUT;
         while std::path::Path::new(&own).exists() && Instant::now() < deadline {
             std::thread::yield_now();
         }

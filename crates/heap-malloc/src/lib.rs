@@ -29,9 +29,7 @@ pub unsafe extern "C" fn free(block: *mut c_void) {
         return;
     }
     // SAFETY: promised by the caller.
-    if let Err(fault) = unsafe { Allocator.free(block as usize) } {
-        brant_heap::die(fault);
-    }
+    unsafe { Allocator.free_or_die(block as usize) };
 }
 
 /// calloc(3).

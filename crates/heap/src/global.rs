@@ -6,11 +6,13 @@
 use std::alloc::{GlobalAlloc, Layout};
 use std::marker::PhantomData;
 
+use crate::class::{SMALL_BYTES_MAX, class_of};
 use crate::core::Core;
 use crate::error::{Error, Fault};
 use crate::heap::Heap;
 use crate::layout::FLAG_PRIVATE;
 use crate::registry;
+use crate::small::take_ready;
 use crate::thread;
 
 /// The allocator for `#[global_allocator]`.
@@ -68,7 +70,16 @@ impl Allocator {
     /// A block from the heap that the thread entered, or from the process's own; 0 where there is no memory.
     #[inline(always)]
     pub fn allocate(self, bytes: usize, align: usize) -> usize {
-        heap().map_or(0, |core| core.allocate(bytes, align))
+        if bytes <= SMALL_BYTES_MAX
+            && align <= 16
+            && let Some(slot) = thread::current_slot()
+        {
+            let block = take_ready(slot, class_of(bytes));
+            if block != 0 {
+                return block;
+            }
+        }
+        allocate_slowly(bytes, align)
     }
 
     /// The same, all zero.
@@ -89,12 +100,28 @@ impl Allocator {
     /// The block came from any heap of this process, and nobody uses it any more.
     #[inline(always)]
     pub unsafe fn free(self, address: usize) -> Result<(), Fault> {
-        if let Some(core) = thread::current()
-            && core.free_quickly(address)
+        if let Some((core, slot)) = thread::current_pair()
+            && core.free_own(slot, address)
         {
             return Ok(());
         }
-        self.heap_of(address)?.free(address)
+        free_slowly(address)
+    }
+
+    /// The same for who has no caller to tell: a fault ends the program.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Allocator::free`].
+    #[inline(always)]
+    pub unsafe fn free_or_die(self, address: usize) {
+        if let Some((core, slot)) = thread::current_pair()
+            && core.free_own(slot, address)
+        {
+            return;
+        }
+        // Not in line: so the usual way needs no room on the stack.
+        free_slowly_or_die(address);
     }
 
     /// # Safety
@@ -107,6 +134,28 @@ impl Allocator {
     /// The bytes of a block that may be used.
     pub fn usable(self, address: usize) -> Option<usize> {
         self.heap_of(address).ok()?.usable(address)
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn allocate_slowly(bytes: usize, align: usize) -> usize {
+    heap().map_or(0, |core| core.allocate_slowly(bytes, align))
+}
+
+/// Frees a block that is not of the calling thread's slot in the heap that it entered.
+#[inline(never)]
+fn free_slowly(address: usize) -> Result<(), Fault> {
+    match heap() {
+        Some(core) if core.contains(address) => core.free_slowly(address),
+        _ => registry::by_address(address).ok_or(Fault::Foreign { address })?.free(address),
+    }
+}
+
+#[inline(never)]
+fn free_slowly_or_die(address: usize) {
+    if let Err(fault) = free_slowly(address) {
+        crate::die(fault);
     }
 }
 
@@ -133,9 +182,7 @@ unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn dealloc(&self, pointer: *mut u8, _: Layout) {
         // SAFETY: promised by the caller.
-        if let Err(fault) = unsafe { self.free(pointer as usize) } {
-            crate::die(fault);
-        }
+        unsafe { self.free_or_die(pointer as usize) };
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {

@@ -6,6 +6,7 @@ use crate::class::{SMALL_BYTES_MAX, block_bytes, class_of};
 use crate::core::Core;
 use crate::error::Fault;
 use crate::layout::*;
+use crate::small::take_ready;
 use crate::thread;
 
 /// No block is longer: half of the address space that a heap can have.
@@ -28,7 +29,10 @@ impl Core {
         if bytes <= SMALL_BYTES_MAX && align <= 16 {
             let slot = thread::slot(self.process.index.load(Relaxed));
             if let Some(slot) = slot {
-                return self.take_block(slot, class_of(bytes));
+                let block = take_ready(slot, class_of(bytes));
+                if block != 0 {
+                    return block;
+                }
             }
         }
         self.allocate_slowly(bytes, align)
@@ -36,7 +40,7 @@ impl Core {
 
     #[cold]
     #[inline(never)]
-    fn allocate_slowly(self, bytes: usize, align: usize) -> usize {
+    pub(crate) fn allocate_slowly(self, bytes: usize, align: usize) -> usize {
         if self.is_debug() {
             crate::debug::allocate(self, bytes, align)
         } else {
@@ -53,8 +57,13 @@ impl Core {
     /// Frees a block if it lies in a span of the calling thread.
     #[inline(always)]
     pub(crate) fn free_quickly(self, address: usize) -> bool {
-        if let Some(slot) = thread::slot(self.process.index.load(Relaxed))
-            && let Some(span) = self.span_at(address)
+        thread::slot(self.process.index.load(Relaxed)).is_some_and(|slot| self.free_own(slot, address))
+    }
+
+    /// Frees a block if it lies in a span of the caller's slot.
+    #[inline(always)]
+    pub(crate) fn free_own(self, slot: &Slot, address: usize) -> bool {
+        if let Some(span) = self.span_at(address)
             && span.owner.load(Relaxed) == slot.id.get()
         {
             self.give_block(slot, span, address);
@@ -64,7 +73,7 @@ impl Core {
     }
 
     #[inline(never)]
-    fn free_slowly(self, address: usize) -> Result<(), Fault> {
+    pub(crate) fn free_slowly(self, address: usize) -> Result<(), Fault> {
         if self.is_debug() { crate::debug::free(self, address) } else { self.free_plain(address) }
     }
 

@@ -12,7 +12,7 @@
 //! who may touch which field is said with each.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize};
 
 use crate::lock::Lock;
 
@@ -193,8 +193,9 @@ pub(crate) struct Span {
     /// Slices of the run.
     pub(crate) len: Cell<u32>,
     pub(crate) block_bytes: Cell<u32>,
-    /// Blocks that are not in `free` (those in `remote` count as used).
-    pub(crate) used: Cell<u16>,
+    /// Blocks that are not in `free` (those in `remote` count as used). Not shared, but atomic: the compiler would read a cell together with its
+    /// neighbour, and a processor waits where more is read than was just written.
+    pub(crate) used: AtomicU16,
     /// Blocks that were ever in `free`; the rest of the span was never touched.
     pub(crate) carved: Cell<u16>,
     pub(crate) state: Cell<u8>,

@@ -14,23 +14,16 @@ use crate::layout::*;
 
 /// Blocks that are carved at once: a page of them.
 const CARVE_BYTES: usize = 4096;
+/// What a processor's cache keeps together.
+const LINE_BYTES: usize = 64;
 
 impl Core {
     /// A block of a class from the caller's slot; 0 where there is no memory.
-    #[inline(always)]
     pub(crate) fn take_block(self, slot: &Slot, class: usize) -> usize {
-        debug_assert!(class < CLASSES);
-        // SAFETY: who calls has the class from `class_of`, which knows no other ones.
-        let head = unsafe { slot.head.get_unchecked(class) }.get();
-        // SAFETY: a slot's heads are never null once it has an owner, and entries stay mapped.
-        let span = unsafe { &*head };
-        let block = span.free.get();
-        if block == 0 {
-            return self.take_block_slowly(slot, class);
+        match take_ready(slot, class) {
+            0 => self.take_block_slowly(slot, class),
+            block => block,
         }
-        span.free.set(link(block));
-        span.used.set(span.used.get() + 1);
-        block
     }
 
     /// Frees a block of a span that belongs to the caller's slot.
@@ -38,8 +31,8 @@ impl Core {
     pub(crate) fn give_block(self, slot: &Slot, span: &Span, block: usize) {
         set_link(block, span.free.get());
         span.free.set(block);
-        let used = span.used.get().wrapping_sub(1);
-        span.used.set(used);
+        let used = span.used.load(Relaxed).wrapping_sub(1);
+        span.used.store(used, Relaxed);
         // An only span is kept: a program that allocates and frees one block at a time stays here.
         if span.flags.get() & SPAN_FULL != 0 || (used == 0 && !is_alone(span)) {
             self.settle(slot, span);
@@ -66,7 +59,7 @@ impl Core {
             if span.free.get() != 0 || collect(span) || self.carve(span) {
                 let block = span.free.get();
                 span.free.set(link(block));
-                span.used.set(span.used.get() + 1);
+                span.used.store(span.used.load(Relaxed) + 1, Relaxed);
                 return block;
             }
             if mark_full(span) {
@@ -84,7 +77,7 @@ impl Core {
             span.remote.fetch_and(!REMOTE_FULL, Relaxed);
             self.queue(slot, span);
         }
-        if span.used.get() == 0 && !is_alone(span) {
+        if span.used.load(Relaxed) == 0 && !is_alone(span) {
             self.release_span(slot, span);
         }
     }
@@ -154,11 +147,19 @@ impl Core {
         if self.is_debug() && bytes >= 32 {
             (first..=last).step_by(bytes).for_each(crate::debug::carved);
         }
-        for block in (first..last).step_by(bytes) {
+        // Not all classes begin at the first line of a page: the blocks that a program uses most would be in each other's way in the
+        // processor's cache, which looks at that part of the address.
+        let begin = first + (class * LINE_BYTES % CARVE_BYTES / bytes).min(count - 1) * bytes;
+        for block in (begin..last).step_by(bytes).chain((first..begin).step_by(bytes)) {
             set_link(block, block + bytes);
         }
-        set_link(last, span.free.get());
-        span.free.set(first);
+        if begin != first {
+            set_link(last, first);
+            set_link(begin - bytes, span.free.get());
+        } else {
+            set_link(last, span.free.get());
+        }
+        span.free.set(begin);
         span.carved.set(carved + count as u16);
         true
     }
@@ -183,7 +184,7 @@ impl Core {
         span.remote.store(0, Relaxed);
         span.class.set(class as u8);
         span.block_bytes.set(block_bytes(class) as u32);
-        span.used.set(0);
+        span.used.store(0, Relaxed);
         span.carved.set(0);
         span.flags.set(0);
         span.owner.store(slot.id.get(), Release);
@@ -305,7 +306,7 @@ impl Core {
                     break;
                 }
                 collect(span);
-                if span.used.get() == 0 {
+                if span.used.load(Relaxed) == 0 {
                     self.release_span(slot, span);
                 }
             }
@@ -330,10 +331,26 @@ impl Core {
     }
 }
 
+/// A block of the first span of the caller's slot; 0 where that has none at hand.
+#[inline(always)]
+pub(crate) fn take_ready(slot: &Slot, class: usize) -> usize {
+    debug_assert!(class < CLASSES);
+    // SAFETY: who calls has the class from `class_of`, which knows no other ones.
+    let head = unsafe { slot.head.get_unchecked(class) }.get();
+    // SAFETY: a slot's heads are never null once it has an owner, and entries stay mapped.
+    let span = unsafe { &*head };
+    let block = span.free.get();
+    if block != 0 {
+        span.free.set(link(block));
+        span.used.store(span.used.load(Relaxed) + 1, Relaxed);
+    }
+    block
+}
+
 /// Whether it is the only one in its queue.
 #[inline(always)]
 fn is_alone(span: &Span) -> bool {
-    span.next.get().is_null() && span.prev.get().is_null()
+    span.next.get() as usize | span.prev.get() as usize == 0
 }
 
 /// Takes what other threads freed. `false` where that is nothing.
@@ -351,7 +368,7 @@ fn collect(span: &Span) -> bool {
                 }
                 set_link(last, span.free.get());
                 span.free.set(first);
-                span.used.set(span.used.get() - count);
+                span.used.store(span.used.load(Relaxed) - count, Relaxed);
                 return true;
             }
         }

@@ -20,12 +20,16 @@ use crate::system::Buffer;
 pub(crate) const HEAPS_MAX: usize = 1000;
 
 /// One thread's table.
+///
+/// The thread alone writes, but for the end of a heap.
 #[repr(C)]
 pub(crate) struct Thread {
-    /// By the heap's index; null where the thread has none. The thread alone writes, but for the end of a heap.
-    slots: [AtomicPtr<Slot>; HEAPS_MAX],
-    /// The heap for the program's allocator; null where the process's own could not be made. The thread alone writes, but for the end of a heap.
+    /// The heap for the program's allocator; null where the process's own could not be made.
     current: AtomicPtr<Header>,
+    /// The thread's slot in that heap; null where it has none yet. So that the usual way has one word to look at.
+    current_slot: AtomicPtr<Slot>,
+    /// By the heap's index; null where the thread has none.
+    slots: [AtomicPtr<Slot>; HEAPS_MAX],
     /// Neighbours in the list of all tables. `THREADS`.
     next: Cell<*const Thread>,
     prev: Cell<*const Thread>,
@@ -38,8 +42,9 @@ struct Ended(Thread);
 unsafe impl Sync for Ended {}
 
 static ENDED: Ended = Ended(Thread {
-    slots: [const { AtomicPtr::new(null_mut()) }; HEAPS_MAX],
     current: AtomicPtr::new(null_mut()),
+    current_slot: AtomicPtr::new(null_mut()),
+    slots: [const { AtomicPtr::new(null_mut()) }; HEAPS_MAX],
     next: Cell::new(null()),
     prev: Cell::new(null()),
 });
@@ -106,12 +111,34 @@ pub(crate) fn attach<'a>(core: Core) -> Option<&'a Slot> {
     let thread = own_table()?;
     let place = &thread.slots[core.process.index.load(Ordering::Relaxed) as usize];
     // SAFETY: as in `slot`.
-    if let Some(slot) = unsafe { place.load(Ordering::Relaxed).as_ref() } {
-        return Some(slot);
+    let slot = match unsafe { place.load(Ordering::Relaxed).as_ref() } {
+        Some(slot) => slot,
+        None => core.acquire_slot()?,
+    };
+    let address = std::ptr::from_ref(slot).cast_mut();
+    place.store(address, Ordering::Relaxed);
+    if thread.current.load(Ordering::Relaxed) as usize == core.address() {
+        thread.current_slot.store(address, Ordering::Relaxed);
     }
-    let slot = core.acquire_slot()?;
-    place.store(std::ptr::from_ref(slot).cast_mut(), Ordering::Relaxed);
     Some(slot)
+}
+
+/// The calling thread's slot in the heap that it allocates from, if it has one.
+#[inline(always)]
+pub(crate) fn current_slot<'a>() -> Option<&'a Slot> {
+    // SAFETY: as in `slot`.
+    unsafe { table()?.current_slot.load(Ordering::Relaxed).as_ref() }
+}
+
+/// The heap that the calling thread allocates from and its slot in that, if it has both.
+#[inline(always)]
+pub(crate) fn current_pair<'a>() -> Option<(Core, &'a Slot)> {
+    let thread = table()?;
+    // SAFETY: as in `slot`.
+    let slot = unsafe { thread.current_slot.load(Ordering::Relaxed).as_ref() }?;
+    let heap = thread.current.load(Ordering::Relaxed);
+    // SAFETY: null, or a heap that is mapped: the end of a heap takes it from all tables.
+    (!heap.is_null()).then(|| (unsafe { Core::at(heap) }, slot))
 }
 
 /// The heap that the calling thread allocates from, if it has a table.
@@ -125,8 +152,13 @@ pub(crate) fn current() -> Option<Core> {
 /// Enters another heap, or the process's own.
 pub(crate) fn set_current(heap: Option<Core>) -> Result<(), Error> {
     let thread = own_table().ok_or(Error::NoMemory { bytes: size_of::<Thread>(), errno: libc::ENOMEM })?;
-    let address = heap.or_else(registry::own).map_or(0, Core::address);
-    thread.current.store(address as *mut Header, Ordering::Relaxed);
+    let heap = heap.or_else(registry::own);
+    let slot_in = |core: Core| &thread.slots[core.process.index.load(Ordering::Relaxed) as usize];
+    let slot = heap.map_or(null_mut(), |core| slot_in(core).load(Ordering::Relaxed));
+    // None in between: the two must not be of different heaps.
+    thread.current_slot.store(null_mut(), Ordering::Relaxed);
+    thread.current.store(heap.map_or(0, Core::address) as *mut Header, Ordering::Relaxed);
+    thread.current_slot.store(slot, Ordering::Relaxed);
     Ok(())
 }
 
@@ -140,7 +172,10 @@ pub(crate) fn forget(core: Core) {
     while let Some(thread) = unsafe { next.as_ref() } {
         thread.slots[index].store(null_mut(), Ordering::Relaxed);
         let address = core.address() as *mut Header;
-        let _ = thread.current.compare_exchange(address, own, Ordering::Relaxed, Ordering::Relaxed);
+        if thread.current.compare_exchange(address, own, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            // The slot in the process's own heap is found again when the thread next allocates.
+            thread.current_slot.store(null_mut(), Ordering::Relaxed);
+        }
         next = thread.next.get();
     }
 }

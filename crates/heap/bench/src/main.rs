@@ -1,6 +1,6 @@
 //! Heaps beside glibc's malloc, mimalloc and jemalloc; and images beside bincode.
 //!
-//! `cargo run --release` in this folder; `-- speed`, `-- memory` or `-- images [MEGABYTES]` for a part. Each figure is the best of
+//! `cargo run --release` in this folder; `-- speed [WORK]`, `-- memory` or `-- images [MEGABYTES]` for a part. Each figure is the best of
 //! some runs, all of one start; compare figures of one start only.
 
 mod images;
@@ -16,11 +16,11 @@ fn main() {
     let megabytes = args.get(1).and_then(|word| word.parse().ok()).unwrap_or(1024);
     match part {
         "one" => memory::one(&args[1]),
-        "speed" => speed::run(),
+        "speed" => speed::run(args.get(1).map_or("", String::as_str)),
         "memory" => memory::run(),
         "images" => images::run(megabytes),
         _ => {
-            speed::run();
+            speed::run("");
             memory::run();
             images::run(megabytes);
         }

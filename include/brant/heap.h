@@ -72,6 +72,17 @@ void *brant_heap_root(brant_heap *heap, const char *name, uint64_t kind, size_t 
 
 /* Saves heaps together; count 0: all. No other thread may use them meanwhile. */
 int brant_heap_save(const char *path, brant_heap *const *heaps, size_t count);
+
+/* Write a new file although the image could be added to. */
+#define BRANT_HEAP_SAVE_WHOLE 1
+/* Save a debugged heap although blocks hold addresses of loaded modules. */
+#define BRANT_HEAP_SAVE_CODE_POINTERS 2
+/* Map what was read from the image afterwards, copy-on-write, as a load does: then the next save reads only what was written since. For who saves
+ * again and again. What another thread writes to the heaps meanwhile is lost. */
+#define BRANT_HEAP_SAVE_MAPPED 4
+
+/* The same, with flags. */
+int brant_heap_save_with(const char *path, brant_heap *const *heaps, size_t count, int flags);
 /* Brings up all heaps of an image, or none. */
 int brant_heap_load(const char *path);
 

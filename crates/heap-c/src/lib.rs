@@ -371,6 +371,30 @@ pub unsafe extern "C" fn brant_heap_root(
 /// As the header says of all arguments.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn brant_heap_save(to: *const c_char, heaps: *const *mut CHeap, count: usize) -> c_int {
+    // SAFETY: promised by the caller.
+    unsafe { brant_heap_save_with(to, heaps, count, 0) }
+}
+
+/// `BRANT_HEAP_SAVE_WHOLE` and the others.
+const SAVE_WHOLE: c_int = 1;
+const SAVE_CODE_POINTERS: c_int = 2;
+const SAVE_MAPPED: c_int = 4;
+
+/// # Safety
+///
+/// As the header says of all arguments.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn brant_heap_save_with(
+    to: *const c_char,
+    heaps: *const *mut CHeap,
+    count: usize,
+    flags: c_int,
+) -> c_int {
+    let saving = Saving {
+        whole: flags & SAVE_WHOLE != 0,
+        code_pointers: flags & SAVE_CODE_POINTERS != 0,
+        mapped: flags & SAVE_MAPPED != 0,
+    };
     let mut chosen: [Option<Heap>; ALL_MAX] = [None; ALL_MAX];
     let mut chosen_count = 0;
     let mut result = Ok(());
@@ -397,7 +421,7 @@ pub unsafe extern "C" fn brant_heap_save(to: *const c_char, heaps: *const *mut C
     let heaps = chosen.map(|heap| heap.unwrap_or(first));
     // SAFETY: promised by the caller.
     let to = unsafe { path(to) };
-    brant_heap::save_with(to, &heaps[..chosen_count], Saving::default())
+    brant_heap::save_with(to, &heaps[..chosen_count], saving)
         .map_or_else(|error| failed(&error), |_| 0)
 }
 

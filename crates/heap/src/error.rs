@@ -83,6 +83,8 @@ pub enum Error {
     Busy,
     /// Something that is not an image has the name that the image should get.
     InTheWay,
+    /// Another thread used a heap while it was saved.
+    InUse(Label),
     /// Blocks hold addresses of code or of a library's data.
     CodePointers { count: usize, block: usize, offset: usize, value: usize, module: Label },
 }
@@ -125,6 +127,7 @@ impl Error {
             Error::Busy => "B-1226",
             Error::InTheWay => "B-1227",
             Error::CodePointers { .. } => "B-1228",
+            Error::InUse(_) => "B-1229",
         }
     }
 }
@@ -182,6 +185,9 @@ impl fmt::Display for Error {
             Error::Write { errno } => write!(f, "the image cannot be written: {}", Errno(*errno)),
             Error::Busy => f.write_str("another process has been writing this image for half a minute"),
             Error::InTheWay => f.write_str("a file that is no image of heaps has this name"),
+            Error::InUse(heap) => {
+                write!(f, "another thread allocated from heap {heap:?}, or freed, while it was saved")
+            }
             Error::CodePointers { count, block, offset, value, module } => write!(
                 f,
                 "{count} words in live blocks are addresses in loaded modules, the first one {value:#x} of {module} at offset \

@@ -103,7 +103,7 @@ pub(crate) struct Process {
     pub(crate) slices_committed: Cell<u32>,
     /// Memory of free runs is given back to the host when `slices_idle` comes to this. `pages`.
     pub(crate) discard_at: Cell<u32>,
-    /// For a heap that came out of an image: a byte for each 64 KiB of the range, 1 where the file is mapped. Else null.
+    /// For a heap of which parts are mapped from an image: a byte for each 64 KiB of the range, 1 where that is so. Else null. `pages`.
     pub(crate) backed: AtomicPtr<AtomicU8>,
     /// Which image it was loaded from or last saved to. `pages`.
     pub(crate) origin: Cell<Origin>,

@@ -120,6 +120,15 @@ impl Core {
         if part.iter().all(|byte| byte.load(Ordering::Relaxed) == 0) { &[] } else { part }
     }
 
+    /// Says that an address range is mapped from a file now. The heap has the table of such parts, and `pages` is held.
+    pub(crate) fn mark_backed(self, address: usize, bytes: usize) {
+        let first = (address - self.address()) >> SLICE_SHIFT;
+        let table = self.process.backed.load(Ordering::Relaxed);
+        // SAFETY: there is a byte for each 64 KiB of the range, and they are kept as long as the process.
+        let all = unsafe { std::slice::from_raw_parts(table, self.range_bytes.get() >> SLICE_SHIFT) };
+        all[first..first + (bytes >> SLICE_SHIFT)].iter().for_each(|byte| byte.store(1, Ordering::Relaxed));
+    }
+
     fn take_fresh(self, len: u32) -> Option<Run> {
         let slice = self.top();
         let end = slice.checked_add(len).filter(|end| *end <= self.slices_max.get())?;

@@ -1,5 +1,6 @@
 //! The system calls that heaps need, without an allocator: the program's own may be the heap that is being saved.
 
+use std::cell::Cell;
 use std::os::unix::ffi::OsStrExt as _;
 
 use crate::error::Error;
@@ -72,7 +73,10 @@ pub(crate) struct Status {
 
 /// An open file; closed at its end.
 #[derive(Debug)]
-pub(crate) struct File(i32);
+pub(crate) struct File {
+    fd: i32,
+    is_locked: Cell<bool>,
+}
 
 impl File {
     pub(crate) fn open_for_reading(path: &Path) -> Result<File, i32> {
@@ -91,17 +95,17 @@ impl File {
     fn open(path: &Path, flags: i32) -> Result<File, i32> {
         // SAFETY: the path ends with a zero byte.
         let fd = unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC, 0o600) };
-        checked(fd.into()).map(|fd| File(fd as i32))
+        checked(fd.into()).map(|fd| File { fd: fd as i32, is_locked: Cell::new(false) })
     }
 
     pub(crate) fn raw(&self) -> i32 {
-        self.0
+        self.fd
     }
 
     pub(crate) fn status(&self) -> Result<Status, i32> {
         let mut stat = std::mem::MaybeUninit::<libc::stat>::zeroed();
         // SAFETY: the structure is ours and of the right size.
-        checked(unsafe { libc::fstat(self.0, stat.as_mut_ptr()) }.into())?;
+        checked(unsafe { libc::fstat(self.fd, stat.as_mut_ptr()) }.into())?;
         // SAFETY: zero is valid for each field, and fstat filled it.
         let stat = unsafe { stat.assume_init() };
         Ok(Status {
@@ -115,7 +119,7 @@ impl File {
     pub(crate) fn read(&self, into: &mut [u8]) -> Result<usize, i32> {
         loop {
             // SAFETY: the buffer is ours and as long as said.
-            let count = unsafe { libc::read(self.0, into.as_mut_ptr().cast(), into.len()) };
+            let count = unsafe { libc::read(self.fd, into.as_mut_ptr().cast(), into.len()) };
             match checked(count as i64) {
                 Err(libc::EINTR) => {}
                 done => return done,
@@ -130,7 +134,7 @@ impl File {
             let rest = &mut into[filled..];
             let at = (offset + filled as u64) as i64;
             // SAFETY: the buffer is ours and as long as said.
-            let count = unsafe { libc::pread(self.0, rest.as_mut_ptr().cast(), rest.len(), at) };
+            let count = unsafe { libc::pread(self.fd, rest.as_mut_ptr().cast(), rest.len(), at) };
             match checked(count as i64) {
                 Err(libc::EINTR) => {}
                 Err(errno) => return Err(errno),
@@ -147,7 +151,7 @@ impl File {
             let rest = &bytes[written..];
             let at = (offset + written as u64) as i64;
             // SAFETY: the buffer is ours and as long as said.
-            let count = unsafe { libc::pwrite(self.0, rest.as_ptr().cast(), rest.len(), at) };
+            let count = unsafe { libc::pwrite(self.fd, rest.as_ptr().cast(), rest.len(), at) };
             match checked(count as i64) {
                 Err(libc::EINTR) => {}
                 Err(errno) => return Err(errno),
@@ -160,25 +164,32 @@ impl File {
 
     pub(crate) fn set_length(&self, bytes: u64) -> Result<(), i32> {
         // SAFETY: no memory is touched.
-        checked(unsafe { libc::ftruncate(self.0, bytes as i64) }.into()).map(drop)
+        checked(unsafe { libc::ftruncate(self.fd, bytes as i64) }.into()).map(drop)
     }
 
     pub(crate) fn sync(&self) -> Result<(), i32> {
         // SAFETY: no memory is touched.
-        checked(unsafe { libc::fsync(self.0) }.into()).map(drop)
+        checked(unsafe { libc::fsync(self.fd) }.into()).map(drop)
     }
 
     /// Takes the file for ourselves; `EWOULDBLOCK` where another process has it.
     pub(crate) fn try_lock(&self) -> Result<(), i32> {
         // SAFETY: no memory is touched.
-        checked(unsafe { libc::flock(self.0, libc::LOCK_EX | libc::LOCK_NB) }.into()).map(drop)
+        checked(unsafe { libc::flock(self.fd, libc::LOCK_EX | libc::LOCK_NB) }.into())?;
+        self.is_locked.set(true);
+        Ok(())
     }
 }
 
 impl Drop for File {
     fn drop(&mut self) {
+        if self.is_locked.get() {
+            // The child of a fork that came meanwhile has the descriptor too, and would keep the lock for as long as it lives.
+            // SAFETY: no memory is touched.
+            unsafe { libc::flock(self.fd, libc::LOCK_UN) };
+        }
         // SAFETY: the descriptor is ours, and nobody has it after this.
-        unsafe { libc::close(self.0) };
+        unsafe { libc::close(self.fd) };
     }
 }
 
@@ -279,6 +290,38 @@ pub(crate) unsafe fn map_file(at: usize, bytes: usize, file: &File, offset: u64)
     // SAFETY: promised by the caller.
     let address = unsafe { libc::mmap(at as *mut _, bytes, rights, flags, file.raw(), offset as i64) };
     if address == libc::MAP_FAILED { Err(errno()) } else { Ok(()) }
+}
+
+/// What became of memory that a file was to take the place of.
+pub(crate) enum Replaced {
+    Done,
+    Untouched,
+    /// Nothing may be there any more.
+    Unknown,
+}
+
+/// Puts a part of a file, copy-on-write, in the place of memory that holds the same. It is mapped elsewhere first, since a mapping that fails may
+/// have removed what it was to replace.
+///
+/// # Safety
+///
+/// The memory is of a heap, the file holds the same bytes, and nobody uses it.
+pub(crate) unsafe fn replace_by_file(at: usize, bytes: usize, file: &File, offset: u64) -> Replaced {
+    let rights = libc::PROT_READ | libc::PROT_WRITE;
+    let (nowhere, offset) = (std::ptr::null_mut(), offset as i64);
+    // SAFETY: nothing is replaced.
+    let fresh = unsafe { libc::mmap(nowhere, bytes, rights, libc::MAP_PRIVATE, file.raw(), offset) };
+    if fresh == libc::MAP_FAILED {
+        return Replaced::Untouched;
+    }
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    // SAFETY: promised by the caller; the fresh mapping is ours.
+    if unsafe { libc::mremap(fresh, bytes, bytes, flags, at as *mut libc::c_void) } == libc::MAP_FAILED {
+        // SAFETY: nobody has seen it.
+        unsafe { unmap(fresh as usize, bytes) };
+        return Replaced::Unknown;
+    }
+    Replaced::Done
 }
 
 /// Makes whole pages read as zero and gives their memory back. `false` where the kernel does not; then they are as they were.

@@ -140,4 +140,11 @@ library. These lie elsewhere in the next process. Keep numbers or names instead 
 virtual functions; or, where the program puts such words right after a load, or the word is a number that only looks like one,
 save with `code_pointers`.",
     },
+    Entry {
+        code: "B-1229",
+        title: "a heap was used while it was saved",
+        text: "Another thread allocated from the heap or freed in it while it was read, so what was read belongs to no one moment. Nothing was
+saved; the image is what it was. Let the other threads wait, or leave the heap, until the save is done, and save again. Only
+allocations are noticed: that nobody else writes into blocks meanwhile is for the program to see to.",
+    },
 ];

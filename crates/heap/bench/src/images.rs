@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::{BufReader, BufWriter, Write as _};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use brant_heap::Heap;
+
+use crate::speed::spent;
 
 type Map = BTreeMap<u64, String>;
 
@@ -13,10 +16,11 @@ type Map = BTreeMap<u64, String>;
 const ENTRY_BYTES: usize = 105;
 
 fn timed<T>(what: &str, work: impl FnOnce() -> T) -> (T, f64) {
-    let begin = Instant::now();
+    let (begin, spent_before) = (Instant::now(), spent());
     let result = work();
     let ms = begin.elapsed().as_secs_f64() * 1e3;
-    println!("{what:<44}{ms:>12.3} ms");
+    let spent_ms = (spent() - spent_before) * 1e3;
+    println!("{what:<44}{ms:>12.3} ms, {spent_ms:>12.3} ms of a processor");
     (result, ms)
 }
 
@@ -46,6 +50,11 @@ fn measure(megabytes: usize, folder: &Path) {
             .expect("there is room");
         file.flush().expect("there is room");
     });
+    println!(
+        "{:<44}{:>12} MiB",
+        "  its file",
+        std::fs::metadata(&other).expect("it was written").len() >> 20
+    );
     map = std::mem::take(&mut map);
     let place = heap.keep("map", map).expect("there is memory");
     let (_, save) = timed("heap: save", || brant_heap::save(&image, &[heap]).expect("there is room"));
@@ -55,6 +64,18 @@ fn measure(megabytes: usize, folder: &Path) {
         brant_heap::save(&image, &[heap]).expect("there is room")
     });
     println!("{:<44}{:>12} KiB", "  written", saved.written_bytes >> 10);
+    let mapped = brant_heap::Saving { mapped: true, ..Default::default() };
+    timed("heap: the same, and what was read is mapped", || {
+        change(heap, 11);
+        brant_heap::save_with(&image, &[heap], mapped).expect("there is room")
+    });
+    for entries in [10, 1000, 100_000] {
+        change(heap, entries);
+        let (saved, _) = timed(&format!("heap: save what was mapped, {entries} entries changed"), || {
+            brant_heap::save_with(&image, &[heap], mapped).expect("there is room")
+        });
+        println!("{:<44}{:>12} KiB", "  written", saved.written_bytes >> 10);
+    }
     let _ = place;
     // SAFETY: nobody uses it any more.
     unsafe { heap.destroy() };
@@ -101,10 +122,12 @@ fn measure(megabytes: usize, folder: &Path) {
     );
 }
 
-/// Changes texts of entries that follow each other.
+/// Changes texts of entries that follow each other, each time to others.
 fn change(heap: Heap, entries: u64) {
+    static TIMES: AtomicU32 = AtomicU32::new(100);
+    let mark = TIMES.fetch_add(1, Ordering::Relaxed).to_string();
     let _entered = heap.enter().expect("there is memory");
     // SAFETY: this program kept it.
     let map = unsafe { heap.kept::<Map>("map") }.expect("it was kept");
-    map.range_mut(1000..1000 + entries).for_each(|(_, text)| text.replace_range(..3, "THE"));
+    map.range_mut(1000..1000 + entries).for_each(|(_, text)| text.replace_range(..3, &mark));
 }

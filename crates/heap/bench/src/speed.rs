@@ -9,7 +9,7 @@ use crate::{NAMES, with_allocator};
 const ROUNDS: usize = 15;
 
 /// Processor time of this process, in seconds.
-fn spent() -> f64 {
+pub(crate) fn spent() -> f64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9

@@ -319,7 +319,7 @@ impl Builder {
     }
 
     /// The whole as it is in the file.
-    pub(crate) fn finish(self) -> Result<(Buffer, usize), Error> {
+    pub(crate) fn finish(&self) -> Result<(Buffer, usize), Error> {
         let parts = [&self.records, &self.extents, &self.hashes];
         let bytes = START_BYTES + parts.iter().map(|part| part.len).sum::<usize>();
         let mut all = Bytes::new(bytes)?;

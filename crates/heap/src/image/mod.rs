@@ -9,6 +9,7 @@ mod load;
 mod pagemap;
 #[forbid(unsafe_code)]
 mod reader;
+mod remap;
 mod save;
 #[forbid(unsafe_code)]
 mod target;

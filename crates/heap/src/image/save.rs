@@ -1,7 +1,8 @@
 //! Saving: the heaps' groups that the image does not have yet, an index, a new head.
 //!
 //! No other thread may use the heaps meanwhile: that is for the caller to see to, since only he knows what belongs together. Locks of the
-//! allocator are held, so a thread that does allocate slowly waits, but most calls take no lock. Each group is copied before it is checked and
+//! allocator are held, so a thread that does allocate slowly waits, but most calls take no lock. So what the allocator itself keeps is looked at
+//! once more when all is read: a save during which another thread allocated or freed is none. Each group is copied before it is checked and
 //! written, so that an image's checksums always hold.
 //!
 //! Nothing here allocates: the heap that is saved may be the program's own.
@@ -9,9 +10,10 @@
 use super::format::GROUP_BYTES;
 use super::index::{Builder, HEAPS_MAX};
 use super::pagemap::{PageMap, Pages};
+use super::remap::Runs;
 use super::target::Target;
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Label};
 use crate::heap::Heap;
 use crate::layout::*;
 use crate::registry;
@@ -23,6 +25,10 @@ pub struct Saving {
     pub whole: bool,
     /// Save a debugged heap although blocks hold addresses of loaded modules.
     pub code_pointers: bool,
+    /// Map what was read from the image afterwards, copy-on-write, as a load does. Then the next save reads only what was written since, where else
+    /// it reads all that this process ever wrote. For who saves again and again; the file must stay as it is, as for a load, and what another
+    /// thread writes to the heaps meanwhile is lost.
+    pub mapped: bool,
 }
 
 /// What a save did.
@@ -32,10 +38,14 @@ pub struct Saved {
     pub generation: u64,
     /// The file's size.
     pub bytes: u64,
+    /// What was read of the heaps.
+    pub read_bytes: u64,
     /// What was written of the heaps.
     pub written_bytes: u64,
     /// What the image holds of them.
     pub held_bytes: u64,
+    /// What was mapped, if that was asked for: less than was read where the kernel maps no more.
+    pub mapped_bytes: u64,
 }
 
 /// Saves heaps together: pointers from one to another hold. Adds to the image at `path` where there is one and that is worth while; else
@@ -63,19 +73,32 @@ pub fn save_with(path: &std::path::Path, heaps: &[Heap], saving: Saving) -> Resu
     let set = Set::hold(heaps);
     let groups = set.each().map(groups_of).sum();
     let mut builder = Builder::new(HEAPS_MAX, groups)?;
-    let mut held_bytes = 0;
-    let mut result = Ok(());
-    set.each().for_each(|core| {
-        if result.is_ok() {
-            result = save_heap(core, &mut target, &mut builder).map(|bytes| held_bytes += bytes);
+    let mut runs = Runs::new(saving.mapped.then_some(groups))?;
+    let mut seen = [[0; 32]; HEAPS_MAX];
+    let (mut held_bytes, mut read_bytes) = (0, 0);
+    for (core, seen) in set.each().zip(&mut seen) {
+        let mut saver = Saver::new(core, &mut target, &mut builder, &mut runs);
+        *seen = saver.heap()?;
+        held_bytes += saver.held * GROUP_BYTES as u64;
+        read_bytes += saver.read * GROUP_BYTES as u64;
+    }
+    for (core, seen) in set.each().zip(&seen) {
+        if Saver::new(core, &mut target, &mut builder, &mut runs).metadata_now() != *seen {
+            return Err(Error::InUse(Label::new(core.name_text().as_bytes())));
         }
-    });
-    result?;
+    }
     let (index, index_bytes) = builder.finish()?;
     let written_bytes = target.written_groups * GROUP_BYTES as u64;
     let (id, generation, bytes) = target.commit(&index[..index_bytes])?;
+    let mut mapped_bytes = 0;
+    for (core, seen) in set.each().zip(&seen).filter(|_| saving.mapped) {
+        // Making an image durable takes its time: what another thread has allocated meanwhile must not go.
+        if Saver::new(core, &mut target, &mut builder, &mut runs).metadata_now() == *seen {
+            mapped_bytes += runs.map(core, target.file());
+        }
+    }
     set.each().for_each(|core| core.process.origin.set(Origin { id, generation }));
-    Ok(Saved { generation, bytes, written_bytes, held_bytes })
+    Ok(Saved { generation, bytes, read_bytes, written_bytes, held_bytes, mapped_bytes })
 }
 
 /// Heaps whose locks are held, in the order of the registry, as a fork takes them.
@@ -132,81 +155,134 @@ fn metadata_groups(core: Core) -> impl ExactSizeIterator<Item = usize> {
     })
 }
 
-/// Writes what is new of a heap; gives how much the image holds of it.
-fn save_heap(core: Core, target: &mut Target, builder: &mut Builder) -> Result<u64, Error> {
-    let record = target.old.as_ref().and_then(|old| {
-        let is_it = |record: &super::index::Record| {
-            record.base == core.address() && record.range_bytes == core.range_bytes.get()
-        };
-        old.index.records().find(is_it)
-    });
-    let (id, generation) = target.identity();
-    let origin = core.process.origin.get();
-    let has_origin = record.is_some() && generation != 0 && origin == Origin { id, generation };
-    let mut saver = Saver { core, target, builder, record, has_origin, pages: PageMap::open(), held: 0 };
-    metadata_groups(core).try_for_each(|group| saver.group(group))?;
-    let first_data = (core.data.get() - core.address()) / GROUP_BYTES;
-    let mut slice = 0;
-    while slice < core.top() {
-        let span = core.span(slice);
-        let len = span.len.get().max(1);
-        if span.state.get() != FREE {
-            (slice..slice + len).try_for_each(|slice| saver.group(first_data + slice as usize))?;
-        }
-        slice += len;
-    }
-    let held = saver.held;
-    builder.heap(&core.name.get(), core.address(), core.range_bytes.get(), core.flags.get(), core.top());
-    Ok(held * GROUP_BYTES as u64)
-}
-
 struct Saver<'a> {
     core: Core,
     target: &'a mut Target,
     builder: &'a mut Builder,
+    runs: &'a mut Runs,
     /// The heap in the image as it is.
     record: Option<super::index::Record>,
     /// The heap was loaded from, or last saved to, the image as it is: pages of the file that were not written are in it already.
     has_origin: bool,
     pages: PageMap,
     held: u64,
+    read: u64,
 }
 
-impl Saver<'_> {
-    fn group(&mut self, group: usize) -> Result<(), Error> {
+/// What is to be done with a group.
+enum Found {
+    /// The file has it as it is, or it is zero and the file has none.
+    Old,
+    /// It was never touched.
+    Absent,
+    /// It was read, and is all zero.
+    Zero,
+    /// It was read: its checksum. Its bytes are in the target's room.
+    Read([u8; 32]),
+}
+
+impl<'a> Saver<'a> {
+    fn new(core: Core, target: &'a mut Target, builder: &'a mut Builder, runs: &'a mut Runs) -> Saver<'a> {
+        let record = target.old.as_ref().and_then(|old| {
+            let is_it = |record: &super::index::Record| {
+                record.base == core.address() && record.range_bytes == core.range_bytes.get()
+            };
+            old.index.records().find(is_it)
+        });
+        let (id, generation) = target.identity();
+        let has_origin =
+            record.is_some() && generation != 0 && core.process.origin.get() == Origin { id, generation };
+        Saver { core, target, builder, runs, record, has_origin, pages: PageMap::open(), held: 0, read: 0 }
+    }
+
+    /// Writes what is new of the heap; gives a checksum of what the allocator keeps.
+    fn heap(&mut self) -> Result<[u8; 32], Error> {
+        let core = self.core;
+        let mut seen = blake3::Hasher::new();
+        for group in metadata_groups(core) {
+            let found = self.read(group);
+            seen.update(&mark(&found));
+            self.keep(group, &found)?;
+        }
+        let first_data = (core.data.get() - core.address()) / GROUP_BYTES;
+        let mut slice = 0;
+        while slice < core.top() {
+            let span = core.span(slice);
+            let len = span.len.get().max(1);
+            if span.state.get() != FREE {
+                for group in (slice..slice + len).map(|slice| first_data + slice as usize) {
+                    let found = self.read(group);
+                    let offset = self.keep(group, &found)?;
+                    if matches!(found, Found::Zero | Found::Read(_)) {
+                        self.runs.group(core.address(), group as u32, offset);
+                    }
+                }
+            }
+            slice += len;
+        }
+        self.builder.heap(
+            &core.name.get(),
+            core.address(),
+            core.range_bytes.get(),
+            core.flags.get(),
+            core.top(),
+        );
+        Ok(*seen.finalize().as_bytes())
+    }
+
+    /// The same checksum, of now.
+    fn metadata_now(&mut self) -> [u8; 32] {
+        let mut seen = blake3::Hasher::new();
+        metadata_groups(self.core).for_each(|group| {
+            seen.update(&mark(&self.read(group)));
+        });
+        *seen.finalize().as_bytes()
+    }
+
+    fn read(&mut self, group: usize) -> Found {
         let address = self.core.address() + group * GROUP_BYTES;
         let is_backed = !self.core.backed(address, GROUP_BYTES).is_empty();
-        let old = match (&self.target.old, &self.record) {
-            (Some(old), Some(record)) => old.index.find(record, group as u32),
-            _ => None,
-        };
         match self.pages.look(address) {
-            Pages::Absent if !is_backed => return Ok(()),
-            Pages::Absent | Pages::OfFile if is_backed && self.has_origin => {
-                if let Some((offset, hash)) = old {
-                    self.builder.group(group as u32, offset, &hash);
-                    self.held += 1;
-                }
-                return Ok(());
-            }
+            Pages::Absent if !is_backed => return Found::Absent,
+            Pages::Absent | Pages::OfFile if is_backed && self.has_origin => return Found::Old,
             _ => {}
         }
         let room = self.target.room();
         copy(address, room);
+        self.read += 1;
         if group == 0 {
             forget_process(room);
         }
         if room.iter().all(|byte| *byte == 0) {
-            return Ok(());
+            return Found::Zero;
         }
-        let hash = *blake3::hash(room).as_bytes();
-        let offset = match old {
-            Some((offset, old_hash)) if old_hash == hash => offset,
-            _ => self.target.keep()?,
+        Found::Read(*blake3::hash(room).as_bytes())
+    }
+
+    /// Enters a group into the index, and what was read into the file if that does not have it. Gives its place in the file.
+    fn keep(&mut self, group: usize, found: &Found) -> Result<Option<u64>, Error> {
+        let old = match (&self.target.old, &self.record) {
+            (Some(old), Some(record)) => old.index.find(record, group as u32),
+            _ => None,
+        };
+        let (offset, hash) = match (found, old) {
+            (Found::Absent | Found::Zero, _) | (Found::Old, None) => return Ok(None),
+            (Found::Old, Some(old)) => old,
+            (Found::Read(hash), Some((offset, old))) if old == *hash => (offset, old),
+            (Found::Read(hash), _) => (self.target.keep()?, *hash),
         };
         self.builder.group(group as u32, offset, &hash);
         self.held += 1;
-        Ok(())
+        Ok(Some(offset))
+    }
+}
+
+/// What a group adds to the checksum of what the allocator keeps.
+fn mark(found: &Found) -> [u8; 32] {
+    match found {
+        Found::Old => [1; 32],
+        Found::Absent | Found::Zero => [0; 32],
+        Found::Read(hash) => *hash,
     }
 }
 

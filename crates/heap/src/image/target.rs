@@ -74,6 +74,10 @@ impl Target {
         })
     }
 
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// The image's identity and the generation that its groups are of, before this save.
     pub(crate) fn identity(&self) -> ([u8; 16], u64) {
         (self.preamble.id, self.old.as_ref().map_or(0, |old| old.head.generation))
@@ -120,7 +124,7 @@ impl Target {
     }
 
     /// Writes the index, makes all of it durable, and gives the image its new generation. Nothing is written where nothing changed.
-    pub(crate) fn commit(mut self, index: &[u8]) -> Result<([u8; 16], u64, u64), Error> {
+    pub(crate) fn commit(&mut self, index: &[u8]) -> Result<([u8; 16], u64, u64), Error> {
         let write = |errno| Error::Write { errno };
         let (id, generation) = self.identity();
         if let Some(old) = &self.old

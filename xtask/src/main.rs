@@ -1,5 +1,5 @@
 //! The project's chores, in plain Rust:
-//! `cargo xtask ci [--full] | quick | tidy | golden | fuzz | dist | e2e | packages | bench`.
+//! `cargo xtask ci [--full] | quick | tidy | golden | fuzz | dist | e2e | packages | windows | bench`.
 //!
 //! `ci` is exactly what CI runs. Nothing here depends on the project's own crates, so that it builds in seconds and
 //! still runs when they do not compile.
@@ -9,6 +9,7 @@ mod bench;
 mod packages;
 mod step;
 mod tidy;
+mod windows;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,7 +19,7 @@ use step::Step;
 
 const USAGE: &str = "cargo xtask CHORE
 
-  ci [--full]   everything: quick, tidy, golden, fuzz, e2e; with --full the issue's counts
+  ci [--full]   everything: quick, tidy, golden, fuzz, e2e, windows; with --full the issue's counts
   quick         formatting, clippy with warnings denied, unit and property tests: under three minutes
   tidy          the checks that STYLE asks for and no compiler makes
   golden        the golden and the broken images and wrapper definitions
@@ -26,6 +27,8 @@ const USAGE: &str = "cargo xtask CHORE
   dist          target/dist/brant: one static file for any distribution
   e2e [--full]  the end-to-end tests: fixtures, kills, real programs
   packages      installs what the end-to-end tests need, or names it
+  windows [TEST]
+                the Windows part: builds it with Debian's compiler, and tests it under Wine (docs/windows.md)
   bench [--sizes 64M,1G,4G] [--repeat N] [--json FILE]
                 times and sizes on tmpfs, beside a memcpy and, where BRANT_BENCH_CRIU and BRANT_BENCH_DMTCP_LAUNCH
                 are the paths of criu and dmtcp_launch, beside these
@@ -38,16 +41,20 @@ fn main() -> ExitCode {
     if chore == Some("bench") {
         return if bench::run(&args[1..]) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
+    let filter = args.get(1).filter(|_| chore == Some("windows")).map_or("", String::as_str);
     let begin = Instant::now();
     let steps: Vec<Step> = match chore {
-        Some("ci") => [quick(), vec![Step::Tidy], golden(), fuzz(is_full), e2e(is_full)].concat(),
+        Some("ci") => {
+            [quick(), vec![Step::Tidy], golden(), fuzz(is_full), e2e(is_full), windows_of_ci()].concat()
+        }
         Some("quick") => quick(),
         Some("tidy") => vec![Step::Tidy],
         Some("golden") => golden(),
         Some("fuzz") => fuzz(is_full),
         Some("dist") => dist(),
         Some("e2e") => e2e(is_full),
-        Some("packages") => vec![Step::Packages],
+        Some("packages") => vec![Step::Packages, Step::WindowsPackages],
+        Some("windows") => windows::steps(filter),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);
@@ -113,6 +120,10 @@ fn e2e(is_full: bool) -> Vec<Step> {
         .env("BRANT_FULL", if is_full { "1" } else { "0" });
     let judged = vec![Step::ForgetSkips(skips.clone()), tests, Step::JudgeSkips(skips)];
     [vec![Step::Packages, build], dist(), judged].concat()
+}
+
+fn windows_of_ci() -> Vec<Step> {
+    [vec![Step::WindowsPackages], windows::steps("")].concat()
 }
 
 /// The repository's root.

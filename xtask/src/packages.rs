@@ -40,27 +40,58 @@ const NEEDED: &[(&str, &str)] = &[
     ("ssh", "openssh-client"),
 ];
 
-/// What is not on the search path.
+/// What `cargo xtask windows` needs: a Wine, a linker, and a compiler that comes with the source of its standard library.
+pub(crate) const WINDOWS: &[(&str, &str)] = &[
+    ("wine", "wine"),
+    ("/usr/lib/wine/wine64", "wine64"),
+    ("x86_64-w64-mingw32-gcc", "gcc-mingw-w64-x86-64"),
+    ("/usr/bin/rustc", "rustc-web"),
+    ("/usr/bin/cargo", "cargo-web"),
+    ("/usr/bin/cargo-clippy", "rust-web-clippy"),
+    ("/usr/lib/rustlib/src/rust/library/Cargo.toml", "rust-web-src"),
+];
+
+/// What the end-to-end tests need and is not on the search path.
 pub(crate) fn missing() -> Vec<Needed> {
+    missing_of(NEEDED)
+}
+
+fn missing_of(needed: &[(&str, &'static str)]) -> Vec<Needed> {
     // The tests look there too: what a user installed for himself the tests' plain user may not reach.
     let folders = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(Path::new);
     let is_missing = |command: &str| !folders.iter().any(|folder| folder.join(command).is_file());
-    let missing = NEEDED.iter().filter(|(command, _)| is_missing(command));
+    let missing = needed.iter().filter(|(command, _)| is_missing(command));
     missing.map(|(command, package)| Needed { command: (*command).to_owned(), package }).collect()
 }
 
-/// Installs what is missing where this may be done, else names it. Tests skip what they cannot run.
+/// Installs what the end-to-end tests need where this may be done, else names it. Tests skip what they cannot run.
 pub(crate) fn provide() {
-    let wanted = missing();
+    provide_of(NEEDED);
+}
+
+/// The same for what `cargo xtask windows` needs. Tells whether all is there.
+pub(crate) fn provide_windows() -> bool {
+    provide_of(WINDOWS)
+}
+
+/// The packages that are missing for `cargo xtask windows`.
+pub(crate) fn missing_for_windows() -> Vec<&'static str> {
+    let mut packages: Vec<&str> = missing_of(WINDOWS).iter().map(|needed| needed.package).collect();
+    packages.dedup();
+    packages
+}
+
+fn provide_of(needed: &[(&str, &'static str)]) -> bool {
+    let wanted = missing_of(needed);
     if wanted.is_empty() {
         println!("all there");
-        return;
+        return true;
     }
     let mut packages: Vec<&str> = wanted.iter().map(|needed| needed.package).collect();
     packages.dedup();
     if !is_root() {
         println!("missing, and only root may install: apt-get install {}", packages.join(" "));
-        return;
+        return false;
     }
     let apt = |args: &[&str]| {
         let status = Command::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive").status();
@@ -73,9 +104,11 @@ pub(crate) fn provide() {
             apt(&["install", "-qq", "-y", "--no-install-recommends", package]);
         }
     }
-    for needed in missing() {
+    let missing = missing_of(needed);
+    for needed in &missing {
         println!("still missing: {} (package {})", needed.command, needed.package);
     }
+    missing.is_empty()
 }
 
 /// Whether this is root: the owner of our own /proc entry.

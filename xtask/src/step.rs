@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use crate::{packages, root, tidy};
+use crate::{packages, root, tidy, windows};
 
 /// A step of a chore.
 #[derive(Clone, Debug)]
@@ -17,6 +17,14 @@ pub(crate) enum Step {
     Tidy,
     /// Installs or names the packages that tests need.
     Packages,
+    /// The same for the Windows part.
+    WindowsPackages,
+    /// Fails, with their names, where packages for the Windows part are missing.
+    WindowsPackagesAreThere,
+    /// A command for the Windows part, with its variables.
+    Windows(windows::Run),
+    /// Makes the prefixes of Wine that the tests of the Windows part run in.
+    WinePrefixes,
     /// Copies what was built to where it is looked for, under its name at once.
     Place { from: PathBuf, to: PathBuf },
     /// Empties the file in which tests record their skips.
@@ -50,6 +58,19 @@ impl Step {
                 packages::provide();
                 true
             }
+            Step::WindowsPackages => packages::provide_windows(),
+            Step::WindowsPackagesAreThere => {
+                let missing = packages::missing_for_windows();
+                report(
+                    missing
+                        .first()
+                        .map(|_| format!("apt-get install {}", missing.join(" ")))
+                        .into_iter()
+                        .collect(),
+                )
+            }
+            Step::Windows(run) => run.run(),
+            Step::WinePrefixes => report(windows::prefixes().err().into_iter().collect()),
             Step::Place { from, to } => report(place(from, to).err().into_iter().collect()),
             Step::ForgetSkips(path) => {
                 let _ = std::fs::remove_file(path);
@@ -72,6 +93,10 @@ impl fmt::Display for Step {
             Step::Cargo { args, .. } => write!(f, "cargo {}", args.join(" ")),
             Step::Tidy => f.write_str("tidy"),
             Step::Packages => f.write_str("packages for the end-to-end tests"),
+            Step::WindowsPackages => f.write_str("packages for the Windows part"),
+            Step::WindowsPackagesAreThere => f.write_str("packages of the Windows part are there"),
+            Step::Windows(run) => write!(f, "{run}"),
+            Step::WinePrefixes => f.write_str("prefixes of Wine"),
             Step::Place { to, .. } => write!(f, "place {}", to.display()),
             Step::ForgetSkips(_) => f.write_str("forget earlier skips"),
             Step::JudgeSkips(_) => f.write_str("skips"),

@@ -10,7 +10,7 @@ const LONG_FILE_PHRASE: &str = "longer than 600 lines because";
 /// Everything that is not as it should be, one line each.
 pub(crate) fn findings(root: &Path) -> Vec<String> {
     let mut sources = Vec::new();
-    for folder in ["crates", "xtask"] {
+    for folder in ["crates", "xtask", "windows"] {
         collect(&root.join(folder), &mut sources);
     }
     sources.sort();
@@ -53,7 +53,10 @@ fn check_source(name: &str, text: &str, findings: &mut Vec<String>) {
     let may_be_unsafe =
         ["kernel", "runtime", "mediator", "wrappers", "connect-c", "heap", "heap-c", "heap-malloc"]
             .iter()
-            .any(|folder| name.starts_with(&format!("crates/{folder}/")));
+            .any(|folder| name.starts_with(&format!("crates/{folder}/")))
+            || ["agent", "control", "connect", "mediators"]
+                .iter()
+                .any(|folder| name.starts_with(&format!("windows/{folder}/")));
     if is_root && !may_be_unsafe && !text.contains("#![forbid(unsafe_code)]") {
         findings.push(format!("{name}: no #![forbid(unsafe_code)]"));
     }

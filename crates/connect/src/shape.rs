@@ -5,7 +5,7 @@
 //! repeated, which is right for every function that has no more.
 
 use brant_definition::abi::{Call, Place, Register, Replay};
-use brant_definition::{Kind, Library, Pointee, Signature, Type, Wrap};
+use brant_definition::{Library, Signature, Wrap};
 use brant_hook::exchange::{Mediation, Shape, Word};
 
 use crate::error::Error;
@@ -35,7 +35,7 @@ pub(crate) fn mediation(wrap: &Wrap) -> Result<Mediation, Error> {
         call: None,
         is_native: wrap.native,
         prototype: wrap.signature.as_ref().map_or(Vec::new(), |signature| signature.to_string().into()),
-        kinds: wrap.signature.as_ref().map_or(Vec::new(), kinds),
+        kinds: wrap.signature.as_ref().map_or(Vec::new(), Signature::kinds),
         shape,
     })
 }
@@ -52,7 +52,7 @@ fn call(wrap: &Wrap) -> Result<Mediation, Error> {
         return Err(not_able("a mediator of a system call cannot be \"native\""));
     }
     // The language has seen that a signature has nothing else.
-    let kinds = wrap.signature.as_ref().map_or(Vec::new(), kinds);
+    let kinds = wrap.signature.as_ref().map_or(Vec::new(), Signature::kinds);
     let has_sixth = kinds.is_empty() || kinds.len() == 7 || kinds.ends_with(b".");
     Ok(Mediation {
         function: name.into(),
@@ -70,39 +70,6 @@ fn call(wrap: &Wrap) -> Result<Mediation, Error> {
             ..Shape::default()
         },
     })
-}
-
-/// The result and the parameters as letters: what a mediator of many functions needs to read arguments.
-fn kinds(signature: &Signature) -> Vec<u8> {
-    let result = signature.result.as_ref().map_or(b'v', letter);
-    let parameters = signature.parameters.iter().map(|parameter| letter(&parameter.kind));
-    let end = signature.is_variadic.then_some(b'.');
-    [result].into_iter().chain(parameters).chain(end).collect()
-}
-
-fn letter(kind: &Type) -> u8 {
-    match kind {
-        Type::Pointer(pointer) => match &pointer.to {
-            Pointee::Scalar(scalar) if scalar.name() == "char" && pointer.depth.get() == 1 => {
-                if pointer.is_const { b's' } else { b'S' }
-            }
-            _ => b'p',
-        },
-        Type::Scalar(scalar) => match (scalar.kind(), scalar.bytes()) {
-            (Kind::Signed, 1) => b'c',
-            (Kind::Signed, 2) => b'h',
-            (Kind::Signed, 4) => b'i',
-            (Kind::Signed, 8) => b'l',
-            (Kind::Unsigned, 1) => b'C',
-            (Kind::Unsigned, 2) => b'H',
-            (Kind::Unsigned, 4) => b'I',
-            (Kind::Unsigned, 8) => b'L',
-            (Kind::Float, 4) => b'f',
-            (Kind::Float, 8) => b'd',
-            _ => b'?',
-        },
-        Type::Struct(_) => b'?',
-    }
 }
 
 fn shape(wrap: &Wrap) -> Option<Shape> {
@@ -194,15 +161,6 @@ mod tests {
 
     fn words(signature: &str) -> Option<Vec<Word>> {
         words_of(&Signature::parse(signature).unwrap())
-    }
-
-    #[test]
-    fn kinds_are_letters() {
-        let of = |text| String::from_utf8(kinds(&Signature::parse(text).unwrap())).unwrap();
-        assert_eq!(of("int(const char *path, int flags, ...)"), "isi.");
-        assert_eq!(of("void(void)"), "v");
-        assert_eq!(of("ssize_t(int, void *, size_t, char *, char **)"), "lipLSp");
-        assert_eq!(of("double(float, long double, struct { int a; })"), "df??");
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub(crate) struct Entry {
 /// All codes in ascending order.
 pub(crate) static TABLE: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     let texts = brant_capture::EXPLANATIONS.iter().chain(brant_definition::EXPLANATIONS);
+    let texts = texts.chain(brant_windows::EXPLANATIONS);
     let of_others = texts.map(|&(code, text)| {
         let title = text.split_once(". ").map_or(text, |(sentence, _)| sentence);
         Entry { code, title: title.trim_end_matches('.'), text }

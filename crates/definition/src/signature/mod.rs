@@ -2,6 +2,7 @@
 //!
 //! Only what decides where arguments are passed is kept, and the names that make a trace readable.
 
+mod letters;
 mod parse;
 mod print;
 mod scalar;

@@ -1,0 +1,62 @@
+//! Requests: JSON behind a block of memory, answered by a thread that was made for it.
+
+use std::ffi::c_void;
+use std::panic::catch_unwind;
+use std::sync::Mutex;
+
+use brant_windows::{Block, Code, PROTOCOL, Refused, Reply, Request};
+use windows_sys::Win32::System::Memory::{MEM_COMMIT, MEM_RESERVE, PAGE_READWRITE, VirtualAlloc};
+
+/// One request at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Answers one request.
+///
+/// # Safety
+///
+/// `block` is a [`Block`] with its request behind it, which stays until the thread ends.
+#[unsafe(no_mangle)]
+#[allow(unreachable_pub)]
+pub unsafe extern "system" fn brant_agent_serve(block: *mut c_void) -> u32 {
+    let block: *mut Block = block.cast();
+    // SAFETY: promised by the caller.
+    let head = unsafe { block.read() };
+    // SAFETY: as above: so many bytes follow.
+    let words = unsafe { std::slice::from_raw_parts(block.add(1).cast::<u8>(), head.request_bytes as usize) };
+    if head.protocol != PROTOCOL {
+        return 1;
+    }
+    let answered = catch_unwind(|| {
+        let reply = serde_json::from_slice::<Request>(words).map_or_else(
+            |error| Err(Refused::new(Code::OtherAgent, "the request cannot be read").why(error)),
+            |request| {
+                let _turn = TURN.lock().unwrap_or_else(|broken| broken.into_inner());
+                answer(request)
+            },
+        );
+        serde_json::to_vec(&reply.unwrap_or_else(Reply::Refused)).unwrap_or_default()
+    });
+    let Ok(reply) = answered else { return 2 };
+    // SAFETY: new memory, which who asked gives back.
+    let at = unsafe {
+        VirtualAlloc(std::ptr::null(), reply.len().max(1), MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE)
+    };
+    if at.is_null() {
+        return 3;
+    }
+    // SAFETY: there is room for so many bytes, which nobody else knows yet.
+    unsafe { std::ptr::copy_nonoverlapping(reply.as_ptr(), at.cast(), reply.len()) };
+    // SAFETY: promised by the caller.
+    unsafe { block.write(Block { reply: at as u64, reply_bytes: reply.len() as u64, ..head }) };
+    0
+}
+
+fn answer(request: Request) -> Result<Reply, Refused> {
+    match request {
+        Request::Hello => Ok(Reply::Hello),
+        Request::Wrappers => Ok(Reply::Wrappers(Vec::new())),
+        Request::Wrap(_) | Request::Unwrap { .. } => {
+            Err(Refused::new(Code::NotHere, "this agent puts on no wrappers"))
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Options, wherever they stand among the words of a command.
+
+use std::path::Path;
+
+use brant_control::Log;
+use brant_windows::{Callers, Refused};
+
+use super::usage;
+
+/// What the words of a command say.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    /// Words that are no options, in their order.
+    pub(crate) words: Vec<String>,
+    pub(crate) wrappers: Vec<String>,
+    pub(crate) callers: Callers,
+    pub(crate) log: Option<String>,
+    pub(crate) is_json: bool,
+}
+
+impl Options {
+    pub(crate) fn of(words: &[String]) -> Result<Options, Refused> {
+        let mut options = Options::default();
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            let mut value = || words.next().cloned().ok_or_else(|| usage(&format!("{word} needs a value")));
+            match word.as_str() {
+                "--wrap" => options.wrappers.push(value()?),
+                "--log" => options.log = Some(value()?),
+                "--json" => options.is_json = true,
+                "--callers" => {
+                    options.callers = match value()?.as_str() {
+                        "program" => Callers::Program,
+                        "all" => Callers::All,
+                        _ => return Err(usage("--callers takes \"program\" or \"all\"")),
+                    }
+                }
+                word if word.starts_with("--") => {
+                    return Err(usage(&format!("there is no option {word} here")));
+                }
+                word => options.words.push(word.to_owned()),
+            }
+        }
+        Ok(options)
+    }
+
+    pub(crate) fn log(&self) -> Result<Log, Refused> {
+        self.log.as_ref().map_or_else(Log::from_environment, |path| Log::open(Path::new(path)))
+    }
+}
+
+/// A process's number.
+pub(crate) fn pid(word: &str) -> Result<u32, Refused> {
+    word.parse().map_err(|_| usage(&format!("{word} is no process's number")))
+}

@@ -1,0 +1,13 @@
+//! Drives programs and `brant.exe` under Wine, from Linux.
+//!
+//! `cargo xtask windows` says by variables where the programs were built and where the prefixes are. Every call has a limit, and
+//! what it leaves running is ended by its number.
+#![forbid(unsafe_code)]
+
+mod fixture;
+mod folder;
+mod program;
+
+pub use fixture::{Built, compile};
+pub use folder::Folder;
+pub use program::{Running, Said, Wine};

@@ -26,6 +26,15 @@
 extern "C" {
 #endif
 
+/* A word of the processor: a long is half of one on Windows. */
+#ifdef _WIN32
+typedef long long brant_word;
+typedef unsigned long long brant_count;
+#else
+typedef long brant_word;
+typedef unsigned long brant_count;
+#endif
+
 /* What `icall` points to begins with the address of this. */
 struct brant_link {
     void *code;
@@ -37,7 +46,7 @@ struct brant_layer {
     struct brant_link *next;
     void *mediator;
     void *inner;
-    unsigned long index;
+    brant_count index;
 };
 
 /*
@@ -80,7 +89,7 @@ struct brant_function {
 struct brant_library {
     const char *path;   /* as the loader knows it */
     const char *soname; /* "" where it has none, or that cannot be told */
-    unsigned long base;
+    brant_count base;
 };
 
 struct brant_event {
@@ -89,17 +98,17 @@ struct brant_event {
     const char *wrapper;
     const char *options; /* behind the colon: brant wrap NAME:OPTIONS TARGET */
     const struct brant_function *functions;
-    unsigned long function_count;
+    brant_count function_count;
     char *answer;
-    unsigned long answer_bytes;
+    brant_count answer_bytes;
     const struct brant_library *library; /* NULL with other events */
 };
 
 #define BRANT_LAYER(icall) (*(struct brant_layer *const *)(icall))
 
 /* Calls the function as its caller did. What it returns, where that is an integer or a pointer. */
-static inline long InnerCall(void *icall) {
-    return ((long (*)(void *))BRANT_LAYER(icall)->inner)(icall);
+static inline brant_word InnerCall(void *icall) {
+    return ((brant_word(*)(void *))BRANT_LAYER(icall)->inner)(icall);
 }
 
 /* The same for every other type. */
@@ -110,8 +119,18 @@ static inline void *InnerFn(void *icall) {
     return BRANT_LAYER(icall)->next->entry;
 }
 
+#ifdef _WIN32
+/*
+ * The arguments, one word each; a pointer to a struct that is returned is the first. What is written there the next InnerCall has. Floating-point
+ * numbers among the first four are in registers of their own, and only read there where the function has variable arguments.
+ */
+static inline brant_count *InnerArgs(void *icall) {
+    return ((brant_count **)icall)[1];
+}
+#endif
+
 /* Which `wrap` of the definition the call is for, from 0 on: one mediator can be for many functions. */
-static inline unsigned long InnerIndex(void *icall) {
+static inline brant_count InnerIndex(void *icall) {
     return BRANT_LAYER(icall)->index;
 }
 

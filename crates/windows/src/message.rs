@@ -71,6 +71,8 @@ pub enum Reply {
 /// A wrapper that has been put on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wrapped {
+    /// The wrapper's own name.
+    pub name: String,
     pub interceptions: Vec<Interception>,
     pub missing: Vec<Missing>,
 }

@@ -12,6 +12,8 @@ use crate::{Code, Refused};
 /// Slots that are moved where a definition says nothing: four registers and 128 bytes of stack.
 const SLOTS_UNSAID: u16 = 20;
 const SLOTS_MAX: u32 = 256;
+/// Stands before the name of an implementation that the agent has in itself.
+const SHIPPED: &str = "brant:";
 
 /// Whose calls are mediated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -67,6 +69,11 @@ impl Spec {
             callers,
             functions,
         })
+    }
+
+    /// What the agent has in itself under the name behind `brant:`. Not every Windows has every function of such a wrapper.
+    pub fn shipped(&self) -> Option<&str> {
+        self.implementation.strip_prefix(SHIPPED)
     }
 }
 

@@ -4,7 +4,9 @@ use std::ffi::c_void;
 use std::panic::catch_unwind;
 use std::sync::Mutex;
 
+use crate::{hook, thread};
 use brant_windows::{Block, Code, PROTOCOL, Refused, Reply, Request};
+
 use windows_sys::Win32::System::Memory::{MEM_COMMIT, MEM_RESERVE, PAGE_READWRITE, VirtualAlloc};
 
 /// One request at a time.
@@ -26,6 +28,7 @@ pub unsafe extern "system" fn brant_agent_serve(block: *mut c_void) -> u32 {
     if head.protocol != PROTOCOL {
         return 1;
     }
+    let Some(_busy) = thread::busy() else { return 4 };
     let answered = catch_unwind(|| {
         let reply = serde_json::from_slice::<Request>(words).map_or_else(
             |error| Err(Refused::new(Code::OtherAgent, "the request cannot be read").why(error)),
@@ -54,9 +57,11 @@ pub unsafe extern "system" fn brant_agent_serve(block: *mut c_void) -> u32 {
 fn answer(request: Request) -> Result<Reply, Refused> {
     match request {
         Request::Hello => Ok(Reply::Hello),
-        Request::Wrappers => Ok(Reply::Wrappers(Vec::new())),
-        Request::Wrap(_) | Request::Unwrap { .. } => {
-            Err(Refused::new(Code::NotHere, "this agent puts on no wrappers"))
+        Request::Wrap(spec) => hook::wrap(spec).map(Reply::Wrapped),
+        Request::Unwrap { name } => {
+            let (interceptions, left) = hook::unwrap(&name)?;
+            Ok(Reply::Unwrapped { interceptions, left })
         }
+        Request::Wrappers => Ok(Reply::Wrappers(hook::wrappers())),
     }
 }

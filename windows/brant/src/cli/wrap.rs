@@ -18,7 +18,11 @@ pub(crate) fn wrap(words: &[String]) -> Result<(), Refused> {
     let target = pid(target)?;
     let wrapped = wrap_process(name, target, options.callers, &home()?, &options.log()?)?;
     let count = wrapped.interceptions.len();
-    println!("wrapped {count} function{} of process {target} by {name:?}", if count == 1 { "" } else { "s" });
+    println!(
+        "wrapped {count} function{} of process {target} by {:?}",
+        if count == 1 { "" } else { "s" },
+        wrapped.name
+    );
     waiting(&wrapped.missing).iter().for_each(|line| println!("{line}"));
     Ok(())
 }

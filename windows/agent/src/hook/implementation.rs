@@ -1,0 +1,124 @@
+//! The library with a wrapper's mediators, and what it is told. The layouts are those of `brant/mediator.h`.
+
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::os::windows::ffi::OsStrExt as _;
+
+use brant_windows::{Code, Refused, Spec};
+use windows_sys::Win32::Foundation::{FreeLibrary, HMODULE};
+use windows_sys::Win32::System::LibraryLoader::{
+    GetProcAddress, LOAD_WITH_ALTERED_SEARCH_PATH, LoadLibraryExW,
+};
+
+use super::event::{Event, Function, Raw};
+
+const ANSWER_BYTES: usize = 512;
+
+/// `brant_event`.
+type Told = unsafe extern "C" fn(*const Raw) -> c_int;
+
+/// The loaded library of a wrapper. Its texts stay for ever, as it may keep pointers to them.
+#[derive(Debug)]
+pub(crate) struct Implementation {
+    library: usize,
+    /// One for each `wrap`.
+    pub(crate) mediators: Vec<usize>,
+    told: Option<usize>,
+    wrapper: &'static CStr,
+    options: &'static CStr,
+    functions: &'static [Function],
+}
+
+impl Implementation {
+    /// Loads it, and finds its mediators. Without any lock: its first code runs here.
+    pub(crate) fn load(spec: &Spec) -> Result<Implementation, Refused> {
+        let path: Vec<u16> = std::ffi::OsStr::new(&spec.implementation).encode_wide().chain([0]).collect();
+        // SAFETY: a text that ends with a zero; what the library does is the user's wish.
+        let library =
+            unsafe { LoadLibraryExW(path.as_ptr(), std::ptr::null_mut(), LOAD_WITH_ALTERED_SEARCH_PATH) };
+        if library.is_null() {
+            return Err(Refused::new(
+                Code::NoImplementation,
+                format!("{} cannot be loaded", spec.implementation),
+            )
+            .why(std::io::Error::last_os_error()));
+        }
+        let mut implementation = Implementation {
+            library: library as usize,
+            mediators: Vec::new(),
+            told: export(library, "brant_event"),
+            wrapper: kept(&spec.name),
+            options: kept(&spec.options),
+            functions: Vec::leak(spec.functions.iter().map(Function::of).collect()),
+        };
+        let missing = spec.functions.iter().find(|function| export(library, &function.mediator).is_none());
+        if let Some(function) = missing {
+            implementation.unload();
+            let what = format!("{} does not export {}", spec.implementation, function.mediator);
+            return Err(Refused::new(Code::NoMediator, what));
+        }
+        if implementation.told.is_none() && !spec.options.is_empty() {
+            implementation.unload();
+            return Err(Refused::new(Code::NoOptions, format!("{:?} takes no options", spec.name))
+                .why(format!("given were {:?}", spec.options)));
+        }
+        let mediators = spec.functions.iter().filter_map(|function| export(library, &function.mediator));
+        implementation.mediators = mediators.collect();
+        Ok(implementation)
+    }
+
+    /// Asks it whether it takes the wrapper.
+    pub(crate) fn ask(&self) -> Result<(), Refused> {
+        self.tell(Event::Load).map_err(|answer| {
+            Refused::new(
+                Code::Declined,
+                format!("the implementation of {:?} declines", self.wrapper.to_string_lossy()),
+            )
+            .why(answer)
+        })
+    }
+
+    /// Tells it what happens. What it answers counts for [`Event::Load`] only.
+    pub(crate) fn tell(&self, event: Event<'_>) -> Result<(), String> {
+        let Some(told) = self.told else { return Ok(()) };
+        // SAFETY: it says that its `brant_event` has this prototype.
+        let told: Told = unsafe { std::mem::transmute(told) };
+        let mut answer = [0u8; ANSWER_BYTES];
+        let raw = Raw {
+            bytes: size_of::<Raw>() as u32,
+            kind: event.kind(),
+            wrapper: self.wrapper.as_ptr(),
+            options: self.options.as_ptr(),
+            functions: self.functions.as_ptr(),
+            function_count: self.functions.len(),
+            answer: answer.as_mut_ptr().cast::<c_char>(),
+            answer_bytes: answer.len(),
+            library: event.library(),
+        };
+        // SAFETY: all that the event points to lives as long as it is told.
+        if unsafe { told(&raw const raw) } == 0 {
+            return Ok(());
+        }
+        let text = CStr::from_bytes_until_nul(&answer).map(CStr::to_string_lossy).unwrap_or_default();
+        Err(if text.is_empty() { "it does not say why".to_owned() } else { text.into_owned() })
+    }
+
+    /// Gives the library back, without any lock. No call is under way in it, and none will be.
+    pub(crate) fn unload(&mut self) {
+        let library = std::mem::take(&mut self.library);
+        if library != 0 {
+            // SAFETY: loaded by us, and not used any more.
+            unsafe { FreeLibrary(library as HMODULE) };
+        }
+    }
+}
+
+fn export(library: HMODULE, name: &str) -> Option<usize> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: a loaded library, and a text that ends with a zero byte.
+    unsafe { GetProcAddress(library, name.as_ptr().cast()) }.map(|function| function as usize)
+}
+
+/// A text of C that stays.
+pub(super) fn kept(text: &str) -> &'static CStr {
+    Box::leak(CString::new(text.replace('\0', " ")).unwrap_or_default().into_boxed_c_str())
+}

@@ -91,6 +91,8 @@ fn every_field_is_described() {
         let checkpoint = Generator(seed).checkpoint();
         let image = image_of(&checkpoint, &[], Codec::Raw).unwrap();
         check(&schema, "Checkpoint", &image[forge::frames(&image)[0].payload.clone()], &mut seen);
+        let image = image_of(&Generator(seed).windows(), &[], Codec::Raw).unwrap();
+        check(&schema, "Checkpoint", &image[forge::frames(&image)[0].payload.clone()], &mut seen);
     }
     for (message, fields) in &schema {
         for number in fields.keys() {

@@ -39,9 +39,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn checkpoints_come_back(seed: u64, codec in codec()) {
+    fn checkpoints_come_back(seed: u64, codec in codec(), is_windows: bool) {
         let mut generator = Generator(seed);
-        let checkpoint = generator.checkpoint();
+        let checkpoint = if is_windows { generator.windows() } else { generator.checkpoint() };
         let pages = generator.pages(&checkpoint);
         let bytes = image_of(&checkpoint, &pages, codec).unwrap();
         let file = file_of(&bytes);

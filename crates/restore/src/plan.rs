@@ -21,7 +21,7 @@ use brant_base::{Pid, Refusal, Refusals};
 use brant_identity::AddressPair;
 use brant_image::Image;
 use brant_image::inspect::readable;
-use brant_image::model::{Checkpoint, DiskFile, DiskFileId};
+use brant_image::model::{Checkpoint, DiskFile, DiskFileId, Windows};
 use brant_kernel::facts::{Ability, HostFacts};
 
 use crate::{Error, Options};
@@ -187,6 +187,10 @@ fn finished(
     policy: FilesPolicy,
 ) -> Result<Plan, Refusals> {
     let mut refusals = Refusals::default();
+    if let Some(windows) = &checkpoint.windows {
+        refusals.push(of_windows(windows));
+        return refusals.into_result(plan);
+    }
     plan.steps.push(outline(checkpoint));
     let is_asked = plan.way == Way::AnyPid;
     if lacks_namespaces(facts) {
@@ -210,6 +214,16 @@ pub fn lacks_namespaces(facts: &HostFacts) -> bool {
     let needed =
         [isolation.user_namespace, isolation.id_map, isolation.mount_namespace, isolation.pid_namespace];
     !facts.is_privileged() && !needed.into_iter().all(Ability::is_yes)
+}
+
+/// Nothing of it can be looked at here.
+fn of_windows(windows: &Windows) -> Refusal {
+    refusal(
+        "B-0424",
+        format!("the Windows program {}", text(windows.program.as_bytes())),
+        "this brant brings back Linux programs",
+        "use brant.exe restore, on Windows or under Wine",
+    )
 }
 
 fn outline(checkpoint: &Checkpoint) -> String {

@@ -358,3 +358,13 @@ fn carried_files_are_copied_made_or_refused() {
     assert!(refused.0[0].hint.contains("mkdir -p"));
     assert!(!path.exists() && !nowhere.exists(), "a plan changes nothing");
 }
+
+#[test]
+fn a_windows_program_is_refused_by_name() {
+    let windows = Windows { program: r"C:\tools\count.exe".into(), ..Windows::default() };
+    let checkpoint = Checkpoint { windows: Some(windows), ..Checkpoint::default() };
+    let refusals = plan_of(&checkpoint, &facts(), FilesPolicy::Strict, &[]).unwrap_err();
+    assert_eq!(refusals.0.len(), 1);
+    assert_eq!(refusals.0[0].code, "B-0424");
+    assert!(refusals.0[0].resource.contains(r"C:\tools\count.exe"));
+}

@@ -67,7 +67,7 @@ fn entry(path: PathBuf, head: Head) -> Entry {
         job: checkpoint.job,
         command: checkpoint.command,
         root: checkpoint.root,
-        processes: checkpoint.processes.len(),
+        processes: checkpoint.processes.len() + usize::from(checkpoint.windows.is_some()),
         host: checkpoint.host.name,
     }
 }

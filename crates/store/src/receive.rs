@@ -90,6 +90,9 @@ fn checked(image: Image) -> Result<(String, Summary), ImageError> {
 /// What a checkpoint's image is named after: the job, else the root's program.
 fn program_name(checkpoint: &Checkpoint) -> String {
     let of_root = || {
+        if let Some(windows) = &checkpoint.windows {
+            return windows.program.rsplit(['\\', '/']).next().unwrap_or_default().to_owned();
+        }
         let root = checkpoint.processes.iter().find(|process| process.pid == checkpoint.root);
         root.map(|process| String::from_utf8_lossy(&process.name).into_owned()).unwrap_or_default()
     };

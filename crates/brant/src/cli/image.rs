@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use brant_image::inspect::{Inspection, ProcessLine};
 use brant_image::inspect::{inspect, readable, size, utc};
+use brant_image::model::{Windows, WindowsHandle, WindowsThread};
 use brant_image::{Head, Summary};
 use brant_kernel::task;
 use brant_store::{Cleared, Pending, Place, Received, Store, StoreError, clear_copies};
@@ -151,7 +152,21 @@ fn inspection_json(inspection: &Inspection) -> Value {
             json!({ "path": file.path, "bytes": file.bytes, "purpose": file.purpose })
         }).collect::<Vec<Value>>(),
         "needs": inspection.needs,
+        "windows": inspection.windows.as_ref().map(windows_json),
         "processes": inspection.processes.iter().map(process_json).collect::<Vec<Value>>(),
+    })
+}
+
+fn windows_json(windows: &Windows) -> Value {
+    let thread = |thread: &WindowsThread| json!({ "number": thread.number, "function": thread.function });
+    let handle = |handle: &WindowsHandle| json!({ "value": handle.value, "what": handle.what });
+    json!({
+        "pid": windows.pid, "release": windows.release, "program": windows.program,
+        "command_line": windows.command_line, "directory": windows.directory,
+        "modules": windows.modules.iter().map(|module| module.path.as_str()).collect::<Vec<&str>>(),
+        "memory_bytes": windows.regions.iter().map(|region| region.range.bytes()).sum::<u64>(),
+        "threads": windows.threads.iter().map(thread).collect::<Vec<Value>>(),
+        "handles": windows.handles.iter().map(handle).collect::<Vec<Value>>(),
     })
 }
 

@@ -257,6 +257,13 @@ program has no loader that could load it. One with a single thread can be brough
 number changes: --any-pid. With several threads it cannot: its C library remembers their numbers.",
     },
     Entry {
+        code: "B-0424",
+        title: "the image of a Windows program",
+        text: "\
+The image was made by the Windows part of brant, of a Windows program. It can be looked at, verified and copied here; brought
+back it is by `brant.exe restore`, on Windows or under Wine (docs/windows.md).",
+    },
+    Entry {
         code: "B-0601",
         title: "an image could not be read",
         text: "Reading the image's file failed: the disk, the file server, or the permissions.",

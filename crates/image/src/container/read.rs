@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use brant_base::PAGE_SIZE;
 
@@ -347,7 +346,7 @@ impl Source<'_> {
 
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<(), ImageError> {
         self.need(offset, into.len() as u64)?;
-        self.file.read_exact_at(into, offset).map_err(ImageError::Read)
+        read_exact_at(self.file, into, offset).map_err(ImageError::Read)
     }
 
     fn need(&self, offset: u64, needed_bytes: u64) -> Result<(), ImageError> {
@@ -485,4 +484,23 @@ impl Source<'_> {
         }
         Ok(())
     }
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, into, offset)
+}
+
+/// The file's position moves with it; nobody here uses that.
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut into: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !into.is_empty() {
+        let count = std::os::windows::fs::FileExt::seek_read(file, into, offset)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        into = &mut into[count..];
+        offset += count as u64;
+    }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use brant_base::{PAGE_SIZE, Pid};
+use brant_base::{PAGE_SIZE, PageRange, Pid};
 
 use crate::ImageError;
 use crate::model::{Checkpoint, DiskFileId, PageOwner, SharedMemoryId};
@@ -101,15 +101,12 @@ impl PageBounds {
         let mut bounds = BTreeMap::new();
         for process in &checkpoint.processes {
             let Some(body) = &process.body else { continue };
-            let mut ranges: Vec<(u64, u64)> = Vec::new();
-            for mapping in &body.memory.mappings {
-                let (start, end) = (mapping.range.start().0 / PAGE_SIZE, mapping.range.end().0 / PAGE_SIZE);
-                match ranges.last_mut() {
-                    Some(last) if last.1 == start => last.1 = end,
-                    _ => ranges.push((start, end)),
-                }
-            }
-            bounds.insert(PageOwner::Process(process.pid), ranges);
+            let mappings = body.memory.mappings.iter().map(|mapping| mapping.range);
+            bounds.insert(PageOwner::Process(process.pid), merged(mappings));
+        }
+        if let Some(windows) = &checkpoint.windows {
+            let regions = windows.regions.iter().map(|region| region.range);
+            bounds.insert(PageOwner::Process(checkpoint.root), merged(regions));
         }
         for memory in &checkpoint.shared_memory {
             bounds.insert(PageOwner::Shared(memory.id), vec![(0, memory.bytes.div_ceil(PAGE_SIZE))]);
@@ -137,4 +134,17 @@ impl PageBounds {
             _ => Err(entry.fault("they lie outside what the owner has mapped")),
         }
     }
+}
+
+/// Sorted ranges as page numbers, adjacent ones as one.
+fn merged(sorted: impl Iterator<Item = PageRange>) -> Vec<(u64, u64)> {
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for range in sorted {
+        let (start, end) = (range.start().0 / PAGE_SIZE, range.end().0 / PAGE_SIZE);
+        match ranges.last_mut() {
+            Some(last) if last.1 == start => last.1 = end,
+            _ => ranges.push((start, end)),
+        }
+    }
+    ranges
 }

@@ -6,6 +6,7 @@
 mod describe;
 mod needs;
 mod text;
+mod windows;
 
 use std::collections::HashMap;
 
@@ -32,6 +33,8 @@ pub struct Inspection {
     pub memory: MemoryLines,
     /// Files whose contents travel.
     pub carried: Vec<CarriedLine>,
+    /// A Windows program instead of `processes`.
+    pub windows: Option<Windows>,
     /// What a restore needs from its host, each in one sentence.
     pub needs: Vec<String>,
 }
@@ -116,7 +119,11 @@ pub fn inspect(image: &Image) -> Inspection {
         processes,
         memory: memory_lines(image),
         carried: describe::carried(checkpoint),
-        needs: needs::needs(checkpoint),
+        windows: checkpoint.windows.clone(),
+        needs: match &checkpoint.windows {
+            Some(windows) => windows::needs(windows),
+            None => needs::needs(checkpoint),
+        },
     }
 }
 

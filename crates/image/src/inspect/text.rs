@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Inspection, ProcessLine};
+use super::{Inspection, ProcessLine, windows};
 
 const NEEDS_INDENT: &str = "  ";
 
@@ -55,7 +55,8 @@ impl fmt::Display for Inspection {
         }
         writeln!(f, "command  {}", self.command.join(" "))?;
         let (host, kernel, machine) = (&self.host_name, &self.kernel_release, &self.machine);
-        writeln!(f, "taken    {} on {host} (Linux {kernel}, {machine})", utc(self.created_ns))?;
+        let system = if self.windows.is_some() { "Windows" } else { "Linux" };
+        writeln!(f, "taken    {} on {host} ({system} {kernel}, {machine})", utc(self.created_ns))?;
         writeln!(f, "size     {}", size(self.summary.bytes))?;
         let memory = &self.memory;
         writeln!(
@@ -66,7 +67,10 @@ impl fmt::Display for Inspection {
             size(memory.file_bytes),
             size(memory.zero_bytes)
         )?;
-        writeln!(f, "\nprocesses ({})", self.processes.len())?;
+        match &self.windows {
+            Some(windows) => windows::text(f, windows)?,
+            None => writeln!(f, "\nprocesses ({})", self.processes.len())?,
+        }
         self.processes.iter().try_for_each(|process| process_line(f, process))?;
         for process in self.processes.iter().filter(|process| process.threads.len() > 1) {
             writeln!(f, "\nthreads of {} ({})", process.pid, process.threads.len())?;

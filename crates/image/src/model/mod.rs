@@ -12,6 +12,7 @@ mod sockets;
 mod terminals;
 mod thread;
 mod timers;
+mod windows;
 
 pub use files::*;
 pub use memory::*;
@@ -21,6 +22,7 @@ pub use sockets::*;
 pub use terminals::*;
 pub use thread::*;
 pub use timers::*;
+pub use windows::*;
 
 /// A whole checkpoint, without the bulk bytes: pages and blobs lie in sections of their own, named by
 /// [`PageOwner`].
@@ -34,7 +36,7 @@ pub struct Checkpoint {
     pub command: Vec<Vec<u8>>,
     /// The job's name, where it had one.
     pub job: Option<String>,
-    /// The root of the tree; its entry is in `processes`.
+    /// The root of the tree; its entry is in `processes`, or it is `windows`.
     pub root: brant_base::Pid,
     /// Parents stand before their children.
     pub processes: Vec<Process>,
@@ -52,6 +54,8 @@ pub struct Checkpoint {
     pub inet_sockets: Vec<InetSocket>,
     /// Pseudo-terminals, inside the tree or relayed.
     pub terminals: Vec<Terminal>,
+    /// A Windows program instead of `processes` and all that is theirs.
+    pub windows: Option<Windows>,
 }
 
 impl Checkpoint {

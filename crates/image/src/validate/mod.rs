@@ -4,6 +4,7 @@
 
 mod files;
 mod process;
+mod windows;
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -21,6 +22,9 @@ const VDSO_BYTES_MAX: usize = 1 << 20;
 
 /// An error unless the checkpoint's records fit together.
 pub fn validate(checkpoint: &Checkpoint) -> Result<(), ImageError> {
+    if let Some(program) = &checkpoint.windows {
+        return windows::check(checkpoint, program);
+    }
     let tables = Tables::of(checkpoint)?;
     require(checkpoint.host.vdso.len() <= VDSO_BYTES_MAX, || "the vdso is too large".into())?;
     require(checkpoint.host.vdso.len().is_multiple_of(PAGE_SIZE as usize), || {

@@ -3,7 +3,7 @@
 use brant_base::Pid;
 use prost::Message;
 
-use super::{Malformed, files, list, memory, need, parse, process, sockets, terminals};
+use super::{Malformed, files, list, maybe, memory, need, parse, process, sockets, terminals, windows};
 use crate::model;
 
 #[derive(Clone, PartialEq, Message)]
@@ -34,6 +34,8 @@ pub(super) struct Checkpoint {
     inet_sockets: Vec<sockets::InetSocket>,
     #[prost(message, repeated, tag = "13")]
     terminals: Vec<terminals::Terminal>,
+    #[prost(message, optional, tag = "14")]
+    windows: Option<windows::Windows>,
 }
 
 impl From<&model::Checkpoint> for Checkpoint {
@@ -52,6 +54,7 @@ impl From<&model::Checkpoint> for Checkpoint {
             unix_sockets: list(&from.unix_sockets),
             inet_sockets: list(&from.inet_sockets),
             terminals: list(&from.terminals),
+            windows: from.windows.as_ref().map(Into::into),
         }
     }
 }
@@ -74,6 +77,7 @@ impl TryFrom<Checkpoint> for model::Checkpoint {
             unix_sockets: parse(from.unix_sockets)?,
             inet_sockets: parse(from.inet_sockets)?,
             terminals: parse(from.terminals)?,
+            windows: maybe(from.windows)?,
         })
     }
 }

@@ -15,6 +15,7 @@ mod sockets;
 mod terminals;
 mod thread;
 mod timers;
+mod windows;
 
 use std::convert::Infallible;
 

@@ -28,6 +28,7 @@ pub(crate) fn checkpoint() -> Checkpoint {
         unix_sockets: unix_sockets(),
         inet_sockets: inet_sockets(),
         terminals: terminals(),
+        windows: None,
     }
 }
 

@@ -123,6 +123,42 @@ impl Generator {
         checkpoint
     }
 
+    /// The checkpoint of a Windows program.
+    pub fn windows(&mut self) -> Checkpoint {
+        let range = |start: u64, pages: u64| PageRange::new(start, start + pages * 4096).unwrap();
+        let mut start = 0x10000;
+        let regions = self.many(4, |g, _| {
+            let range = range(start, 1 + g.below(3));
+            start = range.end().0 + 4096 * g.below(3);
+            WindowsRegion { range, protection: g.u32() }
+        });
+        let state = range(start, 2);
+        let regions = [regions, vec![WindowsRegion { range: state, protection: 4 }]].concat();
+        let program = self.text();
+        let module =
+            |path: &str| WindowsModule { path: path.into(), range: range(1 << 32, 3), digest: [9; 32] };
+        let windows = Windows {
+            pid: 4 * (1 + self.below(1000) as u32),
+            release: self.text(),
+            command_line: self.text(),
+            directory: self.text(),
+            environment: self.many(3, |g, _| g.text()),
+            state_version: self.u32(),
+            state: state.start(),
+            modules: vec![module(&program), module("C:\\x.dll")],
+            regions,
+            threads: vec![WindowsThread { number: self.u32(), function: self.text() }],
+            handles: self.many(3, |g, _| WindowsHandle { value: g.u64(), what: g.text() }),
+            program,
+        };
+        Checkpoint {
+            root: Pid(windows.pid as i32),
+            host: self.host(),
+            windows: Some(windows),
+            ..Default::default()
+        }
+    }
+
     /// A few pages of every owner that has any.
     pub fn pages(&mut self, checkpoint: &Checkpoint) -> Vec<Pages> {
         let mut pages = Vec::new();
@@ -131,6 +167,10 @@ impl Generator {
                 let first_page = mapping.range.start().0 / 4096;
                 pages.push((PageOwner::Process(process.pid), first_page, self.page()));
             }
+        }
+        for region in checkpoint.windows.iter().flat_map(|windows| &windows.regions) {
+            let first_page = region.range.start().0 / 4096;
+            pages.push((PageOwner::Process(checkpoint.root), first_page, self.page()));
         }
         for memory in checkpoint.shared_memory.iter().filter(|memory| memory.bytes > 0) {
             pages.push((PageOwner::Shared(memory.id), (memory.bytes - 1) / 4096, self.page()));

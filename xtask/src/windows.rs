@@ -91,12 +91,15 @@ pub(crate) fn steps(filter: &str) -> Vec<Step> {
             "clippy",
             "--package",
             "brant-windows-tests",
+            "--package",
+            "brant-windows-heap",
             "--all-targets",
             "--quiet",
             "--",
             "-D",
             "warnings",
         ]),
+        Run::here(&["test", "--package", "brant-windows-heap", filter]),
         Run::here(&["test", "--package", "brant-windows-tests", "--", "--test-threads", "2", filter]),
     ]
 }

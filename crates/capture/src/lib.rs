@@ -15,6 +15,7 @@ mod headroom;
 mod preflight;
 mod refusals;
 mod sleep;
+mod support;
 mod tables;
 mod tree;
 
@@ -32,6 +33,7 @@ pub use beholder::{Beheld, Beholder, Nobody};
 pub use copies::CopiedStanding;
 pub use error::Error;
 pub use refusals::EXPLANATIONS;
+pub use support::{Area, SUPPORT, Support, Verdict};
 pub use tables::Carry;
 pub use tree::Member;
 

@@ -4,6 +4,7 @@ mod attach;
 mod build;
 mod check;
 mod checkpoint;
+mod completions;
 mod demo;
 mod doctor;
 mod explain;
@@ -12,10 +13,12 @@ mod heap;
 mod image;
 mod kill;
 mod logs;
+mod man;
 mod mediate;
 mod migrate;
 mod ps;
 mod receive;
+mod reference;
 mod restore;
 mod run;
 mod saving;
@@ -28,7 +31,7 @@ mod wrappers;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::failure::Failure;
 use crate::report::{Color, Report};
@@ -93,10 +96,21 @@ enum Verb {
     Doctor(doctor::Doctor),
     Demo(demo::Demo),
     Explain(explain::Explain),
+    Man(man::Man),
+    Completions(completions::Completions),
+    #[command(hide = true)]
+    Reference(reference::Reference),
 }
 
 /// A verb's own exit code, or why it failed.
 type Done = Result<u8, Failure>;
+
+/// All verbs and options as clap knows them: manual pages, completions and the documentation are made from this.
+fn grammar() -> clap::Command {
+    let mut grammar = Cli::command();
+    grammar.build();
+    grammar
+}
 
 /// Parses the command line and does what it says.
 pub(crate) fn main() -> ExitCode {
@@ -131,6 +145,9 @@ pub(crate) fn main() -> ExitCode {
         Verb::Doctor(verb) => verb.run(&report),
         Verb::Demo(verb) => verb.run(&report),
         Verb::Explain(verb) => verb.run(&report),
+        Verb::Man(verb) => verb.run(&report),
+        Verb::Completions(verb) => verb.run(&report),
+        Verb::Reference(verb) => verb.run(&report),
     };
     match done {
         Ok(code) => ExitCode::from(code),

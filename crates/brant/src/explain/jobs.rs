@@ -122,6 +122,18 @@ program has not been touched.",
 ls`.",
     },
     Entry {
+        code: "B-0119",
+        title: "the manual pages were not written",
+        text: "\
+`brant man --folder FOLDER` makes the folder and writes one file for each verb. The reason is named: permissions, a full
+disk, a file where the folder should be.",
+    },
+    Entry {
+        code: "B-0120",
+        title: "no such verb",
+        text: "`brant man VERB` prints the page of a verb as `brant --help` spells it; `brant man image inspect` that of one below.",
+    },
+    Entry {
         code: "B-0201",
         title: "no such target",
         text: "\

@@ -1,11 +1,12 @@
 //! The project's chores, in plain Rust:
-//! `cargo xtask ci [--full] | quick | tidy | golden | fuzz | dist | e2e | packages | windows | bench`.
+//! `cargo xtask ci [--full] | quick | tidy | golden | fuzz | dist | e2e | docs | packages | windows | bench`.
 //!
 //! `ci` is exactly what CI runs. Nothing here depends on the project's own crates, so that it builds in seconds and
 //! still runs when they do not compile.
 #![forbid(unsafe_code)]
 
 mod bench;
+mod docs;
 mod packages;
 mod step;
 mod tidy;
@@ -19,13 +20,15 @@ use step::Step;
 
 const USAGE: &str = "cargo xtask CHORE
 
-  ci [--full]   everything: quick, tidy, golden, fuzz, e2e, windows; with --full the issue's counts
+  ci [--full]   everything: quick, tidy, golden, fuzz, e2e, windows, docs; with --full the issue's counts
   quick         formatting, clippy with warnings denied, unit and property tests: under three minutes
   tidy          the checks that STYLE asks for and no compiler makes
   golden        the golden and the broken images and wrapper definitions
   fuzz          a short seeded fuzz run over every parser of foreign bytes
   dist          target/dist/brant: one static file for any distribution
   e2e [--full]  the end-to-end tests: fixtures, kills, real programs
+  docs [--open | --serve]
+                target/site: the guide, the reference that is taken from the code, and rustdoc; checked, then shown
   packages      installs what the end-to-end tests need, or names it
   windows [TEST]
                 the Windows part: builds it with Debian's compiler, and tests it under Wine (docs/windows.md)
@@ -45,7 +48,8 @@ fn main() -> ExitCode {
     let begin = Instant::now();
     let steps: Vec<Step> = match chore {
         Some("ci") => {
-            [quick(), vec![Step::Tidy], golden(), fuzz(is_full), e2e(is_full), windows_of_ci()].concat()
+            let built = [quick(), vec![Step::Tidy], golden(), fuzz(is_full), e2e(is_full)].concat();
+            [built, windows_of_ci(), docs::steps()].concat()
         }
         Some("quick") => quick(),
         Some("tidy") => vec![Step::Tidy],
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Some("fuzz") => fuzz(is_full),
         Some("dist") => dist(),
         Some("e2e") => e2e(is_full),
+        Some("docs") => [docs::steps(), docs::showing(&args)].concat(),
         Some("packages") => vec![Step::Packages, Step::WindowsPackages],
         Some("windows") => windows::steps(filter),
         _ => {

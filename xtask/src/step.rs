@@ -27,6 +27,10 @@ pub(crate) enum Step {
     WinePrefixes,
     /// Copies what was built to where it is looked for, under its name at once.
     Place { from: PathBuf, to: PathBuf },
+    /// Runs a program that was built here.
+    Run { program: PathBuf, args: Vec<String> },
+    /// Makes folders.
+    Folders(Vec<PathBuf>),
     /// Empties the file in which tests record their skips.
     ForgetSkips(PathBuf),
     /// Fails on a skip that was not to be expected on this machine.
@@ -72,6 +76,13 @@ impl Step {
             Step::Windows(run) => run.run(),
             Step::WinePrefixes => report(windows::prefixes().err().into_iter().collect()),
             Step::Place { from, to } => report(place(from, to).err().into_iter().collect()),
+            Step::Run { program, args } => succeeds(Command::new(program).args(args).current_dir(root())),
+            Step::Folders(folders) => {
+                let made = folders.iter().map(|folder| {
+                    std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))
+                });
+                report(made.filter_map(Result::err).collect())
+            }
             Step::ForgetSkips(path) => {
                 let _ = std::fs::remove_file(path);
                 true
@@ -98,6 +109,11 @@ impl fmt::Display for Step {
             Step::Windows(run) => write!(f, "{run}"),
             Step::WinePrefixes => f.write_str("prefixes of Wine"),
             Step::Place { to, .. } => write!(f, "place {}", to.display()),
+            Step::Run { program, args } => {
+                let name = program.file_name().unwrap_or_default().display();
+                write!(f, "{name} {}", args.first().map_or("", String::as_str))
+            }
+            Step::Folders(_) => f.write_str("folders"),
             Step::ForgetSkips(_) => f.write_str("forget earlier skips"),
             Step::JudgeSkips(_) => f.write_str("skips"),
         }
@@ -112,10 +128,14 @@ fn run_cargo(args: &[String], env: &[(String, String)]) -> bool {
     for key in ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
         command.env_remove(key);
     }
+    succeeds(&mut command)
+}
+
+fn succeeds(command: &mut Command) -> bool {
     match command.status() {
         Ok(status) => status.success(),
         Err(error) => {
-            println!("cargo does not start: {error}");
+            println!("{} does not start: {error}", command.get_program().display());
             false
         }
     }

@@ -421,8 +421,7 @@ pub unsafe extern "C" fn brant_heap_save_with(
     let heaps = chosen.map(|heap| heap.unwrap_or(first));
     // SAFETY: promised by the caller.
     let to = unsafe { path(to) };
-    brant_heap::save_with(to, &heaps[..chosen_count], saving)
-        .map_or_else(|error| failed(&error), |_| 0)
+    brant_heap::save_with(to, &heaps[..chosen_count], saving).map_or_else(|error| failed(&error), |_| 0)
 }
 
 /// # Safety

@@ -3,7 +3,7 @@
 //!
 //! Pure: bytes in, bytes out. It runs in brant and, without the standard library, in the programs that brant wraps.
 //!
-//! - [`relocate`] makes a *trampoline* of a function's first instructions, and says where in it a thread goes on whose
+//! - [`relocate`](mod@relocate) makes a *trampoline* of a function's first instructions, and says where in it a thread goes on whose
 //!   instruction pointer lies among them.
 //! - [`padding_near`] finds room for it elsewhere, where the first bytes have none; a short jump leads there.
 //! - [`branches_into`] looks for branches into the bytes that are to be overwritten.

@@ -243,7 +243,7 @@ layout! {
         number: i32,
         kind: u8,
         state: u8,
-        /// One of [`CALLS`].
+        /// One of `CALLS`.
         call: u8,
         marks: u8,
         /// As open(2) takes them.

@@ -1,6 +1,6 @@
 //! The only consumer of images: plans a restore, builds the tree stopped, lets it go.
 //!
-//! - [`plan`]: what a restore of this image on this host would do, or every reason why it cannot. Pure.
+//! - [`plan`](mod@plan): what a restore of this image on this host would do, or every reason why it cannot. Pure.
 //! - [`restore`]: performs a plan.
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,7 @@
 //! End-to-end tests of the `brant` binary, as a plain user drives it.
 //!
 //! Nothing here is linked into brant. A test names a fixture program (`fixtures/programs/NAME.c`, or a real program
-//! from a package), a list of [`Action`]s, and what must be true afterwards; [`check`] does the rest in a
+//! from a package), a list of [`Action`]s, and what must be true afterwards; [`check`](fn@check) does the rest in a
 //! [`Sandbox`]: a folder of its own, a plain user, limits on every wait, and at the end a look for what was left
 //! behind. A test that cannot run here calls [`skip`] with the missing ability; CI compares those with what it expects.
 #![forbid(unsafe_code)]

@@ -70,7 +70,7 @@ pub enum Backing {
         writable: bool,
     },
     Vdso,
-    /// [vvar], [vvar_vclock] and their like: the kernel's own, remade by the kernel.
+    /// `[vvar]`, `[vvar_vclock]` and their like: the kernel's own, remade by the kernel.
     Vvar,
 }
 

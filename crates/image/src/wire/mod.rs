@@ -1,7 +1,7 @@
 //! The manifest's encoding: protocol buffers that mirror the model, one file for each kind.
 //!
 //! Conversions are written by hand and check what a single record can tell; what holds between records is
-//! [`validate`](crate::validate)'s matter. Unknown fields are skipped, so a newer brant may add what an older
+//! `validate`'s matter. Unknown fields are skipped, so a newer brant may add what an older
 //! one can do without; what it cannot do without raises the manifest's section version. Numbers, flags and
 //! alternatives that are not known are errors: nothing is dropped in silence.
 

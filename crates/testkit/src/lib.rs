@@ -14,6 +14,7 @@ mod other_root;
 mod program;
 mod random;
 mod sandbox;
+mod session;
 mod small_disk;
 
 pub use ability::{Who, have_command, is_full, is_root, skip};
@@ -24,4 +25,5 @@ pub use program::{
 };
 pub use random::Random;
 pub use sandbox::{Outcome, Sandbox, Started, wait_until};
+pub use session::{Session, Step};
 pub use small_disk::SmallDisk;

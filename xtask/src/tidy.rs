@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use xtask::sections::unexplained;
+
 const LINES_MAX: usize = 600;
 /// A longer file says so in its module documentation, with this phrase and the reason.
 const LONG_FILE_PHRASE: &str = "longer than 600 lines because";
@@ -21,6 +23,7 @@ pub(crate) fn findings(root: &Path) -> Vec<String> {
         check_source(&name, &text, &mut findings);
     }
     check_crate_map(root, &mut findings);
+    check_tour(root, &mut findings);
     for file in [
         "README.md",
         "LICENSE-MIT",
@@ -83,6 +86,25 @@ fn check_source(name: &str, text: &str, findings: &mut Vec<String>) {
         if let Some(mark) = marks.iter().find(|mark| line.contains(**mark)) {
             findings.push(format!("{name}:{}: {mark}", number + 1));
         }
+    }
+}
+
+/// The modules of the source tour exist, and have no long section without an explanation.
+fn check_tour(root: &Path, findings: &mut Vec<String>) {
+    let tour = std::fs::read_to_string(root.join("docs/tour.md")).unwrap_or_default();
+    let modules = tour.split("](../").skip(1).filter_map(|rest| rest.split(')').next());
+    let mut count = 0;
+    for module in modules.filter(|path| path.ends_with(".rs")) {
+        count += 1;
+        match std::fs::read_to_string(root.join(module)) {
+            Ok(text) => findings.extend(unexplained(&text).into_iter().map(|section| {
+                format!("{module}:{section} is long and has no explanation: the source tour shows it")
+            })),
+            Err(error) => findings.push(format!("docs/tour.md: {module}: {error}")),
+        }
+    }
+    if count == 0 {
+        findings.push("docs/tour.md: names no modules".to_owned());
     }
 }
 

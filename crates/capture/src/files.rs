@@ -211,6 +211,7 @@ fn lacking(members: &[Member], facts: &HostFacts) -> Option<Refusal> {
 }
 
 impl Survey {
+    /// The descriptors of one process. One that ends at this moment has none.
     fn list(&mut self, member_index: usize, member: &Member, refusals: &mut Refusals) {
         let holder = tree::living_task(member);
         let numbers = match proc::open_descriptors(holder) {

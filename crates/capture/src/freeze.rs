@@ -153,6 +153,8 @@ impl Tracees {
         Ok(new)
     }
 
+    /// Takes one thread, which may be ending, or just come into being, or traced by somebody else. Tells whether
+    /// there was one to take.
     fn seize(&mut self, process: Pid, tid: Tid) -> Result<bool, Error> {
         let sleep = sleep::measure(process, tid);
         let _stuck_is_freed = self.sentinel.watch();
@@ -360,6 +362,7 @@ impl Drop for Tracees {
 }
 
 impl Frozen {
+    /// The processes as they stand, with their threads; those that were reaped meanwhile are left out.
     fn gather(members: Vec<Member>, tracees: Tracees) -> Result<Frozen, Error> {
         let mut processes = Vec::with_capacity(members.len());
         for member in members {
@@ -436,6 +439,7 @@ fn abort_sequences(member: &Member, threads: &mut [FrozenThread]) -> Result<(), 
 }
 
 impl FrozenThread {
+    /// A thread's registers and signal mask, and whether a signal had stopped it before us.
     fn read(tid: Tid, tracee: &Tracee) -> Result<FrozenThread, Error> {
         let failed = |error| Error::Thread { tid, operation: "reading its signal mask", error };
         let stopped_by = match tracee.stop {

@@ -213,6 +213,7 @@ fn hold_still(roots: &[Pid], facts: &HostFacts, options: &Options) -> Result<Sti
     }
 }
 
+/// Freezes the tree and describes it. With an error all of it is let go as it was.
 fn hold_still_once(roots: &[Pid], facts: &HostFacts, options: &Options) -> Result<Still, Error> {
     let started = Instant::now();
     let frozen = freeze::freeze(roots, options.freeze_timeout)?;

@@ -67,6 +67,7 @@ fn may_trace(member: &Member) -> Result<(), Error> {
     opened.map(drop).map_err(|error| Error::Permission { pid: member.host, error })
 }
 
+/// What a process is as a whole: who traces it, filters, namespaces, root, capabilities, scheduling.
 fn process(member: &Member, refusals: &mut Refusals) -> Result<(), Error> {
     let pid = member.host;
     let status = proc::status(pid)?;
@@ -224,6 +225,7 @@ fn is_64_bit(pid: Pid) -> bool {
     read.is_err() || (head[4] == ELF_CLASS_64 && head[18..20] == MACHINE_X86_64)
 }
 
+/// Every mapping of a process; each that cannot be carried is named, and the others' files are noted.
 fn mappings(member: &Member, tables: &mut Tables, refusals: &mut Refusals) -> Result<(), Error> {
     let entries = proc::smaps(member.task())?;
     for entry in &entries {
@@ -288,6 +290,7 @@ fn vdso_of(pid: Pid, entry: &MapEntry) -> Option<Vec<u8>> {
 
 type Blocker = (&'static str, String, &'static str, &'static str);
 
+/// Why a mapping cannot be carried: code, what it is, reason and remedy.
 fn blocker(entry: &MapEntry) -> Option<Blocker> {
     let has = |flag| entry.flags.has(flag);
     let path = String::from_utf8_lossy(&entry.path).into_owned();

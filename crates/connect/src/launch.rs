@@ -47,6 +47,8 @@ impl Launch {
         done
     }
 
+    /// Lets the program execute, stops it at its entry point, puts the wrappers on and lets it go. It ends with us
+    /// until then.
     fn wrap_and_go(&self, wrappers: &[Wrapper], log: &Log) -> Result<Vec<Wrapped>, Error> {
         let _turn = Turn::take(self.pid)?;
         let tid = Tid(self.pid.0);

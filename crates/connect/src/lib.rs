@@ -238,6 +238,8 @@ fn wrap_running(wrapper: &Wrapper, pid: Pid) -> Result<Wrapped, Error> {
     Ok(done)
 }
 
+/// Loads the implementation, asks the runtime for a plan, and carries it out. The refusals that need a look into
+/// the program come before the first of these.
 fn put_on(target: &Target, session: &mut Session<'_>, wrapper: &Wrapper) -> Result<Wrapped, Error> {
     let name = wrapper.name.as_bytes();
     let known = listed(session)?;

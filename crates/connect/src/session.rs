@@ -129,6 +129,8 @@ impl<'w> Session<'w> {
         self.iterate.unwrap_or(self.target.loader.iterate)
     }
 
+    /// Borrows a thread that stands outside of the loader and the allocator, and finds the runtime or loads it by
+    /// that thread.
     fn borrow(
         waiter: &'w Waiter,
         target: &'w Target,

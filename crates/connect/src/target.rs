@@ -97,6 +97,8 @@ impl Target {
         Ok(())
     }
 
+    /// Reads what the auxiliary vector, the maps and the loader's list say. A program without an interpreter is
+    /// told by itself.
     fn look(pid: Pid, tracer: Pid) -> Result<Target, Error> {
         Target::check(pid, tracer)?;
         let memory = Memory::open(pid).map_err(|error| Error::NotAllowed(pid, error))?;
@@ -186,6 +188,8 @@ fn modules(memory: &Memory, debug: u64) -> Vec<Module> {
     found
 }
 
+/// A module of the loader's list, with the symbols of its dynamic section; only those that may have what is looked
+/// for.
 fn module(memory: &Memory, link_map: u64) -> Option<Module> {
     let base = word(memory, link_map)?;
     let path = string(memory, word(memory, link_map + 8)?)?;
@@ -229,6 +233,7 @@ impl Module {
     }
 }
 
+/// The functions by which a library is loaded: dlopen and dlclose, or what older glibc has in their place.
 fn find_loader(modules: &[Module], debug: u64) -> Option<Loader> {
     const RTLD_NOW: u64 = 2;
     const RTLD_DLOPEN: u64 = 0x8000_0000;

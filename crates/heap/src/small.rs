@@ -39,6 +39,8 @@ impl Core {
         }
     }
 
+    /// Where the span at hand has none left: what other threads freed is taken in, another span is adopted, or a
+    /// new one made.
     #[cold]
     #[inline(never)]
     fn take_block_slowly(self, slot: &Slot, class: usize) -> usize {
@@ -254,6 +256,7 @@ impl Core {
         slot.tail[class].set(span);
     }
 
+    /// Takes a span out of the list of those with room.
     fn unqueue(self, slot: &Slot, span: &Span) {
         let class = usize::from(span.class.get());
         let none = &raw const self.no_span;

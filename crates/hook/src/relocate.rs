@@ -59,6 +59,8 @@ pub fn relocate_short(function: Function<'_>, to: u64) -> Result<Relocated, Refu
     relocate_for(function, to, SHORT_JUMP_BYTES)
 }
 
+/// Moves as many instructions as a jump of that many bytes overwrites. What cannot be moved, or is too short, is a
+/// refusal.
 fn relocate_for(function: Function<'_>, to: u64, jump_bytes: usize) -> Result<Relocated, Refusal> {
     let skipped = if function.code.starts_with(&ENDBR) { ENDBR.len() } else { 0 };
     let at = function.address + skipped as u64;

@@ -74,6 +74,7 @@ pub fn take_over<D: Destination>(
     })
 }
 
+/// The phases from the first line to the last message.
 fn phases<D: Destination>(
     link: &Link,
     own: Hello,

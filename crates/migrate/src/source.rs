@@ -231,6 +231,7 @@ fn await_ready(link: &Link, bytes: u64) -> Result<Ready, Error> {
     }
 }
 
+/// Says GO and waits for RUNNING. From here on the program is not ours any more, whatever comes back.
 fn go(link: &Link, interruption: Option<Interruption>) -> Result<Running, Error> {
     link.send(Body::Go(Go {})).map_err(|error| link.last_words(error))?;
     let answer = match link.receive_message_within(ANSWER_TIMEOUT, "RUNNING")? {

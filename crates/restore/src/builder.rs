@@ -152,6 +152,7 @@ fn enter(checkpoint: &Checkpoint, plan: &Plan) -> Result<(Rights, Numbers), Erro
     Ok((if entered.user { Rights::OwnNamespace } else { Rights::Root }, Numbers::same()))
 }
 
+/// What the builder knows from the plan on.
 struct Builder<'a> {
     image: &'a Image,
     checkpoint: &'a Checkpoint,
@@ -172,6 +173,7 @@ struct Builder<'a> {
 type CallSites = BTreeMap<Pid, Option<brant_base::Addr>>;
 
 impl<'a> Builder<'a> {
+    /// The phases in order. Until the commit at the end every task dies with the builder; an error leaves nothing.
     fn build(
         mut self,
         hosted: Hosted,
@@ -263,6 +265,7 @@ impl<'a> Builder<'a> {
         self.checkpoint.processes.iter().filter_map(|process| Some((process, process.body.as_ref()?)))
     }
 
+    /// Address spaces and their contents, and in each the code by which interrupted calls go on.
     fn restore_memory(&mut self, tasks: &mut Tasks) -> Result<CallSites, Error> {
         let mut sites = CallSites::new();
         let has_executed = self.rights == Rights::Plain;
@@ -344,6 +347,7 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// Makes the threads, stops what was stopped, and gives every thread what the kernel keeps of it.
     fn restore_threads(&mut self, tasks: &mut Tasks, sites: &CallSites) -> Result<Vec<Ready<'a>>, Error> {
         let mut all = Vec::new();
         for (process, body) in self.bodies() {

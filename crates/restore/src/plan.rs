@@ -180,6 +180,7 @@ pub fn plan_of_running(
     finished(plan, checkpoint, facts, policy)
 }
 
+/// Adds every step and every refusal. Nothing of this host is changed.
 fn finished(
     mut plan: Plan,
     checkpoint: &Checkpoint,

@@ -142,6 +142,7 @@ pub(crate) fn commit(
     Ok(())
 }
 
+/// The commit. First every task is made to outlive us, then the keeper is told to go on alone; if we end before that word, it ends, and all with it.
 fn make_independent(
     ready: &[Ready<'_>],
     stand_ins: &BTreeMap<Pid, Puppet>,

@@ -323,6 +323,8 @@ impl Table {
         self.mediate(module, is_relocated);
     }
 
+    /// Puts everything that is on before the functions of a module that has just come, and notes why where that
+    /// cannot be.
     fn mediate(&mut self, module: &Module, is_relocated: bool) {
         if !self.is_ours(module) {
             let functions = self.overwritten(module);
@@ -359,6 +361,7 @@ impl Table {
         }
     }
 
+    /// One function of it. Its jump is written here, by the one thread that knows the module.
     fn hook(&mut self, module: &Module, index: usize, mediation: usize, address: u64) -> Result<(), Refusal> {
         let slot = self.slot_at(address).ok_or(Refusal::TooFar)?;
         if !self.is_free(index, mediation, address) {

@@ -400,6 +400,7 @@ pub(crate) fn list() -> Reply {
 }
 
 impl Table {
+    /// What a wrapper that is on does not mediate so far: functions of libraries that are not loaded, and system calls that were missed.
     fn missing(&self, wrapper: &Wrapper) -> Vec<Missing> {
         if !wrapper.is_on() {
             return Vec::new();

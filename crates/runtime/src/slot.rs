@@ -190,6 +190,8 @@ pub(crate) fn make_short_slot(
     }
 }
 
+/// Makes a slot of a relocated prologue: the gate and the trampoline are written into their block, which nobody
+/// runs yet.
 fn fill_slot(
     wanted: &Wanted<'_>,
     module: &Module,
@@ -529,6 +531,7 @@ impl Layers {
         layers.into_iter().for_each(|layer| unsafe { self.give_back(layer) });
     }
 
+    /// Room for more layers, each with the two stubs by which it is entered and passed over.
     fn make_slab(&mut self) -> Option<()> {
         let bytes = (SLAB_LAYERS * size_of::<Layer>()).next_multiple_of(system::PAGE);
         let layers = system::map(bytes)?.cast::<Layer>();

@@ -172,6 +172,8 @@ impl Pending {
         }
     }
 
+    /// Gives the finished file its name in one step, by link or by rename. A file that is there is replaced only
+    /// where that was asked for.
     fn give_name(&mut self, path: &Path) -> io::Result<()> {
         let Some((temporary, _)) = &self.temporary else {
             match link(&self.file, path) {

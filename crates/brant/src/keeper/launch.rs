@@ -157,6 +157,8 @@ fn report(outcome: &Result<String, LaunchError>) -> Vec<u8> {
     said
 }
 
+/// What the keeper said of the start, by its first byte: the program runs, could not be executed, or could not be
+/// wrapped.
 fn read_report(word: [u8; 8], rest: &mut File) -> Result<String, LaunchError> {
     let error = io::Error::from_raw_os_error(i32::from_le_bytes([word[4], word[5], word[6], word[7]]));
     match word[0] {
@@ -295,6 +297,7 @@ struct Ends {
 }
 
 impl Ends {
+    /// The ends that a job's program and its keeper hold: none of their own, a pipe into the log, or a terminal.
     fn open(io: &Io) -> Result<Ends, LaunchError> {
         match io {
             Io::Inherited => Ok(Ends { master: None, output: None, program: None }),

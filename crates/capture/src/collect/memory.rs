@@ -46,6 +46,7 @@ fn auxv(member: &Member) -> Result<Vec<u8>, Error> {
     Ok(words.iter().flat_map(|(key, value)| [key.to_le_bytes(), value.to_le_bytes()]).flatten().collect())
 }
 
+/// A mapping and what is behind it.
 fn mapping(member: &Member, entry: &MapEntry, tables: &mut Tables) -> Result<Mapping, Error> {
     let shared = entry.shared;
     let may_write = shared && entry.flags.has(VmFlags::MAY_WRITE);
@@ -78,6 +79,7 @@ fn mapping(member: &Member, entry: &MapEntry, tables: &mut Tables) -> Result<Map
     })
 }
 
+/// What madvise and mlock have set, from the flags of /proc/PID/smaps.
 fn flags(entry: &MapEntry) -> MappingFlags {
     let has = |flag| entry.flags.has(flag);
     MappingFlags {

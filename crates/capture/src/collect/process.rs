@@ -71,6 +71,7 @@ fn parent_inside(status: &Status) -> Pid {
     if depth(status.ppid) == status.ns_pid.len() { parent.pid } else { INIT }
 }
 
+/// All of a live process: what /proc tells, and by the remote hand what only it can say itself.
 fn body(
     frozen: &Frozen,
     process: &FrozenProcess,

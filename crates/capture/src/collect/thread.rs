@@ -76,6 +76,7 @@ fn alternate_stack(hand: &mut Hand, index: usize) -> Result<AlternateStack, Erro
     Ok(AlternateStack { base: Addr(base), flags: flags as i32 & !SS_ONSTACK, bytes })
 }
 
+/// Policy, niceness, affinity; the timer slack by a call of its own.
 fn scheduling(hand: &mut Hand, index: usize, member: &Member, tid: Tid) -> Result<Scheduling, Error> {
     let failed = |error| Error::Thread { tid, operation: "reading its scheduling", error };
     let stat = proc::stat((member.host, tid))?;
@@ -94,6 +95,7 @@ fn scheduling(hand: &mut Hand, index: usize, member: &Member, tid: Tid) -> Resul
     })
 }
 
+/// The registers by name: the order of an image is its own, not the kernel's.
 fn image_registers(registers: &UserRegisters) -> Registers {
     let UserRegisters {
         r15,

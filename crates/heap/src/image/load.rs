@@ -62,6 +62,7 @@ pub fn load(path: &std::path::Path) -> Result<Loaded, Error> {
     Ok(loaded)
 }
 
+/// Checks a heap's header, reserves its range, maps its extents. With an error the range is free again.
 fn load_heap(file: &File, opened: &Opened, record: &Record) -> Result<Core, Error> {
     if registry::by_name(record.name_text()).is_some() {
         return Err(Error::Exists(Label::new(record.name_text().as_bytes())));

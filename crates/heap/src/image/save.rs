@@ -239,6 +239,8 @@ impl<'a> Saver<'a> {
         *seen.finalize().as_bytes()
     }
 
+    /// Whether a group has to be written, and its bytes. Pages that nobody has touched, or that are still the
+    /// file's, are told without being read.
     fn read(&mut self, group: usize) -> Found {
         let address = self.core.address() + group * GROUP_BYTES;
         let is_backed = !self.core.backed(address, GROUP_BYTES).is_empty();

@@ -241,6 +241,7 @@ impl Image {
         Ok(self.summary())
     }
 
+    /// Reads a pack, compares its checksum, and only then decodes its index and its pages.
     fn fill_pack(&self, place: &PackPlace, into: &mut Pack) -> Result<(), ImageError> {
         let source = Source { file: &self.file, bytes: self.bytes };
         let section = &place.section;

@@ -164,6 +164,7 @@ impl<W: Write> Writer<W> {
         Ok((self.sink, Summary { id: self.identity.id, bytes, pages, zero_pages, digest }))
     }
 
+    /// The first section. A manifest beyond its limit is refused here: no reader would take it.
     fn manifest(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
         let length = bytes.len() as u64;
         if length > MANIFEST_BYTES_MAX {

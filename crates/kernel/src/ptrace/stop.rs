@@ -27,6 +27,8 @@ pub enum Stop {
 }
 
 impl Stop {
+    /// What a status of wait(2) says. What it does not know it keeps as it is: an unknown stop is no reason to
+    /// panic.
     fn from_status(status: i32) -> Stop {
         if libc::WIFEXITED(status) || libc::WIFSIGNALED(status) {
             return Stop::Ended(status);

@@ -98,6 +98,8 @@ impl<'w> Hand<'w> {
         DATA_BYTES + (threads.saturating_sub(1) * THUNK_BYTES).next_multiple_of(PAGE_SIZE as usize) as u64
     }
 
+    /// Maps what the hand needs in the target: a page of data, and code with a room for each thread's thunk. The
+    /// first room is marked before, so that what is left of it can be told after a kill.
     fn map_scratch(&mut self) -> Result<(), RemoteError> {
         let tid = self.slots[0].thread.tid;
         let mark = Addr(self.bootstrap_room.0 + THUNK_BYTES as u64);
@@ -243,6 +245,7 @@ impl<'w> Hand<'w> {
         self.release()
     }
 
+    /// Takes the scratch region away again; the first thread comes last, since its calls do it.
     fn release(&mut self) -> Result<(), RemoteError> {
         let mut outcome = Ok(());
         for index in 1..self.slots.len() {

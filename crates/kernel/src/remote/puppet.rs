@@ -120,6 +120,7 @@ impl Puppet {
         Ok(puppet)
     }
 
+    /// Puts the stub where no mapping of the image will be, goes on from there, and unmaps all else.
     fn move_stub(&mut self, place: StubPlace, keep: &[PageRange]) -> Result<(), RemoteError> {
         let fixed = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
@@ -145,6 +146,7 @@ impl Puppet {
         self.unmap_all_but(place.range, keep)
     }
 
+    /// Empties the address space around what must stay.
     fn unmap_all_but(&mut self, stub: PageRange, keep: &[PageRange]) -> Result<(), RemoteError> {
         let mut kept: Vec<PageRange> = keep.to_vec();
         kept.push(stub);
@@ -452,6 +454,7 @@ impl Puppet {
         Err(RemoteError::Unexpected { tid: self.tid, stop: Stop::Unknown(0) })
     }
 
+    /// Lets the task send itself a signal that stops it; tells whether it stopped before the call came back.
     fn try_stop(&mut self, signal: i32) -> Result<bool, RemoteError> {
         let tid = self.tid;
         let own = self.call(libc::SYS_getpid, &[])?;

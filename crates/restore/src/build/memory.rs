@@ -111,6 +111,7 @@ fn protection_bits(mapping: &Mapping) -> u64 {
 /// A third type of mapping beside shared and private (Linux 6.11).
 const MAP_DROPPABLE: i32 = 0x08;
 
+/// The mmap call that makes a mapping as it was.
 fn map_call(mapping: &Mapping, store: &FdStore) -> Call {
     let mut flags = libc::MAP_FIXED_NOREPLACE;
     flags |= match mapping.sharing {
@@ -157,6 +158,7 @@ fn advice(mapping: &Mapping) -> impl Iterator<Item = i32> {
     .filter_map(|(is_set, advice)| is_set.then_some(advice))
 }
 
+/// What madvise and mlock had set. What the host does not grant is a warning where the program cannot tell.
 fn advise(
     puppet: &mut Puppet,
     pid: Pid,

@@ -106,6 +106,8 @@ fn refusal(pid: Pid, resource: &str, why: &str) -> Refusals {
 }
 
 impl Planner {
+    /// The tree of the image as nodes: parents, sessions, groups and terminals, with those that are outside of it
+    /// noted.
     fn read(checkpoint: &Checkpoint) -> Result<Planner, Refusals> {
         let mut planner = Planner {
             outside: None,
@@ -157,6 +159,7 @@ impl Planner {
         Pid(number)
     }
 
+    /// Adds the parents and leaders that stayed behind: somebody must have had their numbers.
     fn add_placeholders(&mut self) {
         let mut sessions: BTreeSet<Pid> = self.nodes.values().filter_map(|node| node.session).collect();
         let mut groups: BTreeMap<Pid, Option<Pid>> =
@@ -281,6 +284,8 @@ impl Planner {
         if node.session == Some(pid) { node.born } else { node.session }
     }
 
+    /// Makes processes as soon as their parents and sessions allow, in rounds, until all are there or none can be
+    /// made any more.
     fn make_all(&mut self) -> Result<(), Refusals> {
         loop {
             let mut progress = false;
@@ -410,6 +415,7 @@ impl Planner {
         false
     }
 
+    /// Groups, once all processes are there: their founders first.
     fn join_groups(&mut self) -> Result<(), Refusals> {
         let (founders, members): (Vec<_>, Vec<_>) = self
             .order
@@ -436,6 +442,8 @@ impl Planner {
         Ok(())
     }
 
+    /// The steps, with what must be known of placeholders afterwards: which of them end at once, and which stay as
+    /// parents.
     fn finish(self, checkpoint: &Checkpoint, first: Pid) -> TreeShape {
         let real: BTreeSet<Pid> = checkpoint.processes.iter().map(|process| process.pid).collect();
         let parents: Vec<Pid> = self

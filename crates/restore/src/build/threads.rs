@@ -68,6 +68,8 @@ pub(crate) fn set(
     Ok(())
 }
 
+/// What a thread has registered with the kernel: robust list, restartable sequences, where its number is cleared,
+/// alternate stack.
 fn register(script: &mut Script, thread: &Thread) {
     if let Some(list) = thread.robust_list {
         let arguments = [list.head.0, list.bytes];
@@ -94,6 +96,7 @@ fn register(script: &mut Script, thread: &Thread) {
     script.must("setting its name", libc::SYS_prctl, &[libc::PR_SET_NAME as u64, at, 0, 0, 0]);
 }
 
+/// Its scheduling, by sched_setattr(2), and its affinity and priorities.
 fn schedule(script: &mut Script, thread: &Thread) {
     const SCHED_ATTRIBUTES_BYTES: u32 = 48;
     const RESET_ON_FORK: u64 = 1;
@@ -236,6 +239,8 @@ fn stack_of(puppet: &Puppet, body: &ProcessBody, thread: &Thread) -> Vec<u8> {
     }
 }
 
+/// The code by which calls with a relative time-out go on for what remained, between marks by which a later
+/// checkpoint knows it.
 fn place_trampolines(puppet: &mut Puppet, pid: Pid, gap: &Gap, code: &[u8]) -> Result<(), Error> {
     debug_assert!(code.len().is_multiple_of(TRAMPOLINE_BYTES));
     let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;

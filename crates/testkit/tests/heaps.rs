@@ -186,6 +186,67 @@ fn run(sandbox: &Sandbox, program: &Path, args: &[&str]) -> String {
     said
 }
 
+const MUSL: &str = "x86_64-unknown-linux-musl";
+
+/// A static program of musl from `fixtures/heap`; `None` where this host cannot make one.
+fn compile_with_musl(sandbox: &Sandbox, source: &str, library: &str) -> Option<PathBuf> {
+    let print = ["--print", "target-libdir", "--target", MUSL];
+    let output = Command::new("rustc").args(print).current_dir(repository()).output().ok()?;
+    let folder = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let has_compiler = Command::new("musl-gcc").arg("--version").output().is_ok();
+    if !output.status.success() || !Path::new(&folder).is_dir() || !has_compiler {
+        skip("host: musl-gcc, and Rust's library for musl (rustup target add x86_64-unknown-linux-musl)");
+        return None;
+    }
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args([
+        "build",
+        "--quiet",
+        "--release",
+        "--target",
+        MUSL,
+        "-p",
+        "brant-heap-c",
+        "-p",
+        "brant-heap-malloc",
+    ]);
+    command.env("CC_x86_64_unknown_linux_musl", "musl-gcc").current_dir(repository());
+    assert!(command.status().expect("cargo starts").success());
+    let built = built().parent().expect("it has one").join(MUSL).join("release");
+    let to = sandbox.path(&format!("musl-{}", source.replace('.', "-")));
+    let mut command = Command::new("musl-gcc");
+    command.args(["-static", "-O1", "-Wall", "-Werror", "-I"]).arg(repository().join("include"));
+    command.arg("-o").arg(&to).arg(repository().join("fixtures/heap").join(source));
+    // Debian's library for unwinding is made for glibc; Rust has its own.
+    command
+        .arg(built.join(format!("lib{library}.a")))
+        .arg(Path::new(&folder).join("self-contained/libunwind.a"));
+    let output = command.output().expect("the compiler starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(to)
+}
+
+/// An image depends on no C library: what a program of glibc has saved, one of musl goes on with, and the other way round.
+#[test]
+fn images_go_from_glibc_to_musl_and_back() {
+    let sandbox = Sandbox::new(Who::Plain);
+    let Some(musl) = compile_with_musl(&sandbox, "two_executions.c", "brant_heap_malloc") else { return };
+    let glibc = compile(&sandbox, "two_executions.c", "brant_heap_malloc", &[]);
+    for (first, second) in [(&glibc, &musl), (&musl, &glibc), (&musl, &musl)] {
+        two_executions(&sandbox, first, |_, image| {
+            let mut command = sandbox.command(second);
+            command.arg(image);
+            command
+        });
+    }
+    for library in ["brant_heap_c", "brant_heap_malloc"] {
+        let Some(program) = compile_with_musl(&sandbox, "api.c", library) else { return };
+        assert_eq!(run(&sandbox, &program, &["image"]), "all as it should be\n");
+        sandbox.brant(&["heap", "verify", "./image"]).expect(0);
+        std::fs::remove_file(sandbox.path("image")).expect("it was saved");
+    }
+}
+
 #[test]
 fn c_has_every_call() {
     let sandbox = Sandbox::new(Who::Plain);

@@ -38,6 +38,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("debootstrap", "debootstrap"),
     ("sshd", "openssh-server"),
     ("ssh", "openssh-client"),
+    ("/usr/include/sqlite3.h", "libsqlite3-dev"),
 ];
 
 /// What `cargo xtask windows` needs: a Wine, a linker, and a compiler that comes with the source of its standard library.
@@ -67,6 +68,11 @@ fn missing_of(needed: &[(&str, &'static str)]) -> Vec<Needed> {
 /// Installs what the end-to-end tests need where this may be done, else names it. Tests skip what they cannot run.
 pub(crate) fn provide() {
     provide_of(NEEDED);
+    // For programs of musl that have heaps of ours. Where the compiler did not come by rustup, such tests are skipped.
+    let musl = ["target", "add", "x86_64-unknown-linux-musl"];
+    if !Command::new("rustup").args(musl).status().is_ok_and(|status| status.success()) {
+        println!("still missing: Rust's library for musl");
+    }
 }
 
 /// The same for what `cargo xtask windows` needs. Tells whether all is there.

@@ -275,8 +275,9 @@ fn a_map_of_the_standard_library_comes_back() {
 #[test]
 fn sqlite_takes_its_memory_from_a_heap() {
     let sandbox = Sandbox::new(Who::Plain);
-    if !Path::new("/usr/include/sqlite3.h").is_file() {
-        return skip("host: the header of sqlite3");
+    let header = "/usr/include/sqlite3.h";
+    if !Path::new(header).is_file() {
+        return skip(header);
     }
     let program = compile(&sandbox, "sqlite.c", "brant_heap_c", &["-lsqlite3"]);
     let first = run(&sandbox, &program, &["image"]);

@@ -259,6 +259,65 @@ fn c_has_every_call() {
     }
 }
 
+/// Two executions, answered from a file: two heaps with a text and some bytes each.
+fn execute(sandbox: &Sandbox, program: &Path, answers: &str) {
+    std::fs::write(sandbox.path("answers"), answers).expect("the sandbox is ours");
+    let mut command = sandbox.command(program);
+    command.arg("image").stdin(File::open(sandbox.path("answers")).expect("it was written"));
+    let output = command.output().expect("it starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn brant_looks_into_images() {
+    let sandbox = Sandbox::new(Who::Plain);
+    let program = compile(&sandbox, "two_executions.cc", "brant_heap_malloc", &["-std=c++17"]);
+    execute(&sandbox, &program, "2\nhello\n100000\na second heap\n5\n");
+    // By the user whose image it is: it has mode 0600.
+    run(&sandbox, Path::new("/bin/cp"), &["image", "before"]);
+    execute(&sandbox, &program, "y\nmore\n300000\nx\n5\n");
+
+    let shown = sandbox.brant(&["heap", "inspect", "./image"]);
+    let words = [
+        "./image: 2 heaps",
+        "generation 2",
+        "heap heap-1 at 0x45e100000000",
+        "  root records: 48 bytes at 0x",
+    ];
+    assert!(words.iter().all(|words| shown.expect(0).stdout.contains(words)), "{}", shown.stdout);
+    assert!(shown.stdout.contains("  2 larger blocks of 390.6 KiB"), "{}", shown.stdout);
+    let json = |args: &[&str]| -> serde_json::Value {
+        let outcome = sandbox.brant(&[&["heap"], args, &["--json"]].concat());
+        serde_json::from_str(&outcome.expect(0).stdout).expect("it is JSON")
+    };
+    let image = json(&["inspect", "./image"]);
+    assert_eq!((&image["generation"], image["heaps"].as_array().map(Vec::len)), (&2.into(), Some(2)));
+    let heap = &image["heaps"][0];
+    assert_eq!((&heap["name"], &heap["roots"][0]["name"]), (&"heap-1".into(), &"records".into()));
+    assert_eq!((&heap["large_blocks"], &heap["large_bytes"]), (&2.into(), &400_000.into()));
+    assert_eq!(json(&["verify", "./image"])["groups"].as_u64().map(|groups| groups > 10), Some(true));
+
+    let differences = json(&["diff", "./before", "./image"]);
+    let heap = &differences["heaps"][0];
+    assert_eq!((&heap["name"], &heap["freed"]["blocks"]), (&"heap-1".into(), &0.into()));
+    assert!(heap["allocated"]["bytes"].as_u64().is_some_and(|bytes| bytes > 300_000), "{heap}");
+    // The root is the list itself; it and its one record have another neighbour now.
+    assert_eq!((&heap["roots"], &heap["changed"]["blocks"]), (&serde_json::json!([]), &2.into()));
+    let same = sandbox.brant(&["heap", "diff", "./image", "./image"]);
+    assert!(same.expect(0).stdout.contains("heap heap-2: 0 blocks of 0 B came"), "{}", same.stdout);
+
+    let mut bytes = std::fs::read(sandbox.path("image")).expect("it was saved");
+    let middle = bytes.len() / 2;
+    bytes[middle..].fill(0xee);
+    std::fs::write(sandbox.path("image"), &bytes).expect("the sandbox is ours");
+    for verb in ["verify", "inspect"] {
+        let outcome = sandbox.brant(&["heap", verb, "./image"]);
+        assert!(outcome.expect(6).stderr.contains("B-1223"), "{}", outcome.stderr);
+    }
+    assert!(sandbox.brant(&["heap", "inspect", "./answers"]).expect(5).stderr.contains("B-1221"));
+    assert!(sandbox.brant(&["heap", "inspect", "./none"]).expect(7).stderr.contains("B-1224"));
+}
+
 #[test]
 fn a_map_of_the_standard_library_comes_back() {
     let sandbox = Sandbox::new(Who::Plain);

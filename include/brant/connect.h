@@ -1,8 +1,8 @@
 /*
- * Wrappers on running processes, for C: libbrant_connect.a or libbrant_connect.so.
+ * Wrappers on running processes, for C: libbrant_connect.a or libbrant_connect.so; brant_connect.dll on Windows.
  *
  * NAME is the path of a definition file, or a name that is looked for as NAME.wrap in $XDG_CONFIG_HOME/brant/wrappers and in
- * /etc/brant/wrappers; for UnwrapProcess it is the wrapper's own name.
+ * /etc/brant/wrappers, or on Windows in %APPDATA%\brant\wrappers and beside the library; for UnwrapProcess it is the wrapper's own name.
  *
  * Both return 0, or the number of a code that `brant explain` expands: 1111 is B-1111. UnwrapProcess returns 1 where the wrapper is
  * off but its implementation stays loaded, dormant.

@@ -57,7 +57,7 @@ fn check_source(name: &str, text: &str, findings: &mut Vec<String>) {
         ["kernel", "runtime", "mediator", "wrappers", "connect-c", "heap", "heap-c", "heap-malloc"]
             .iter()
             .any(|folder| name.starts_with(&format!("crates/{folder}/")))
-            || ["agent", "control", "connect", "mediators"]
+            || ["agent", "connect", "control", "example"]
                 .iter()
                 .any(|folder| name.starts_with(&format!("windows/{folder}/")));
     if is_root && !may_be_unsafe && !text.contains("#![forbid(unsafe_code)]") {

@@ -62,10 +62,18 @@ impl<F: Copy, R> Call<F, R> {
     }
 
     /// Where the function's caller goes on, and what was in its frame pointer register: a frame only if that code keeps frames.
+    #[cfg(not(windows))]
     pub fn caller(&self) -> (usize, usize) {
         // SAFETY: `new` vouches for the frame, which the runtime's thunk has made.
-        let behind = unsafe { (&raw const (*self.icall.cast::<Frame>()).behind).read() };
+        let behind = unsafe { (&raw const (*self.icall.cast::<crate::Frame>()).behind).read() };
         (behind[1] as usize, behind[0] as usize)
+    }
+
+    /// Where the function's caller goes on.
+    #[cfg(windows)]
+    pub fn caller(&self) -> usize {
+        // SAFETY: `new` vouches for the frame; the return address stands before the arguments.
+        unsafe { (*self.icall.cast::<crate::Frame>()).arguments.sub(1).read() as usize }
     }
 
     fn layer(&self) -> *const Layer {
@@ -74,47 +82,7 @@ impl<F: Copy, R> Call<F, R> {
     }
 }
 
-/// The arguments of any call as they were passed: for mediators that stand before many functions.
-///
-/// Vector registers are there where the definition's signature says that they carry arguments, or says nothing.
-#[repr(C)]
-#[derive(Debug)]
-pub struct Frame {
-    layer: *const c_void,
-    unused: [u64; 3],
-    /// rdi, rsi, rdx, rcx, r8, r9.
-    pub integers: [u64; 6],
-    rax: u64,
-    r10: u64,
-    /// xmm0 to xmm7.
-    pub vectors: [[u64; 2]; 8],
-    behind: [u64; 2],
-}
-
-impl Frame {
-    /// # Safety
-    ///
-    /// The runtime gave `icall` to a mediator that has not returned yet.
-    pub unsafe fn of<'a>(icall: *const c_void) -> &'a Frame {
-        // SAFETY: promised by the caller.
-        unsafe { &*icall.cast::<Frame>() }
-    }
-
-    /// A word of the stack arguments.
-    ///
-    /// # Safety
-    ///
-    /// The caller of the function has passed so many.
-    pub unsafe fn stack(&self, index: usize) -> u64 {
-        // SAFETY: promised by the caller; they follow the return address.
-        unsafe { (&raw const *self).add(1).cast::<u64>().add(index).read() }
-    }
-}
-
 const _: () = {
-    assert!(core::mem::offset_of!(Frame, integers) == 32);
-    assert!(core::mem::offset_of!(Frame, vectors) == 96);
-    assert!(size_of::<Frame>() == 240);
     assert!(core::mem::offset_of!(Layer, inner) == 32);
     assert!(core::mem::offset_of!(Layer, index) == 40);
 };

@@ -38,11 +38,15 @@
 //! the mediator changes it. Where the function may throw or be cancelled, the library must be built with
 //! `-Cforce-unwind-tables=yes`, and nothing that is to be dropped may live across `inner()` if it is built with panic=abort.
 //!
+//! On Windows (`docs/windows.md`) there are no native mediators, and the end of the program is not told ([`Event::Exit`]).
+//!
 //! In C the same is `brant/mediator.h`.
 #![no_std]
 
 mod call;
 mod event;
+#[cfg_attr(windows, path = "frame_windows.rs")]
+mod frame;
 mod thread;
 
 #[cfg(feature = "freestanding")]
@@ -51,10 +55,11 @@ mod freestanding;
 #[doc(hidden)]
 pub mod system;
 
-pub use call::{Call, Frame};
+pub use call::Call;
 pub use event::{Event, Function, Library, Load};
 #[doc(hidden)]
 pub use event::{Raw, deliver, leave};
+pub use frame::Frame;
 pub use thread::{Initial, PerThread, thread_pointer};
 
 /// Declares mediators.
@@ -191,6 +196,7 @@ macro_rules! events {
             unsafe { $crate::deliver(event, $handler) }
         }
 
+        #[cfg(not(windows))]
         #[used]
         #[unsafe(link_section = ".fini_array")]
         static BRANT_EXIT: extern "C" fn() = {

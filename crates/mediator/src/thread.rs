@@ -2,12 +2,18 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-/// The calling thread's own pointer (`fs:0` in glibc and musl): another one for each thread that lives.
+/// The calling thread's own pointer (`fs:0` in glibc and musl, its block on Windows): another one for each thread that lives.
 pub fn thread_pointer() -> usize {
     let pointer: usize;
     // SAFETY: the thread pointer points to itself, in every thread that a C library made.
+    #[cfg(not(windows))]
     unsafe {
         core::arch::asm!("mov {}, qword ptr fs:[0]", out(reg) pointer, options(nostack, readonly, preserves_flags))
+    };
+    // SAFETY: the block points to itself, in every thread.
+    #[cfg(windows)]
+    unsafe {
+        core::arch::asm!("mov {}, qword ptr gs:[0x30]", out(reg) pointer, options(nostack, readonly, preserves_flags))
     };
     pointer
 }

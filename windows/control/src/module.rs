@@ -1,14 +1,28 @@
 //! Libraries of another process.
 
+use std::ffi::OsString;
+use std::os::windows::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+
 use brant_windows::exports::Memory;
+use brant_windows::{Code, Refused};
 use windows_sys::Win32::Foundation::HANDLE;
 use windows_sys::Win32::System::Diagnostics::ToolHelp::{
     CreateToolhelp32Snapshot, MODULEENTRY32W, Module32FirstW, Module32NextW, TH32CS_SNAPMODULE,
     TH32CS_SNAPTHREAD, THREADENTRY32, Thread32First, Thread32Next,
 };
 
+use windows_sys::Win32::System::LibraryLoader::{
+    GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS, GET_MODULE_HANDLE_EX_FLAG_UNCHANGED_REFCOUNT, GetModuleFileNameW,
+    GetModuleHandleExW,
+};
+
+use crate::error::last;
 use crate::handle::Handle;
 use crate::memory;
+
+/// A path has at most so many units.
+const PATH_UNITS_MAX: usize = 32_768;
 
 /// A library that another process has loaded.
 #[derive(Debug)]
@@ -41,6 +55,22 @@ pub(crate) fn find(process: HANDLE, pid: u32, name: &str) -> Option<Module> {
         is_there = unsafe { Module32NextW(snapshot.raw(), &raw mut entry) };
     }
     None
+}
+
+/// The folder of the library or program that this code of ours is in: where the agent lies.
+pub fn own_folder(code: *const ()) -> Result<PathBuf, Refused> {
+    let failed = || last(Code::Failed, "it cannot be told where brant lies");
+    let mut library = std::ptr::null_mut();
+    let flags = GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS | GET_MODULE_HANDLE_EX_FLAG_UNCHANGED_REFCOUNT;
+    // SAFETY: there is room for the answer.
+    if unsafe { GetModuleHandleExW(flags, code.cast(), &raw mut library) } == 0 {
+        return Err(failed());
+    }
+    let mut path = vec![0; PATH_UNITS_MAX];
+    // SAFETY: there is room for so many units.
+    let length = unsafe { GetModuleFileNameW(library, path.as_mut_ptr(), path.len() as u32) } as usize;
+    let path = PathBuf::from(OsString::from_wide(&path[..length]));
+    path.parent().map(Path::to_owned).ok_or_else(failed)
 }
 
 /// The threads of a process.

@@ -180,3 +180,53 @@ fn what_cannot_be_wrapped_is_refused_and_nothing_is_changed() {
     assert!(said.err.contains("B-1314"), "{said:?}");
     assert_eq!(program.end().0, 0);
 }
+
+#[test]
+fn a_program_in_c_wraps_another_one() {
+    let (wine, folder) = (Wine::new("win7"), Folder::new());
+    let program = compile(&folder, "busy", Built::Program, &[]);
+    let connector = compile(&folder, "connector", Built::Program, &[]);
+    compile(&folder, "count", Built::Library, &[]);
+    folder.write("count.wrap", COUNT);
+    let program = wine.start(&folder, &program, &[""; 0]);
+    let pid = program.pid();
+    let library = wine.bin().join("brant_connect.dll");
+    let said = wine.run(&folder, &connector, &[&format!("Z:{}", library.display()), &pid], "").ok();
+    let expected = "0\n0\n1313 B-1313: the process is already wrapped by \"count\"\n0\n1314\n1301\n";
+    assert_eq!(said, expected);
+    let log = folder.read("connector.log");
+    let lines: Vec<Vec<&str>> = log.lines().map(|line| line.split(' ').skip(1).collect()).collect();
+    let of = |at: usize| (lines[at][1], lines[at][2], lines[at][3]);
+    assert_eq!(of(0), ("on", "count", "HeapAlloc"), "{log}");
+    assert_eq!(of(1), ("on", "count", "HeapFree"), "{log}");
+    assert_eq!(of(2), ("refused", "./count.wrap", "B-1313"), "{log}");
+    assert_eq!(of(3), ("off", "count", "HeapAlloc"), "{log}");
+    assert_eq!(of(5), ("refused", "count", "B-1314"), "{log}");
+    assert_eq!(of(6), ("refused", "./nowhere.wrap", "B-1301"), "{log}");
+    let (code, output) = program.end();
+    assert_eq!(code, 0, "{output}");
+}
+
+#[test]
+fn mediators_in_rust_have_options_and_statics() {
+    let (wine, folder) = (Wine::new("win10"), Folder::new());
+    let program = compile(&folder, "opener", Built::Program, &[]);
+    std::fs::copy(wine.bin().join("brant_example.dll"), folder.path().join("brant_example.dll")).unwrap();
+    let definition = "wrapper files implementation \"brant_example.dll\"
+wrap CreateFileW in kernel32 with my_create_file size 28
+";
+    folder.write("files.wrap", definition);
+    folder.write("a.txt", "text of a\n");
+    folder.write("b.txt", "text of b\n");
+    let mut program = wine.start(&folder, &program, &[""; 0]);
+    wine.brant(&folder, &["wrap", "./files.wrap:b.txt", &program.pid()]).ok();
+    program.say("a.txt");
+    program.say("b.txt");
+    let output = program.wait_for("not opened");
+    assert!(output.ends_with("opened a.txt\ntext of a\nrefused b.txt\nnot opened\n"), "{output}");
+    wine.brant(&folder, &["unwrap", "files", &program.pid()]).ok();
+    program.say("b.txt");
+    let output = program.wait_for("text of b");
+    assert!(output.contains("2 files\n"), "{output}");
+    assert_eq!(program.end().0, 0);
+}

@@ -83,7 +83,11 @@ fn relocate_for(function: Function<'_>, to: u64, jump_bytes: usize) -> Result<Re
         if start > 0 {
             moves.push((at + start as u64, to + trampoline.len() as u64));
         }
-        is_ended = copy(&decoder, &instruction, bytes, at + jump_bytes as u64, to, &mut trampoline)?;
+        let end = at + jump_bytes as u64;
+        is_ended = match call_by_pointer(&instruction, bytes, end, to, &mut trampoline) {
+            Some(done) => done.map(|()| true)?,
+            None => copy(&decoder, &instruction, bytes, end, to, &mut trampoline)?,
+        };
         if is_ended {
             break;
         }
@@ -156,10 +160,7 @@ pub(crate) fn copy(
             if back < end {
                 return Err(Refusal::Call);
             }
-            trampoline.push(0x68); // push the lower half, sign-extended
-            trampoline.extend((back as u32).to_le_bytes());
-            trampoline.extend([0xc7, 0x44, 0x24, 0x04]); // mov dword ptr [rsp + 4], the upper half
-            trampoline.extend(((back >> 32) as u32).to_le_bytes());
+            push(back, trampoline);
             let here = to + trampoline.len() as u64;
             trampoline.extend(jump(here, instruction.near_branch_target()).ok_or(Refusal::TooFar)?);
             Ok(true)
@@ -171,6 +172,38 @@ pub(crate) fn copy(
         }
         _ => Err(Refusal::Instruction),
     }
+}
+
+/// Pushes an address.
+fn push(address: u64, trampoline: &mut Vec<u8>) {
+    trampoline.push(0x68); // push the lower half, sign-extended
+    trampoline.extend((address as u32).to_le_bytes());
+    trampoline.extend([0xc7, 0x44, 0x24, 0x04]); // mov dword ptr [rsp + 4], the upper half
+    trampoline.extend(((address >> 32) as u32).to_le_bytes());
+}
+
+/// `call [rip + ...]`, by which libraries of Windows call each other, where it returns behind the jump: it returns into the function itself.
+/// Nothing for other instructions.
+fn call_by_pointer(
+    instruction: &Instruction,
+    bytes: &[u8],
+    end: u64,
+    to: u64,
+    trampoline: &mut Vec<u8>,
+) -> Option<Result<(), Refusal>> {
+    let &[0xff, 0x15, _, _, _, _] = bytes else { return None };
+    let back = instruction.next_ip();
+    if back < end {
+        return Some(Err(Refusal::Call));
+    }
+    push(back, trampoline);
+    let behind = to + trampoline.len() as u64 + bytes.len() as u64;
+    let Some(distance) = displacement(behind, instruction.ip_rel_memory_address()) else {
+        return Some(Err(Refusal::TooFar));
+    };
+    trampoline.extend([0xff, 0x25]);
+    trampoline.extend(distance.to_le_bytes());
+    Some(Ok(()))
 }
 
 /// Copies an instruction that may refer to memory relative to itself.

@@ -124,6 +124,10 @@ fn what_cannot_be_moved_is_refused_for_its_reason() {
     // call +0: what it calls returns behind the jump.
     let moved = relocate(&[0xe8, 0, 0, 0, 0], 9).unwrap();
     assert_eq!(moved[..13], [0x68, 5, 0x10, 0, 0, 0xc7, 0x44, 0x24, 4, 0, 0, 0, 0]);
+    // sub rsp, 40; call [rip + 0x100]: the pointer is at 0x110a, the jump by it ends at 0x9017.
+    let moved = relocate(&[0x48, 0x83, 0xec, 0x28, 0xff, 0x15, 0, 1, 0, 0], 12).unwrap();
+    assert_eq!(moved[4..17], [0x68, 0x0a, 0x10, 0, 0, 0xc7, 0x44, 0x24, 4, 0, 0, 0, 0]);
+    assert_eq!(moved[17..], [0xff, 0x25, 0xf3, 0x80, 0xff, 0xff]);
     let moved = relocate(&[0x74, 4, 0x0f, 0x1f, 0], 9).unwrap();
     assert_eq!(moved[..6], [0x0f, 0x84, 0, 0x80, 0xff, 0xff]);
 }

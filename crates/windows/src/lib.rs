@@ -12,6 +12,7 @@ mod refused;
 mod spec;
 
 pub mod exports;
+pub mod record;
 
 pub use explain::EXPLANATIONS;
 pub use message::{

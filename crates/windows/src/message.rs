@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::record::Shown;
 use crate::{Refused, Spec};
 
 /// Another number for each change of what is here.
@@ -56,6 +57,8 @@ pub enum Request {
         name: String,
     },
     Wrappers,
+    /// What the wrapper `record` has kept.
+    Show,
 }
 
 /// What is answered.
@@ -65,6 +68,7 @@ pub enum Reply {
     Wrapped(Wrapped),
     Unwrapped { interceptions: Vec<Interception>, left: Left },
     Wrappers(Vec<Listed>),
+    Shown(Box<Shown>),
     Refused(Refused),
 }
 

@@ -5,6 +5,7 @@
 
 mod hook;
 mod memory;
+mod record;
 mod serve;
 mod thread;
 

@@ -1,12 +1,14 @@
 //! Definition files: the path of one, or a name that is looked for, and options behind a colon.
 //!
-//! `NAME` is `NAME.wrap` in `%APPDATA%\brant\wrappers`, then in the folder `wrappers` beside brant. A relative path of an
+//! `NAME` is `NAME.wrap` in `%APPDATA%\brant\wrappers`, then in the folder `wrappers` beside brant, then a wrapper that ships. A relative path of an
 //! implementation starts at the definition's folder.
 
 use std::path::{Path, PathBuf};
 
 use brant_windows::{Callers, Code, Refused, Spec, choose};
 
+/// Definitions that ship: their implementation is in the agent.
+const SHIPPED: [(&str, &str); 1] = [("record", include_str!("../definitions/record.wrap"))];
 const ENDING: &str = "wrap";
 
 /// The folders that are searched, the user's first. `home` is where brant lies.
@@ -33,7 +35,11 @@ pub fn all(home: &Path) -> Vec<PathBuf> {
 pub fn find(text: &str, callers: Callers, home: &Path) -> Result<Spec, Refused> {
     let (name, options) = split(text);
     let is_path = name.contains(['/', '\\']) || name.ends_with(".wrap");
-    let path = if is_path { PathBuf::from(name) } else { search(name, home)? };
+    let path = match search(name, home) {
+        _ if is_path => PathBuf::from(name),
+        Ok(path) => path,
+        Err(refused) => return shipped(name, options, callers).unwrap_or(Err(refused)),
+    };
     let shown = path.display().to_string();
     let source = std::fs::read(&path)
         .map_err(|error| Refused::new(Code::NoDefinition, format!("{shown} cannot be read")).why(error))?;
@@ -44,6 +50,18 @@ pub fn find(text: &str, callers: Callers, home: &Path) -> Result<Spec, Refused> 
         Refused::new(Code::NoImplementation, format!("{} is no path", implementation.display())).why(error)
     })?;
     Spec::of(&wrapper, absolute.display().to_string(), options, callers)
+}
+
+/// Names of the definitions that ship.
+pub fn all_shipped() -> impl Iterator<Item = &'static str> {
+    SHIPPED.iter().map(|(name, _)| *name)
+}
+
+fn shipped(name: &str, options: &str, callers: Callers) -> Option<Result<Spec, Refused>> {
+    let (_, text) = SHIPPED.iter().find(|(shipped, _)| *shipped == name)?;
+    let spec = choose(text.as_bytes(), name, name)
+        .and_then(|wrapper| Spec::of(&wrapper, wrapper.implementation.as_str().to_owned(), options, callers));
+    Some(spec)
 }
 
 /// `NAME:OPTIONS`. The colon behind a drive's letter is part of the name.

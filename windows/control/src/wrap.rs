@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use brant_windows::record::Shown;
 use brant_windows::{
     AGENT_FILE, Callers, Code, Interception, Left, Listed, Refused, Reply, Request, Spec, Wrapped,
 };
@@ -58,6 +59,19 @@ pub fn wrappers(pid: u32) -> Result<Vec<Listed>, Refused> {
     }
     match process.ask(&Request::Wrappers, ANSWER_LIMIT_MS)? {
         Reply::Wrappers(wrappers) => Ok(wrappers),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// What the wrapper `record` has kept of a process.
+pub fn show(pid: u32) -> Result<Shown, Refused> {
+    let process = Process::open(pid)?;
+    if !process.has_agent() {
+        return Err(Refused::new(Code::NotRecorded, format!("process {pid} keeps no record"))
+            .next(format!("brant.exe wrap record {pid}")));
+    }
+    match process.ask(&Request::Show, ANSWER_LIMIT_MS)? {
+        Reply::Shown(shown) => Ok(*shown),
         other => Err(unexpected(&other)),
     }
 }

@@ -10,6 +10,7 @@ use windows_sys::Win32::System::LibraryLoader::{
 };
 
 use super::event::{Event, Function, Raw};
+use crate::record;
 
 const ANSWER_BYTES: usize = 512;
 
@@ -31,6 +32,9 @@ pub(crate) struct Implementation {
 impl Implementation {
     /// Loads it, and finds its mediators. Without any lock: its first code runs here.
     pub(crate) fn load(spec: &Spec) -> Result<Implementation, Refused> {
+        if let Some(name) = spec.shipped() {
+            return Implementation::shipped(spec, name);
+        }
         let path: Vec<u16> = std::ffi::OsStr::new(&spec.implementation).encode_wide().chain([0]).collect();
         // SAFETY: a text that ends with a zero; what the library does is the user's wish.
         let library =
@@ -64,6 +68,38 @@ impl Implementation {
         let mediators = spec.functions.iter().filter_map(|function| export(library, &function.mediator));
         implementation.mediators = mediators.collect();
         Ok(implementation)
+    }
+
+    /// What the agent has in itself.
+    fn shipped(spec: &Spec, name: &str) -> Result<Implementation, Refused> {
+        if name != record::NAME {
+            return Err(Refused::new(
+                Code::NoImplementation,
+                format!("the agent has no implementation {name:?} in it"),
+            ));
+        }
+        let of =
+            |mediator: &str| (mediator == "record_call").then_some(record::record_call as *const () as usize);
+        let mediators: Vec<usize> =
+            spec.functions.iter().filter_map(|function| of(&function.mediator)).collect();
+        if mediators.len() != spec.functions.len() {
+            return Err(Refused::new(
+                Code::NoMediator,
+                format!("{name:?} has the mediator record_call only"),
+            ));
+        }
+        if !spec.options.is_empty() {
+            return Err(Refused::new(Code::NoOptions, format!("{name:?} takes no options")));
+        }
+        record::begin(spec);
+        Ok(Implementation {
+            library: 0,
+            mediators,
+            told: None,
+            wrapper: kept(&spec.name),
+            options: kept(""),
+            functions: Vec::leak(spec.functions.iter().map(Function::of).collect()),
+        })
     }
 
     /// Asks it whether it takes the wrapper.

@@ -23,5 +23,6 @@ mod wrap;
 
 pub(crate) use call::Layer;
 pub(crate) use list::wrappers;
+pub(crate) use stop::living;
 pub(crate) use unwrap::unwrap;
 pub(crate) use wrap::wrap;

@@ -7,14 +7,15 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use brant_windows::{Code, Refused};
-use windows_sys::Win32::Foundation::{CloseHandle, HANDLE};
+use windows_sys::Win32::Foundation::{CloseHandle, HANDLE, WAIT_OBJECT_0};
 use windows_sys::Win32::System::Diagnostics::Debug::{
     CONTEXT, CONTEXT_CONTROL_AMD64, GetThreadContext, SetThreadContext,
 };
 use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleW, GetProcAddress};
 use windows_sys::Win32::System::Threading::{
     GetCurrentProcess, GetThreadId, ResumeThread, SuspendThread, THREAD_GET_CONTEXT,
-    THREAD_QUERY_INFORMATION, THREAD_SET_CONTEXT, THREAD_SUSPEND_RESUME,
+    THREAD_QUERY_INFORMATION, THREAD_SET_CONTEXT, THREAD_SUSPEND_RESUME, THREAD_SYNCHRONIZE,
+    WaitForSingleObject,
 };
 
 use crate::thread;
@@ -176,16 +177,16 @@ fn go_to(thread: HANDLE, address: u64) -> bool {
     unsafe { SetThreadContext(thread, &raw const context.0) != 0 }
 }
 
-/// The threads of this process.
+/// The threads of this process that have not ended: a thread that has is there as long as somebody has a handle of it.
 pub(crate) fn living() -> Vec<u32> {
     let Some(next) = next_thread() else { return Vec::new() };
+    let access = THREAD_QUERY_INFORMATION | THREAD_SYNCHRONIZE;
     let mut found = Vec::new();
     let mut previous: HANDLE = std::ptr::null_mut();
     loop {
         let mut handle: HANDLE = std::ptr::null_mut();
         // SAFETY: the calling process, a thread of it or none, and room for the answer.
-        let status =
-            unsafe { next(GetCurrentProcess(), previous, THREAD_QUERY_INFORMATION, 0, 0, &raw mut handle) };
+        let status = unsafe { next(GetCurrentProcess(), previous, access, 0, 0, &raw mut handle) };
         if !previous.is_null() {
             // SAFETY: opened here.
             unsafe { CloseHandle(previous) };
@@ -194,7 +195,11 @@ pub(crate) fn living() -> Vec<u32> {
             return found;
         }
         // SAFETY: just opened.
-        found.push(unsafe { GetThreadId(handle) });
+        let is_over = unsafe { WaitForSingleObject(handle, 0) } == WAIT_OBJECT_0;
+        if !is_over {
+            // SAFETY: just opened.
+            found.push(unsafe { GetThreadId(handle) });
+        }
         previous = handle;
     }
 }

@@ -28,6 +28,27 @@ struct Found {
     refusals: Vec<String>,
 }
 
+impl Found {
+    /// A function cannot be mediated. A wrapper that ships does without it.
+    fn refuse(&mut self, spec: &Spec, address: u64, why: &str) {
+        let of_it: Vec<usize> =
+            self.functions.iter().filter(|(at, _)| *at == address).map(|(_, index)| *index).collect();
+        self.functions.retain(|(at, _)| *at != address);
+        for function in of_it.iter().filter_map(|index| spec.functions.get(*index)) {
+            let SpecFunction { function, library, .. } = function;
+            if spec.shipped().is_some() {
+                self.missing.push(Missing {
+                    function: function.clone(),
+                    library: library.clone(),
+                    why: Some(why.to_owned()),
+                });
+            } else {
+                self.refusals.push(format!("{function} {why}"));
+            }
+        }
+    }
+}
+
 /// Puts a wrapper on this process.
 pub(crate) fn wrap(spec: Spec) -> Result<Wrapped, Refused> {
     let taken =
@@ -69,7 +90,7 @@ fn place(spec: &Spec, mediators: &[usize]) -> Result<Places, Refused> {
     modules::judge_by(&table.modules);
     table.hooks.iter().for_each(|hook| hook.slot.forget_caller());
     let mut found = find(&table, spec);
-    plan(&mut table, &mut found);
+    plan(&mut table, spec, &mut found);
     if !found.refusals.is_empty() {
         return Err(Refused::new(Reason::Unhookable, "functions of the definition cannot be mediated")
             .why(found.refusals.join("\n")));
@@ -134,7 +155,7 @@ pub(super) fn is_named(wanted: &Library, module: &Module) -> bool {
 }
 
 /// Makes hooks for the functions that have none yet.
-fn plan(table: &mut Table, found: &mut Found) {
+fn plan(table: &mut Table, spec: &Spec, found: &mut Found) {
     let mut wanted: Vec<u64> = found.functions.iter().map(|(address, _)| *address).collect();
     wanted.sort_unstable();
     wanted.dedup();
@@ -149,9 +170,7 @@ fn plan(table: &mut Table, found: &mut Found) {
             let taken = table.taken();
             match code::plan(address, &code, &mut table.room, &taken) {
                 Ok(plan) => table.add_hook(plan),
-                Err(why) => {
-                    found.refusals.push(format!("the function at {address:#x} in {}: {why}", module.name()))
-                }
+                Err(why) => found.refuse(spec, address, &format!("in {}: {why}", module.name())),
             }
         }
     }

@@ -3,6 +3,7 @@
 mod explain;
 mod options;
 mod run;
+mod show;
 mod wrap;
 
 use std::ffi::OsString;
@@ -15,6 +16,7 @@ brant.exe run [--wrap WRAPPER]... [--callers all] [--log FILE] -- PROGRAM [ARGUM
 brant.exe wrap WRAPPER PID [--callers all] [--log FILE]
 brant.exe unwrap NAME PID [--log FILE]
 brant.exe wrappers [PID] [--json]
+brant.exe show PID [--all] [--json]
 brant.exe explain CODE
 
 WRAPPER is the path of a definition file, or a name; options of the implementation follow behind a colon.
@@ -39,6 +41,7 @@ pub(crate) fn main(arguments: &[OsString]) -> u8 {
         Some("wrap") => wrap::wrap(&words[1..]),
         Some("unwrap") => wrap::unwrap(&words[1..]),
         Some("wrappers") => wrap::wrappers(&words[1..]),
+        Some("show") => show::show(&words[1..]),
         Some("explain") => explain::explain(&words[1..]),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");
@@ -62,7 +65,7 @@ pub(crate) fn told(refused: &Refused) -> u8 {
     eprintln!("brant: {refused}");
     match refused.code {
         Code::Usage => exit::USAGE,
-        Code::NoProcess | Code::NotWrapped => exit::NO_TARGET,
+        Code::NoProcess | Code::NotWrapped | Code::NotRecorded => exit::NO_TARGET,
         Code::OtherMachine | Code::NotHere | Code::Unhookable => exit::UNSUPPORTED,
         _ => exit::FAILED,
     }

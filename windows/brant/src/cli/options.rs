@@ -16,6 +16,7 @@ pub(crate) struct Options {
     pub(crate) callers: Callers,
     pub(crate) log: Option<String>,
     pub(crate) is_json: bool,
+    pub(crate) is_all: bool,
 }
 
 impl Options {
@@ -28,6 +29,7 @@ impl Options {
                 "--wrap" => options.wrappers.push(value()?),
                 "--log" => options.log = Some(value()?),
                 "--json" => options.is_json = true,
+                "--all" => options.is_all = true,
                 "--callers" => {
                     options.callers = match value()?.as_str() {
                         "program" => Callers::Program,

@@ -47,6 +47,7 @@ pub(crate) fn wrappers(words: &[String]) -> Result<(), Refused> {
     let target = match options.words.as_slice() {
         [] => {
             definitions::all(&home()?).iter().for_each(|path| println!("{}", path.display()));
+            definitions::all_shipped().for_each(|name| println!("{name}"));
             return Ok(());
         }
         [target] => pid(target)?,

@@ -110,6 +110,8 @@ fn has_table(core: Core) -> bool {
     true
 }
 
+/// Puts the file in the place of one run, or gives memory back that is all zero. `false` where the kernel does no more; then the run is its own
+/// memory as before.
 fn map_run(core: Core, file: &File, run: &Run) -> bool {
     let at = run.base + run.group as usize * GROUP_BYTES;
     if run.offset == ZERO {

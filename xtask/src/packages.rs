@@ -50,6 +50,8 @@ pub(crate) const WINDOWS: &[(&str, &str)] = &[
     ("/usr/bin/cargo", "cargo-web"),
     ("/usr/bin/cargo-clippy", "rust-web-clippy"),
     ("/usr/lib/rustlib/src/rust/library/Cargo.toml", "rust-web-src"),
+    ("pip3", "python3-pip"),
+    ("npm", "npm"),
 ];
 
 /// What the end-to-end tests need and is not on the search path.

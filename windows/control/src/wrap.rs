@@ -30,8 +30,13 @@ pub fn wrap_process(
 /// Puts a wrapper on a process that has the agent.
 pub fn wrap(process: &Process, spec: Spec, log: &Log) -> Result<Wrapped, Refused> {
     let name = spec.name.clone();
+    let is_shipped = spec.shipped().is_some();
     match process.ask(&Request::Wrap(spec), ANSWER_LIMIT_MS)? {
-        Reply::Wrapped(wrapped) => {
+        Reply::Wrapped(mut wrapped) => {
+            // A wrapper that ships is for all that a program might load: what it does not is no news.
+            if is_shipped {
+                wrapped.missing.clear();
+            }
             log.all(process.pid(), "on", &name, &wrapped.interceptions);
             Ok(wrapped)
         }

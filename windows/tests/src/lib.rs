@@ -7,7 +7,9 @@
 mod fixture;
 mod folder;
 mod program;
+mod registry;
 
 pub use fixture::{Built, compile};
 pub use folder::Folder;
 pub use program::{Running, Said, Wine};
+pub use registry::{Package, Registry, shipped};

@@ -1,0 +1,148 @@
+//! Programs that nobody here wrote do under the wrapper `record` what they do without it: in C++, Rust and Go, of several compilers.
+
+use brant_windows_tests::{Built, Folder, Package, Registry, Wine, compile, shipped};
+
+const NINJA: Package = Package {
+    registry: Registry::PyPi,
+    name: "ninja",
+    version: "1.11.1.1",
+    sha256: "95da904130bfa02ea74ff9c0116b4ad266174fafb1c707aa50212bc7859aebf1",
+    program: "ninja/data/bin/ninja.exe",
+};
+const CLANG_FORMAT: Package = Package {
+    registry: Registry::PyPi,
+    name: "clang-format",
+    version: "16.0.6",
+    sha256: "e59d80c1ebb4caa744ab6a47200d24bf27bca773834eec0386c7a90e5a6caf1c",
+    program: "clang_format/data/bin/clang-format.exe",
+};
+const RUFF: Package = Package {
+    registry: Registry::PyPi,
+    name: "ruff",
+    version: "0.1.9",
+    sha256: "c497d769164df522fdaf54c6eba93f397342fe4ca2123a2e014a5b8fc7df81c7",
+    program: "ruff-0.1.9.data/scripts/ruff.exe",
+};
+/// A program of 32 bits.
+const SWIG: Package = Package {
+    registry: Registry::PyPi,
+    name: "swig",
+    version: "4.1.1.post1",
+    sha256: "d173b2b97ee3af97370207b35097c40e74cd5fcdd8358604d4b54b66dac7d77a",
+    program: "swig/data/bin/swig.exe",
+};
+const SEVEN_ZIP: Package = Package {
+    registry: Registry::Npm,
+    name: "7zip-bin",
+    version: "5.2.0",
+    sha256: "04f9738ee00be8be53f5d06254a9e6e4b5117b17f8b74058477d870e62764a7d",
+    program: "package/win/x64/7za.exe",
+};
+const ESBUILD: Package = Package {
+    registry: Registry::Npm,
+    name: "@esbuild/win32-x64",
+    version: "0.19.8",
+    sha256: "9f49a67b61c375b7edb37bf834f693c13cd75b046a408d3a6c32c90c430b2172",
+    program: "package/esbuild.exe",
+};
+
+/// Runs the program in two folders with the same files, once bare and once recorded.
+fn check(package: &Package, arguments: &[&str], files: &[(&str, &str)], made: &[&str], expected: &str) {
+    let wine = Wine::new("win10");
+    let program = shipped(package);
+    let run = |is_recorded: bool| {
+        let folder = Folder::new();
+        files.iter().for_each(|(name, text)| drop(folder.write(name, text)));
+        let said = if is_recorded {
+            let words = ["run", "--wrap", "record", "--", program.to_str().unwrap()];
+            wine.brant(&folder, &[&words, arguments].concat())
+        } else {
+            wine.run(&folder, &program, arguments, "")
+        };
+        let made: Vec<String> = made.iter().map(|name| folder.read(name)).collect();
+        (said.code, said.out, said.err, made)
+    };
+    let (bare, recorded) = (run(false), run(true));
+    assert_eq!(bare, recorded);
+    assert!(bare.1.contains(expected), "{bare:?}");
+    assert!(bare.3.iter().all(|text| !text.is_empty()), "{bare:?}");
+}
+
+#[test]
+fn ninja_builds() {
+    let build =
+        "rule cp\n  command = cmd /c copy $in $out\nbuild out.txt: cp in.txt\nbuild more.txt: cp out.txt\n";
+    let files = [("build.ninja", build), ("in.txt", "some text\n")];
+    check(&NINJA, &["-j1"], &files, &["out.txt", "more.txt"], "[2/2]");
+}
+
+#[test]
+fn clang_format_formats() {
+    check(
+        &CLANG_FORMAT,
+        &["f.c"],
+        &[("f.c", "int   main( ){return   0;}\n")],
+        &[],
+        "int main() { return 0; }",
+    );
+}
+
+#[test]
+fn ruff_checks() {
+    check(&RUFF, &["check", "--no-cache", "m.py"], &[("m.py", "import os\nx = 1\n")], &[], "1 fixable");
+}
+
+#[test]
+fn seven_zip_packs() {
+    let text = "line after line\n".repeat(20_000);
+    check(&SEVEN_ZIP, &["h", "-mmt2", "a.txt"], &[("a.txt", text.as_str())], &[], "Everything is Ok");
+}
+
+#[test]
+fn esbuild_bundles() {
+    let files = [
+        ("t.ts", "import { x } from './u'; console.log(x + 1)\n"),
+        ("u.ts", "export const x: number = 1 + 2\n"),
+    ];
+    check(
+        &ESBUILD,
+        &["t.ts", "--bundle", "--minify", "--log-level=error", "--outfile=out.js"],
+        &files,
+        &["out.js"],
+        "",
+    );
+}
+
+#[test]
+fn a_program_of_32_bits_is_refused() {
+    let (wine, folder) = (Wine::new("win10"), Folder::new());
+    let program = shipped(&SWIG);
+    let said = wine.brant(&folder, &["run", "--wrap", "record", "--", program.to_str().unwrap(), "-version"]);
+    assert!(said.err.starts_with("brant: B-1305") || said.err.starts_with("brant: B-1306"), "{said:?}");
+    assert_eq!(said.out, "");
+}
+
+/// Go's runtime has threads of its own, stops and moves them.
+#[test]
+fn a_program_in_go_is_recorded_while_it_runs() {
+    let (wine, folder) = (Wine::new("win10"), Folder::new());
+    let spawner = compile(&folder, "spawner", Built::Program, &[]);
+    folder.write("t.ts", "console.log(1 + 2)\n");
+    let program = format!("Z:{}", shipped(&ESBUILD).display());
+    let mut running =
+        wine.start(&folder, &spawner, &[program.as_str(), "t.ts", "--outfile=out.js", "--watch"]);
+    running.wait_for("watching for changes");
+    for turn in 0..3 {
+        wine.brant(&folder, &["wrap", "record", &running.pid()]).ok();
+        folder.write("t.ts", &format!("console.log(1 + 1{turn})\n"));
+        let begin = std::time::Instant::now();
+        while !folder.read("out.js").contains(&format!("1{turn}")) {
+            assert!(begin.elapsed().as_secs() < 40, "{}", running.output());
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let text = wine.brant(&folder, &["show", &running.pid()]).ok();
+        assert!(text.contains("    CreateFileW  "), "{text}");
+        wine.brant(&folder, &["unwrap", "record", &running.pid()]).ok();
+    }
+    assert_eq!(running.end().0, 0);
+}

@@ -30,8 +30,9 @@ const USAGE: &str = "cargo xtask CHORE
   docs [--open | --serve]
                 target/site: the guide, the reference that is taken from the code, and rustdoc; checked, then shown
   packages      installs what the end-to-end tests need, or names it
-  windows [TEST]
-                the Windows part: builds it with Debian's compiler, and tests it under Wine (docs/windows.md)
+  windows [TEST | bench]
+                the Windows part: builds it with Debian's compiler, and tests it under Wine (docs/windows.md); or measures
+                what a mediated call costs
   bench [--sizes 64M,1G,4G] [--repeat N] [--json FILE]
                 times and sizes on tmpfs, beside a memcpy and, where BRANT_BENCH_CRIU and BRANT_BENCH_DMTCP_LAUNCH
                 are the paths of criu and dmtcp_launch, beside these
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         Some("e2e") => e2e(is_full),
         Some("docs") => [docs::steps(), docs::showing(&args)].concat(),
         Some("packages") => vec![Step::Packages, Step::WindowsPackages],
+        Some("windows") if filter == "bench" => windows::bench(),
         Some("windows") => windows::steps(filter),
         _ => {
             eprint!("{USAGE}");

@@ -78,6 +78,19 @@ impl fmt::Display for Run {
     }
 }
 
+/// What a mediated call costs, beside the bare one.
+pub(crate) fn bench() -> Vec<Step> {
+    let bench =
+        ["test", "--package", "brant-windows-tests", "--test", "bench", "--", "--ignored", "--nocapture"];
+    let build = ["build", "--release", BUILD_STD, "--target", TRIPLE, "--quiet"];
+    vec![
+        Step::WindowsPackagesAreThere,
+        Run::for_windows(DEBIAN_CARGO, &build),
+        Step::WinePrefixes,
+        Run::here(&bench),
+    ]
+}
+
 /// All of it; of the tests those with `filter` in their names.
 pub(crate) fn steps(filter: &str) -> Vec<Step> {
     let lint = ["clippy", "--release", BUILD_STD, "--target", TRIPLE, "--quiet", "--", "-D", "warnings"];

@@ -50,6 +50,10 @@ impl Wine {
         Wine { prefix: of("BRANT_WINE").join(version), bin: of("BRANT_WINDOWS_BIN") }
     }
 
+    pub fn prefix(&self) -> &Path {
+        &self.prefix
+    }
+
     /// Where brant.exe and its libraries are.
     pub fn bin(&self) -> &Path {
         &self.bin

@@ -1,7 +1,7 @@
 //! What brant keeps of wrapped programs in their images, and what of their memory need not be written: the engine knows
 //! nothing of wrappers, and asks here while a tree stands still.
 
-use brant_base::PageRange;
+use brant_base::{PageRange, Pid};
 use brant_capture::{Beheld, Beholder};
 
 /// The notes with records.
@@ -20,5 +20,10 @@ impl Beholder for Binary {
 
     fn unread(&self, process: &Beheld) -> Vec<PageRange> {
         brant_connect::free_memory(process.task)
+    }
+
+    /// A program that is being executed with wrappers is seized by another brant, and waits for it.
+    fn is_passing(&self, processes: &[Pid]) -> bool {
+        brant_connect::follow::is_under_way(processes)
     }
 }

@@ -8,7 +8,7 @@ use brant_image::model::*;
 
 use crate::tree::Member;
 
-/// Looks at each process of a frozen tree. It only reads, and soon answers: the tree stands still meanwhile.
+/// Looks at processes of a tree, all but once while it is frozen. It only reads, and soon answers: the tree stands still meanwhile.
 pub trait Beholder: Sync + std::fmt::Debug {
     /// What to keep of the process in the image, each with its name (`brant_image::Image::notes`).
     fn notes(&self, _process: &Beheld) -> Vec<(&'static str, Vec<u8>)> {
@@ -19,6 +19,12 @@ pub trait Beholder: Sync + std::fmt::Debug {
     /// program finds zeros there. What lies elsewhere is left out of account.
     fn unread(&self, _process: &Beheld) -> Vec<PageRange> {
         Vec::new()
+    }
+
+    /// Whether somebody is about to change one of these processes, by their numbers here, and will be done in a moment. As they
+    /// are then, they would not go on elsewhere: the tree is let go, and frozen again.
+    fn is_passing(&self, _processes: &[Pid]) -> bool {
+        false
     }
 }
 

@@ -46,6 +46,10 @@ pub enum Error {
         #[source]
         error: io::Error,
     },
+    #[error(
+        "the tree under process {0} executes programs all the time, on which brant is just putting wrappers"
+    )]
+    Passing(Pid),
     #[error("process {pid} ended while it was looked at")]
     Ended { pid: Pid },
     /// A copy of a process that ran on was killed before all of it was written.
@@ -79,6 +83,7 @@ impl Error {
             Error::DoesNotStop { .. } => "B-0701",
             Error::Ended { .. } => "B-0702",
             Error::Changed { .. } => "B-0706",
+            Error::Passing(_) => "B-0707",
             Error::CopyLost { .. } => "B-0705",
             Error::Image(error) => error.code(),
             _ => "B-0700",

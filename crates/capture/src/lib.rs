@@ -48,6 +48,9 @@ const CHECK_ROUNDS: usize = 4;
 const CHECK_PAUSE: Duration = Duration::from_millis(5);
 /// How long a look waits for a vfork in progress to be over.
 const VFORK_WAIT: Duration = Duration::from_secs(1);
+/// How long all is tried anew because somebody is just changing a process, and the pause between.
+const CHANGE_WAIT: Duration = Duration::from_secs(20);
+const CHANGE_PAUSE: Duration = Duration::from_millis(10);
 
 /// How a checkpoint is taken.
 #[derive(Debug, Clone)]
@@ -96,12 +99,17 @@ impl<W> Captured<W> {
 ///
 /// The tree runs meanwhile: a child that is born between two glances looks like a stranger who holds its pipes. Only
 /// what stands in the way in every round is one; the look after the freeze, when nothing moves, decides.
-pub fn check(roots: &[Pid], facts: &HostFacts) -> Result<Refusals, Error> {
-    check_carrying(roots, facts, &Carry::default())
+pub fn check(roots: &[Pid], facts: &HostFacts, beholder: &dyn Beholder) -> Result<Refusals, Error> {
+    check_carrying(roots, facts, &Carry::default(), beholder)
 }
 
 /// As [`check`]; reads what is slow to read of files that are to travel.
-fn check_carrying(roots: &[Pid], facts: &HostFacts, carry: &Carry) -> Result<Refusals, Error> {
+fn check_carrying(
+    roots: &[Pid],
+    facts: &HostFacts,
+    carry: &Carry,
+    beholder: &dyn Beholder,
+) -> Result<Refusals, Error> {
     let mut standing = look_once(roots, facts, carry)?;
     let begin = Instant::now();
     // The child of a vfork borrows its parent's memory only until it executes something.
@@ -109,14 +117,19 @@ fn check_carrying(roots: &[Pid], facts: &HostFacts, carry: &Carry) -> Result<Ref
         refusals.0.iter().any(|refusal| refusal.code == preflight::SHARED_BY_CLONE)
             && begin.elapsed() < VFORK_WAIT
     };
+    let is_changed = || begin.elapsed() < CHANGE_WAIT && is_passing(roots, beholder);
     let mut rounds = 1;
-    while !standing.is_empty() && (rounds < CHECK_ROUNDS || may_pass(&standing)) {
+    while !standing.is_empty() && (rounds < CHECK_ROUNDS || may_pass(&standing) || is_changed()) {
         rounds += 1;
         std::thread::sleep(CHECK_PAUSE);
         let again = look_once(roots, facts, carry)?;
         standing.0.retain(|refusal| again.0.contains(refusal));
     }
     Ok(standing)
+}
+
+fn is_passing(roots: &[Pid], beholder: &dyn Beholder) -> bool {
+    beholder.is_passing(&tree::discover(roots).iter().map(|member| member.host).collect::<Vec<_>>())
 }
 
 /// About how many bytes of files that have names would travel. Nothing is touched.
@@ -144,7 +157,7 @@ pub fn checkpoint<W: Write>(
     options: &Options,
     sink: impl FnOnce() -> Result<W, Error>,
 ) -> Result<Captured<W>, Error> {
-    let refusals = check_carrying(roots, facts, &options.carry)?;
+    let refusals = check_carrying(roots, facts, &options.carry, options.beholder)?;
     refusals.into_result(()).map_err(Error::Refused)?;
     let sink = sink()?;
     let Still { frozen, members, said, mut tables, checkpoint, started } = hold_still(roots, facts, options)?;
@@ -177,7 +190,7 @@ pub fn checkpoint<W: Write>(
 
 /// What a checkpoint would describe, without any contents: the tree stands still for a moment and runs on.
 pub fn describe_only(roots: &[Pid], facts: &HostFacts, options: &Options) -> Result<Checkpoint, Error> {
-    check(roots, facts)?.into_result(()).map_err(Error::Refused)?;
+    check(roots, facts, options.beholder)?.into_result(()).map_err(Error::Refused)?;
     let Still { frozen, checkpoint, .. } = hold_still(roots, facts, options)?;
     frozen.thaw();
     Ok(checkpoint)
@@ -200,10 +213,17 @@ const PASSING_PAUSE: Duration = Duration::from_millis(30);
 
 /// Freezes the tree and describes it. On failure it runs on.
 fn hold_still(roots: &[Pid], facts: &HostFacts, options: &Options) -> Result<Still, Error> {
+    let begin = Instant::now();
     let mut rounds = 1;
     loop {
         let passes = |refusals: &Refusals| refusals.0.iter().all(|refusal| refusal.code == "B-0336");
+        let was_passing = is_passing(roots, options.beholder);
         match hold_still_once(roots, facts, options) {
+            Err(Error::Refused(_) | Error::Seize { .. } | Error::Passing(_))
+                if begin.elapsed() < CHANGE_WAIT && (was_passing || is_passing(roots, options.beholder)) =>
+            {
+                std::thread::sleep(CHANGE_PAUSE);
+            }
             Err(Error::Refused(refusals)) if passes(&refusals) && rounds < PASSING_ROUNDS => {
                 rounds += 1;
                 std::thread::sleep(PASSING_PAUSE);
@@ -219,6 +239,9 @@ fn hold_still_once(roots: &[Pid], facts: &HostFacts, options: &Options) -> Resul
     let frozen = freeze::freeze(roots, options.freeze_timeout)?;
     fault::reach("capture.frozen");
     let members: Vec<Member> = frozen.processes.iter().map(|process| process.member.clone()).collect();
+    if options.beholder.is_passing(&members.iter().map(|member| member.host).collect::<Vec<_>>()) {
+        return Err(Error::Passing(roots[0]));
+    }
     let mut tables = Tables::new(options.carry.clone());
     // What has come into being since is found before anything is changed.
     let (survey, refusals) = preflight::look(&members, &mut tables, facts)?;

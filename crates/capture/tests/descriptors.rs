@@ -285,7 +285,7 @@ fn memory_shared_with_others_is_refused() {
     let running = plain("shared_anon");
     let facts = HostFacts::probe().unwrap();
     let children = brant_kernel::proc::children(running.pid()).unwrap();
-    let refusals = brant_capture::check(&children[..1], &facts).unwrap();
+    let refusals = brant_capture::check(&children[..1], &facts, &brant_capture::Nobody).unwrap();
     let named =
         refusals.0.iter().any(|refusal| refusal.code == "B-0346" && refusal.resource.contains("memory"));
     assert!(named, "{refusals}");

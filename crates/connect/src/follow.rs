@@ -8,7 +8,9 @@
 //! cannot be wrapped runs without wrappers; on an error, or killed at any instant, this leaves the program running, without
 //! a wrapper, or with some of them.
 
+mod numbers;
 mod spec;
+mod under_way;
 
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
@@ -19,22 +21,31 @@ use std::time::{Duration, Instant};
 use brant_base::{Pid, Tid};
 use brant_kernel::ptrace::{self, Options, Stop, Waiter};
 use brant_kernel::{executable, proc};
-use brant_wrappers::follow::{DONE, GO, PERMIT, WAIT_S};
+use brant_wrappers::follow::{DONE, GO, NOT, NUMBERS_BYTES, PERMIT, WAIT_S};
 
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::session::Session;
 use crate::target::Target;
 use crate::{Log, Turn, Wrapped, Wrapper, put_on};
+use numbers::Inherited;
 pub(crate) use spec::Spec;
+pub use under_way::{is_follower, is_under_way};
 
 /// The name of the wrapper that hands others on.
 pub const NAME: &str = "follow-exec";
 
 /// How long the program may take from leave to execute to the end of its execve; more than it waits for that leave.
 const EXEC_TIMEOUT: Duration = Duration::from_secs(WAIT_S + 5);
+/// The kernel takes no longer path.
+const PATH_BYTES_MAX: usize = 4096;
 const EXEC_PAUSE: Duration = Duration::from_micros(50);
 const EXEC_PAUSE_MAX: Duration = Duration::from_millis(2);
+/// How long another tracer, such as a checkpoint, may hold the thread; less than it waits for us.
+const SEIZE_TIMEOUT: Duration = Duration::from_secs(WAIT_S - 4);
+const SEIZE_PAUSE: Duration = Duration::from_millis(5);
+/// How long somebody else may change the wrappers of the new program.
+const TURN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the new program's libraries may take to load.
 const ENTRY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -43,6 +54,11 @@ pub fn wrapper(brant: &Path, log: &Log, wrappers: &[Wrapper]) -> Result<Wrapper,
     let mut spec = Spec::new(brant, log);
     wrappers.iter().try_for_each(|wrapper| spec.add(wrapper))?;
     spec.wrapper()
+}
+
+/// The path of this program, which is brant, where there is one that others can execute it by.
+pub fn own_program() -> Option<PathBuf> {
+    own_path(Pid(std::process::id() as i32)).ok().filter(|path| path.as_os_str().len() < PATH_BYTES_MAX)
 }
 
 /// The path of this program, which is brant, where process `pid` finds it there too.
@@ -111,10 +127,14 @@ pub struct Caller {
     pub file: OwnedFd,
 }
 
-/// Follows one execve. `options` are those of the wrapper that has started us. Whatever comes of it is logged, if there is a
-/// log.
+/// Follows one execve. `options` are those of the wrapper that has started us; none where only the table of numbers is handed on.
+/// Whatever comes of it is logged, if there is a log.
 pub fn follow(caller: Caller, options: &[u8]) {
-    let Some(spec) = Spec::parse(options) else { return };
+    if !is_meant(&caller) {
+        return;
+    }
+    let spec = if options.is_empty() { Some(Spec::nothing()) } else { Spec::parse(options) };
+    let Some(spec) = spec else { return drop(say(&caller.socket, NOT)) };
     let log = spec.log.as_deref().and_then(|path| Log::open(path).ok()).unwrap_or_default();
     let program =
         std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&caller.file)));
@@ -122,8 +142,21 @@ pub fn follow(caller: Caller, options: &[u8]) {
     match follow_it(&caller, &spec, &program, &log) {
         // Nothing was executed.
         Ok(()) | Err(Error::Gone(_)) => {}
-        Err(error) => log.unfollowed(caller.pid, &program, &error),
+        Err(error) => {
+            // It waits for us, unless it was executed.
+            let _ = say(&caller.socket, NOT);
+            log.unfollowed(caller.pid, &program, &error);
+        }
     }
+}
+
+/// Whether the thread still has the numbers by which we were started: it may have been brought back from an image since.
+fn is_meant(caller: &Caller) -> bool {
+    let mut said = [0; NUMBERS_BYTES];
+    let limited = caller.socket.set_read_timeout(Some(Duration::from_secs(WAIT_S)));
+    let read = limited.and_then(|()| (&caller.socket).read_exact(&mut said));
+    let own = [caller.pid.0, caller.tid.0].map(i32::to_le_bytes).concat();
+    read.is_ok() && said[..] == own[..]
 }
 
 fn follow_it(caller: &Caller, spec: &Spec, program: &Path, log: &Log) -> Result<(), Error> {
@@ -141,14 +174,24 @@ fn follow_it(caller: &Caller, spec: &Spec, program: &Path, log: &Log) -> Result<
     }
     let waiter = crate::waiter(pid)?;
     seize(caller)?;
+    let table = Inherited::of(pid, spec.has(numbers::WRAPPER))?;
     say(&caller.socket, GO)?;
-    let wrappers = spec.load();
+    let mut wrappers = spec.load();
+    if let Some(table) = &table {
+        // Its mediators are called first: the others see what the kernel sees.
+        wrappers.retain(|(name, _)| name != numbers::WRAPPER);
+        wrappers.push((numbers::WRAPPER.to_owned(), table.wrapper()));
+    }
     if !wait_for_exec(caller, &waiter)? {
         return Ok(());
     }
-    let _turn = Turn::take(pid)?;
+    let _turn = Turn::wait(pid, TURN_TIMEOUT)?;
     let (entry, thread) = Entry::reach(&waiter, pid, ENTRY_TIMEOUT)?;
     let done = put_all_on(&waiter, pid, thread, wrappers, log);
+    let done = match (&table, done) {
+        (Some(table), Ok(true)) => table.tell_library(pid),
+        (_, done) => done.map(drop),
+    };
     if done.is_ok() {
         log.followed(pid, program);
     }
@@ -162,39 +205,58 @@ fn tid_of(pid: Pid) -> Tid {
     Tid(pid.0)
 }
 
+/// Whether the last one is on.
 fn put_all_on(
     waiter: &Waiter,
     pid: Pid,
     thread: brant_kernel::remote::HandThread,
     wrappers: Vec<(String, Result<Wrapper, Error>)>,
     log: &Log,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let target = Target::inspect_own(pid)?;
     let found: Vec<Wrapper> =
         wrappers.iter().filter_map(|(_, wrapper)| wrapper.as_ref().ok().cloned()).collect();
     let mut session = Session::open_with(waiter, &target, thread, &found)?;
     // Each for itself: a program may not have what one of them is for.
+    let mut is_on = false;
     for (name, wrapper) in wrappers {
         let done = wrapper.and_then(|wrapper| put_on(&target, &mut session, &wrapper));
         log.put_on(pid, &name, &done);
+        is_on = done.is_ok();
     }
-    session.close()
+    session.close().map(|()| is_on)
 }
 
-/// Seizes the thread, with its leave where Yama asks for that.
+/// Seizes the thread, with its leave where Yama asks for that. Whoever else holds it may let it go: a checkpoint is soon over.
 fn seize(caller: &Caller) -> Result<(), Error> {
+    let Caller { pid, tid, .. } = *caller;
     let options = Options { stop_at_exec: true, ..Options::default() };
-    let seize = || ptrace::seize(caller.tid, options);
-    let not_allowed = |error| Error::NotAllowed(caller.pid, error);
-    match seize() {
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+    let not_allowed = |error| Error::NotAllowed(pid, error);
+    let deadline = Instant::now() + SEIZE_TIMEOUT;
+    let mut has_asked = false;
+    loop {
+        let error = match ptrace::seize(tid, options) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => error,
+            Err(error) => return Err(not_allowed(error)),
+        };
+        let tracer = proc::status((pid, tid)).map_or(Pid(0), |status| status.tracer);
+        if tracer != Pid(0) {
+            // Another one of us does it already, or it is traced for good.
+            if under_way::followed_by(tracer).is_some() || Instant::now() > deadline {
+                return Err(not_allowed(error));
+            }
+            std::thread::sleep(SEIZE_PAUSE);
+        } else if has_asked {
+            // Who held it may just have let it go.
+            return ptrace::seize(tid, options).map_err(not_allowed);
+        } else {
+            has_asked = true;
             say(&caller.socket, PERMIT)?;
             let mut answer = [0];
             let limited = caller.socket.set_read_timeout(Some(Duration::from_secs(WAIT_S)));
             limited.and_then(|()| (&caller.socket).read_exact(&mut answer)).map_err(not_allowed)?;
-            seize().map_err(not_allowed)
         }
-        other => other.map_err(not_allowed),
     }
 }
 

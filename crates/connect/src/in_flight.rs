@@ -173,7 +173,10 @@ fn part(mediator: &[u8], leads: bool) -> Part {
         {
             Part::None
         }
-        b"virtual_futex" | b"virtual_exit" | b"virtual_uname" => Part::None,
+        // Who starts a brant tells it its numbers anew, and the path of the program is translated after that.
+        b"virtual_futex" | b"virtual_exit" | b"virtual_uname" | b"virtual_execve" | b"virtual_execveat" => {
+            Part::None
+        }
         b"virtual_result"
         | b"virtual_first_and_result"
         | b"virtual_wait4"
@@ -209,6 +212,10 @@ pub(crate) fn revise(pid: Pid, threads: &[Tid], now: &dyn Fn(i32) -> Option<i32>
         let is_known = !is_unknown(registers.rax)
             && !names_process(&memory, &registers)
             && !names_address(&memory, &registers);
+        let is_execution = [libc::SYS_execve, libc::SYS_execveat].contains(&(registers.rax as i64));
+        if about_to && is_execution && !is_known {
+            return Err(Error::InMediator(pid));
+        }
         let revised = if about_to && is_known {
             numbers(registers.rax).and_then(|kind| translated(&registers, kind, now))
         } else if waits_for_time(&memory, &maps, registers.rip) || !is_inside() {

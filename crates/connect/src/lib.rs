@@ -564,4 +564,15 @@ impl Turn {
             Err(_) => Err(Error::Busy(pid)),
         }
     }
+
+    /// Waits for whoever has it.
+    fn wait(pid: Pid, timeout: Duration) -> Result<Turn, Error> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            match Turn::take(pid) {
+                Err(Error::Busy(_)) if Instant::now() < deadline => std::thread::sleep(PLAN_PAUSE),
+                other => return other,
+            }
+        }
+    }
 }

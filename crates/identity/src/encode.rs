@@ -3,7 +3,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use crate::{AddressPair, HEAD_BYTES, Kind, TABLE_BYTES, head};
+use crate::{AddressPair, HEAD_BYTES, Kind, TABLE_BYTES, Table, head};
 
 /// There is no room for so much in [`TABLE_BYTES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,24 @@ impl Builder {
     pub fn address(&mut self, pair: &AddressPair) {
         let [(from, from_bytes), (to, to_bytes)] = [pair.from, pair.to].map(|address| address.encode());
         self.text(Kind::Address, &from[..from_bytes], &to[..to_bytes]);
+    }
+
+    /// The path of the brant that hands the table on to programs that are executed.
+    pub fn brant(&mut self, path: &[u8]) {
+        self.text(Kind::Brant, b"", &[path, b"\0"].concat());
+    }
+
+    /// All that `table` says, but with this brant, or none.
+    pub fn same_numbers(table: &Table<'_>, brant: Option<&[u8]>) -> Builder {
+        let mut builder = Builder::default();
+        table.pairs().for_each(|(number, real)| builder.number(number, real));
+        for kind in [Kind::Host, Kind::Path, Kind::Terminal, Kind::Address] {
+            table.texts(kind).for_each(|(from, to)| builder.text(kind, from, to));
+        }
+        if let Some(path) = brant {
+            builder.brant(path);
+        }
+        builder
     }
 
     /// The table's bytes.

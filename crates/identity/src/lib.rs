@@ -46,6 +46,8 @@ pub enum Kind {
     Terminal,
     /// An internet address: its port (2 bytes, big-endian; 0 means all) and 4 or 16 bytes.
     Address,
+    /// The path of the brant that hands the table on to programs that are executed, and a zero byte. What it stands for is empty.
+    Brant,
 }
 
 impl Kind {
@@ -56,11 +58,12 @@ impl Kind {
             Kind::Path => 2,
             Kind::Terminal => 3,
             Kind::Address => 4,
+            Kind::Brant => 5,
         }
     }
 
     fn from_number(number: u8) -> Option<Kind> {
-        [Kind::Host, Kind::Path, Kind::Terminal, Kind::Address]
+        [Kind::Host, Kind::Path, Kind::Terminal, Kind::Address, Kind::Brant]
             .into_iter()
             .find(|kind| kind.number() == number)
     }
@@ -120,6 +123,11 @@ impl<'a> Table<'a> {
     /// Whether any path or terminal has another name.
     pub fn has_paths(&self) -> bool {
         self.texts(Kind::Path).next().is_some() || self.texts(Kind::Terminal).next().is_some()
+    }
+
+    /// The path of the brant that hands the table on, ending with a zero byte.
+    pub fn brant(&self) -> Option<&'a [u8]> {
+        self.texts(Kind::Brant).map(|(_, path)| path).find(|path| path.last() == Some(&0))
     }
 
     /// All pairs of a virtual number and the real one, those too that only complete the permutation.
@@ -187,6 +195,7 @@ mod tests {
         builder.text(Kind::Host, b"old", b"");
         builder.text(Kind::Path, b"/a", b"/b");
         builder.text(Kind::Path, b"/c", b"/d/e");
+        builder.brant(b"/bin/brant");
         let bytes = builder.encode().unwrap();
         let table = Table::read(&bytes).unwrap();
         assert_eq!([100, 101, 200, 7, 8].map(|number| table.real(number)), [101, 200, 100, 7, 8]);
@@ -197,6 +206,15 @@ mod tests {
             [(&b"/a"[..], &b"/b"[..]), (&b"/c"[..], &b"/d/e"[..])]
         );
         assert!(table.texts(Kind::Terminal).next().is_none());
+        assert_eq!(table.brant(), Some(&b"/bin/brant\0"[..]));
+        let other = Builder::same_numbers(&table, None).encode().unwrap();
+        let other = Table::read(&other).unwrap();
+        assert_eq!((other.brant(), other.real(100), other.apparent(200)), (None, 101, 101));
+        assert!(other.pairs().eq(table.pairs()));
+        assert!(other.texts(Kind::Path).eq(table.texts(Kind::Path)));
+        let again = Builder::same_numbers(&other, Some(b"/b")).encode().unwrap();
+        assert_eq!(Table::read(&again).unwrap().brant(), Some(&b"/b\0"[..]));
+        assert!(Table::SAME.brant().is_none());
     }
 
     #[test]

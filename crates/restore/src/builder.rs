@@ -29,7 +29,7 @@ use crate::build::tree::Tasks;
 use crate::build::vdso::{self, Gap, OwnVdso};
 use crate::build::{carried, fill, limits, memory, signals, timers};
 use crate::hosting::{Hosted, host};
-use crate::identities::{Identities, Standing, Unmediated};
+use crate::identities::{self, Identities, Standing, Unmediated};
 use crate::numbers::Numbers;
 use crate::resume::{self, Ready};
 use crate::{Error, FilesPolicy, Plan, Way, namespace};
@@ -50,6 +50,8 @@ pub struct Options {
     pub stdio: [OwnedFd; 3],
     /// Without namespaces of the restore's own, with whatever process numbers the kernel gives.
     pub any_pid: bool,
+    /// This program, by a path at which programs can execute it: it hands the table of numbers on to those that they execute.
+    pub brant: Option<PathBuf>,
     /// Redirect the vdso even where it is the same: for tests of that path.
     pub redirect_vdso: bool,
 }
@@ -234,10 +236,11 @@ impl<'a> Builder<'a> {
             };
             mediate(&standing).map_err(|error| Error::Mediators { pid: process.pid, error })?;
         }
-        match self.plan.unmediated.contains(&root) {
-            true => self.store.numbers.of(root),
-            false => Ok(Pid(identities.apparent(root.0))),
+        if self.plan.unmediated.contains(&root) {
+            return self.store.numbers.of(root);
         }
+        let ready = ready.iter().find(|process| process.pid == root);
+        Ok(ready.map_or(root, |process| Pid(identities.apparent(process.body, root.0))))
     }
 
     fn sleepers(&self) -> Result<Vec<Pid>, Error> {
@@ -287,8 +290,9 @@ impl<'a> Builder<'a> {
             memory::set_marks(tasks.get(process.pid), process.pid, body, self.store, has_executed)?;
         }
         memory::fill_shared(self.image, self.store)?;
-        if self.plan.way == Way::AnyPid {
-            self.identities = Some(Identities::open(self.store)?);
+        match self.plan.way {
+            Way::AnyPid => self.identities = Some(Identities::open(self.store)?),
+            Way::Namespaces => identities::renew_brant(self.store, self.plan.brant.as_deref())?,
         }
         memory::seal(self.checkpoint, self.store, false)?;
         for (process, body) in self.bodies() {

@@ -64,6 +64,8 @@ pub struct Plan {
     /// Without namespaces: this host's name, and the processes in which nothing translates numbers.
     pub(crate) host_name: String,
     pub(crate) unmediated: BTreeSet<Pid>,
+    /// Hands the table of numbers on to programs that are executed.
+    pub(crate) brant: Option<PathBuf>,
     /// The tree may be given to any user.
     pub(crate) is_privileged: bool,
     /// What is otherwise for the program than with namespaces, for people.
@@ -146,6 +148,7 @@ pub fn plan(image: &Image, facts: &HostFacts, options: &Options) -> Result<Plan,
     let plan = Plan {
         map_paths: options.map_paths.clone(),
         map_addresses: options.map_addresses.clone(),
+        brant: options.brant.clone(),
         way,
         ..Plan::default()
     };

@@ -26,8 +26,8 @@ impl Check {
     pub(super) fn run(self, report: &Report) -> Done {
         let target = Target::find(&self.target)?;
         let facts = host_facts()?;
-        let refusals =
-            brant_capture::check(&target.roots()?, &facts).map_err(|error| failed(&target, error))?;
+        let refusals = brant_capture::check(&target.roots()?, &facts, &crate::beholder::Binary)
+            .map_err(|error| failed(&target, error))?;
         let able = refusals.is_empty();
         if report.json {
             let refusals: Vec<Value> = refusals.0.iter().map(refusal_json).collect();

@@ -150,7 +150,8 @@ impl Checkpoint {
         roots: &[Pid],
         facts: &brant_kernel::facts::HostFacts,
     ) -> Done {
-        let refusals = brant_capture::check(roots, facts).map_err(|error| failed(target, error))?;
+        let refusals = brant_capture::check(roots, facts, &crate::beholder::Binary)
+            .map_err(|error| failed(target, error))?;
         refusals
             .into_result(())
             .map_err(|refusals| failed(target, brant_capture::Error::Refused(refusals)))?;

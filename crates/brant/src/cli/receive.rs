@@ -189,6 +189,7 @@ impl Receiver<'_> {
             copies_folder: Store::default_copies_folder().map_err(|error| store_failed(&error))?,
             stdio,
             any_pid: false,
+            brant: brant_connect::follow::own_program(),
             redirect_vdso: false,
         };
         let plan = brant_restore::plan(&image, &self.facts, &options)

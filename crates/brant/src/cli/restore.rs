@@ -158,6 +158,7 @@ impl Restore {
             copies_folder: Store::default_copies_folder().map_err(|error| store_failed(&error))?,
             stdio,
             any_pid: self.any_pid,
+            brant: brant_connect::follow::own_program(),
             redirect_vdso: false,
         };
         let facts = HostFacts::probe().map_err(|error| not_built("looking at this host", &error))?;

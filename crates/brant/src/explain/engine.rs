@@ -372,6 +372,14 @@ A file that was to travel in the image (--portable, --with-files) was written to
 copied. Nothing of the image is left, and the program runs on. Try again when nobody writes to it.",
     },
     Entry {
+        code: "B-0707",
+        title: "it executes programs all the time",
+        text: "\
+Wrappers are handed on to programs that the tree executes (--follow-exec, or `virtual` after a restore without
+namespaces). While brant puts them on such a program, it is not written down; within 20 seconds there was no moment at which
+no program was being executed. The program runs on. Try again when it executes less.",
+    },
+    Entry {
         code: "B-0703",
         title: "the host could not be looked at",
         text: "brant tries what this host can do in a child process. That child could not be made or did not answer.",

@@ -139,7 +139,8 @@ impl Job {
     }
 
     /// The processes that the rest of the job descends from, by the user's numbers: the root, and what the
-    /// keeper has adopted. Placeholders of a restore, which stand between keeper and root, are left out.
+    /// keeper has adopted. Placeholders of a restore, which stand between keeper and root, are left out, and brants that
+    /// put wrappers on programs which are executed.
     pub(crate) fn roots(&self) -> Vec<Pid> {
         let root = self.meta.root.filter(|root| root.is_alive()).map(Process::pid);
         if !self.meta.keeper.is_alive() {
@@ -156,7 +157,8 @@ impl Job {
             brant_kernel::proc::status(pid).is_ok_and(|status| placeholders.contains(&status.inner_pid().0))
         };
         let adopted = children(self.meta.keeper.pid());
-        let adopted = adopted.into_iter().filter(|pid| !above.contains(pid) && !is_placeholder(*pid));
+        let is_own = |pid: Pid| is_placeholder(pid) || brant_connect::follow::is_follower(pid);
+        let adopted = adopted.into_iter().filter(|pid| !above.contains(pid) && !is_own(*pid));
         root.into_iter().chain(adopted.filter(|&pid| stat(pid).is_some_and(|stat| stat.is_alive()))).collect()
     }
 }

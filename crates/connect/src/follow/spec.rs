@@ -35,6 +35,15 @@ impl Spec {
         Spec { brant: brant.to_owned(), log: log.path().map(Path::to_owned), wrappers: Vec::new() }
     }
 
+    /// Nothing is handed on.
+    pub(crate) fn nothing() -> Spec {
+        Spec { brant: PathBuf::new(), log: None, wrappers: Vec::new() }
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.wrappers.iter().any(|inherited| inherited.name == name.as_bytes())
+    }
+
     pub(crate) fn add(&mut self, wrapper: &Wrapper) -> Result<(), Error> {
         let definition = wrapper.definition.clone().ok_or_else(|| {
             Error::Follow(format!("\"{}\" comes from no definition that could be read again", wrapper.name))
@@ -101,7 +110,7 @@ impl Spec {
     }
 
     pub(crate) fn parse(options: &[u8]) -> Option<Spec> {
-        let mut spec = Spec { brant: PathBuf::new(), log: None, wrappers: Vec::new() };
+        let mut spec = Spec::nothing();
         let path = |bytes: &[u8]| PathBuf::from(std::ffi::OsString::from_vec(bytes.to_vec()));
         for line in options.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             let value = |key: &str| line.strip_prefix(key.as_bytes());
@@ -124,9 +133,9 @@ impl Spec {
         (!spec.brant.as_os_str().is_empty()).then_some(spec)
     }
 
-    /// The wrappers for the program that is executed: first the one that hands them on to the next.
+    /// The wrappers for the program that is executed: first the one that hands them on to the next, if there are any.
     pub(crate) fn load(&self) -> Vec<(String, Result<Wrapper, Error>)> {
-        let own = (NAME.to_owned(), self.wrapper());
+        let own = (!self.wrappers.is_empty()).then(|| (NAME.to_owned(), self.wrapper()));
         let others = self.wrappers.iter().map(|inherited| {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             let found = definitions::again(&text(&inherited.definition), &inherited.options);
@@ -138,7 +147,7 @@ impl Spec {
             });
             (text(&inherited.name), found)
         });
-        std::iter::once(own).chain(others).collect()
+        own.into_iter().chain(others).collect()
     }
 }
 
@@ -166,6 +175,7 @@ mod tests {
         assert_eq!(Spec::parse(&spec.wrapper().unwrap().options), Some(spec.clone()));
         spec.log = Some("/l\nog".into());
         assert!(matches!(spec.wrapper(), Err(Error::Follow(_))));
+        assert!(!spec.has("other") && Spec::nothing().load().is_empty());
         assert_eq!(Spec::parse(b"brant=/x\nnothing\n"), None);
         assert_eq!(Spec::parse(b"brant=/x\noptions=1\n"), None);
     }

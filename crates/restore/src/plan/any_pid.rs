@@ -215,11 +215,15 @@ fn check_name(socket: &UnixSocket, refusals: &mut Refusals) {
 }
 
 fn tell_differences(checkpoint: &Checkpoint, facts: &HostFacts, plan: &mut Plan) {
-    plan.differences.push(
-        "no namespaces are made: its processes have new numbers, which the wrapper \"virtual\" hides from them; programs that \
-         they execute from now on see the new ones"
-            .into(),
-    );
+    let executed = match plan.brant {
+        Some(_) => "and from programs that they execute, but for static ones and those that gain rights",
+        None => {
+            "but programs that they execute from now on see the new ones, as they would not find this brant"
+        }
+    };
+    plan.differences.push(format!(
+        "no namespaces are made: its processes have new numbers, which the wrapper \"virtual\" hides from them, {executed}"
+    ));
     plan.differences.push("the clocks that count since this host's start have gone on meanwhile".into());
     for pid in plan.unmediated.clone() {
         plan.differences.push(format!(

@@ -16,7 +16,7 @@ use core::arch::global_asm;
 use core::ffi::{CStr, c_char, c_int};
 
 use super::system::{self, Once, call};
-use crate::follow::{DONE, GO, OPTION_BRANT, PERMIT, VERB, WAIT_S};
+use crate::follow::{DONE, GO, NUMBERS_BYTES, OPTION_BRANT, PERMIT, VERB, WAIT_S};
 use crate::options::PATH_BYTES_MAX;
 
 const SYS_CLOSE: usize = 3;
@@ -33,7 +33,7 @@ const SYS_OPENAT: usize = 257;
 
 const EINTR: isize = -4;
 const ENOENT: isize = -2;
-const AT_FDCWD: usize = -100isize as usize;
+pub(super) const AT_FDCWD: usize = -100isize as usize;
 const AT_EMPTY_PATH: usize = 0x1000;
 const AT_SYMLINK_NOFOLLOW: usize = 0x100;
 const O_NOFOLLOW: usize = 0o400_000;
@@ -48,6 +48,9 @@ const SIG_SETMASK: usize = 2;
 const PR_GET_SECCOMP: usize = 21;
 const PR_GET_CHILD_SUBREAPER: usize = 37;
 const PR_SET_PTRACER: usize = 0x5961_6d61;
+
+/// How many brants are started for one execution, where one after the other is killed.
+const HELPERS_MAX: u32 = 3;
 
 /// What is set when the library is loaded.
 struct Setting {
@@ -72,6 +75,19 @@ pub(super) fn prepare(options: &'static CStr) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// The brant that is to be started, and what it is told.
+#[derive(Clone, Copy)]
+pub(super) struct Helper<'a> {
+    /// Its path, with a zero byte at the end.
+    pub(super) path: &'a [u8],
+    pub(super) options: &'a CStr,
+}
+
+/// The one that options name.
+fn helper() -> Option<Helper<'static>> {
+    SETTING.get().map(|setting| Helper { path: &setting.brant, options: setting.options })
+}
+
 brant_mediator::mediator! {
     fn follow_execve(
         icall,
@@ -79,7 +95,7 @@ brant_mediator::mediator! {
         arguments: *const *const c_char,
         environment: *const *const c_char,
     ) -> c_int {
-        let watch = Watch::begin(AT_FDCWD, path, 0);
+        let watch = Watch::begin(helper, AT_FDCWD, path, 0);
         let result = icall.inner();
         watch.failed();
         result
@@ -93,7 +109,7 @@ brant_mediator::mediator! {
         environment: *const *const c_char,
         flags: c_int,
     ) -> c_int {
-        let watch = Watch::begin(folder as isize as usize, path, flags as usize);
+        let watch = Watch::begin(helper, folder as isize as usize, path, flags as usize);
         let result = icall.inner();
         watch.failed();
         result
@@ -105,7 +121,7 @@ brant_mediator::mediator! {
         arguments: *const *const c_char,
         environment: *const *const c_char,
     ) -> c_int {
-        let watch = Watch::begin(file as isize as usize, c"".as_ptr(), AT_EMPTY_PATH);
+        let watch = Watch::begin(helper, file as isize as usize, c"".as_ptr(), AT_EMPTY_PATH);
         let result = icall.inner();
         watch.failed();
         result
@@ -113,64 +129,99 @@ brant_mediator::mediator! {
 }
 
 /// A brant that has seized this thread, or none.
-struct Watch {
+pub(super) struct Watch {
     socket: Option<usize>,
 }
 
+/// What has come of starting a brant.
+enum Begun {
+    Seized(Watch),
+    /// There is none, and will be none.
+    None,
+    /// It has ended without a word.
+    Lost,
+}
+
 impl Watch {
+    pub(super) fn none() -> Watch {
+        Watch { socket: None }
+    }
+
     /// Lets a brant seize this thread. Where that does not come about there is none.
-    fn begin(folder: usize, path: *const c_char, flags: usize) -> Watch {
-        let none = Watch { socket: None };
-        let Some(setting) = SETTING.get() else { return none };
-        if !may_have_children() {
+    pub(super) fn begin(
+        helper: fn() -> Option<Helper<'static>>,
+        folder: usize,
+        path: *const c_char,
+        flags: usize,
+    ) -> Watch {
+        let none = Watch::none();
+        if helper().is_none() || !may_have_children() {
             return none;
         }
-        let Some((file, is_own)) = open(folder, path, flags) else { return none };
+        for _ in 0..HELPERS_MAX {
+            // Each time anew: the process may have been brought back elsewhere meanwhile.
+            let Some(helper) = helper() else { return none };
+            match Watch::begin_once(helper, folder, path, flags) {
+                Begun::Seized(watch) => return watch,
+                Begun::None => return none,
+                Begun::Lost => {}
+            }
+        }
+        none
+    }
+
+    fn begin_once(helper: Helper<'_>, folder: usize, path: *const c_char, flags: usize) -> Begun {
+        let Some((file, is_own)) = open(folder, path, flags) else { return Begun::None };
         let mut ends = [0u32; 2];
         // SAFETY: there is room for two descriptors.
         let made =
             unsafe { call(SYS_SOCKETPAIR, [AF_UNIX, SOCK_STREAM_CLOEXEC, 0, &raw mut ends as usize, 0, 0]) };
         let [ours, theirs] = ends.map(|end| end as usize);
-        let helper = if made == 0 { spawn(setting, theirs, file) } else { None };
+        let started = if made == 0 { spawn(helper, theirs, file) } else { None };
         if is_own {
             close(file);
         }
         if made != 0 {
-            return none;
+            return Begun::None;
         }
         close(theirs);
         let watch = Watch { socket: Some(ours) };
-        match helper {
-            Some(helper) if watch.is_seized_by(helper) => watch,
-            _ => {
-                close(ours);
-                none
-            }
+        let begun = match started {
+            Some(started) => watch.settle(ours, started),
+            None => Begun::None,
+        };
+        if !matches!(begun, Begun::Seized(_)) {
+            close(ours);
         }
+        begun
     }
 
-    /// Waits until it is.
-    fn is_seized_by(&self, helper: usize) -> bool {
-        let Some(socket) = self.socket else { return false };
+    /// Waits until the brant has seized this thread.
+    fn settle(self, socket: usize, started: usize) -> Begun {
         let limit = [WAIT_S, 0u64];
         // SAFETY: the kernel reads the time.
         unsafe { call(SYS_SETSOCKOPT, [socket, SOL_SOCKET, SO_RCVTIMEO, &raw const limit as usize, 16, 0]) };
+        send_numbers(socket);
         let mut said = receive(socket);
-        if said == Some(PERMIT) {
+        if said == Said::Byte(PERMIT) {
             // Where Yama asks for it. It is void when that brant has ended.
             // SAFETY: plain numbers.
-            unsafe { call(SYS_PRCTL, [PR_SET_PTRACER, helper, 0, 0, 0, 0]) };
+            unsafe { call(SYS_PRCTL, [PR_SET_PTRACER, started, 0, 0, 0, 0]) };
             send(socket, PERMIT);
             said = receive(socket);
         }
-        said == Some(GO)
+        match said {
+            Said::Byte(GO) => Begun::Seized(self),
+            Said::End => Begun::Lost,
+            _ => Begun::None,
+        }
     }
 
     /// The program could not be executed: lets go of the brant, which ends.
-    fn failed(&self) {
+    pub(super) fn failed(&self) {
         let Some(socket) = self.socket else { return };
         send(socket, DONE);
-        while receive(socket).is_some() {}
+        while matches!(receive(socket), Said::Byte(_)) {}
         close(socket);
     }
 }
@@ -224,15 +275,38 @@ fn send(socket: usize, byte: u8) {
     unsafe { call(SYS_SENDTO, [socket, &raw const byte as usize, 1, MSG_NOSIGNAL, 0, 0]) };
 }
 
-/// The next byte; nothing where the other side has gone or does not answer in time.
-fn receive(socket: usize) -> Option<u8> {
+/// The numbers of this process and thread, as they are now.
+fn send_numbers(socket: usize) {
+    // SAFETY: takes nothing and cannot fail.
+    let own = unsafe { call(SYS_GETPID, [0; 6]) } as u32;
+    let mut bytes = [0; NUMBERS_BYTES];
+    bytes[..4].copy_from_slice(&own.to_le_bytes());
+    bytes[4..].copy_from_slice(&system::thread().to_le_bytes());
+    // SAFETY: the kernel reads these bytes.
+    unsafe { call(SYS_SENDTO, [socket, bytes.as_ptr() as usize, bytes.len(), MSG_NOSIGNAL, 0, 0]) };
+}
+
+/// What comes from the other side.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Byte(u8),
+    /// It has gone.
+    End,
+    /// Nothing has come in time.
+    Nothing,
+}
+
+fn receive(socket: usize) -> Said {
+    const ECONNRESET: isize = -104;
     let mut byte = 0u8;
     loop {
         // SAFETY: there is room for one byte.
         match unsafe { call(SYS_RECVFROM, [socket, &raw mut byte as usize, 1, 0, 0, 0]) } {
-            1 => return Some(byte),
+            1 => return Said::Byte(byte),
             EINTR => {}
-            _ => return None,
+            // It may have gone before it has read what it was told.
+            0 | ECONNRESET => return Said::End,
+            _ => return Said::Nothing,
         }
     }
 }
@@ -322,22 +396,22 @@ unsafe extern "C" {
 }
 
 /// Starts brant; its number.
-fn spawn(setting: &Setting, socket: usize, file: usize) -> Option<usize> {
+fn spawn(started: Helper<'_>, socket: usize, file: usize) -> Option<usize> {
     // SAFETY: takes nothing and cannot fail.
     let own = unsafe { call(SYS_GETPID, [0; 6]) as usize };
     let mut text = [0u8; 64];
     let mut numbers = Numbers { text: &mut text, used: 0 };
     [own, system::thread() as usize, socket, file].into_iter().for_each(|number| numbers.put(number));
     let arguments = [
-        setting.brant.as_ptr(),
+        started.path.as_ptr(),
         VERB.as_ptr().cast(),
         text.as_ptr(),
-        setting.options.as_ptr().cast(),
+        started.options.as_ptr().cast(),
         core::ptr::null(),
     ];
     let environment = [core::ptr::null()];
     let mut spawn = Spawn {
-        path: setting.brant.as_ptr(),
+        path: started.path.as_ptr(),
         arguments: arguments.as_ptr(),
         environment: environment.as_ptr(),
         socket,

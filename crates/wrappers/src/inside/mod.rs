@@ -19,6 +19,7 @@ mod trace;
 
 mod virtual_addresses;
 mod virtual_calls;
+mod virtual_execve;
 mod virtual_files;
 mod virtual_messages;
 mod virtual_mutexes;

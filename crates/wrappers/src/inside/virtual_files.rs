@@ -115,13 +115,16 @@ fn led(path: &[u8], room: &mut Room) -> Result<Option<usize>, ()> {
 }
 
 /// Calls with the path that the program's leads to.
-fn with_path(path: usize, inner: impl FnOnce(usize) -> isize) -> isize {
+pub(super) fn with_path(path: usize, inner: impl FnOnce(usize) -> isize) -> isize {
     let table = table();
     let may_be_led =
         table.has_paths() || (!table.is_same() && peek::<6>(path).is_some_and(|head| head == *PROC));
-    if !may_be_led {
-        return inner(path);
-    }
+    if may_be_led { with_led_path(path, inner) } else { inner(path) }
+}
+
+/// A function of its own, as it takes much of the stack, which a child of vfork may have little of.
+#[inline(never)]
+fn with_led_path(path: usize, inner: impl FnOnce(usize) -> isize) -> isize {
     let mut given = [MaybeUninit::<u8>::uninit(); PATH_BYTES];
     // SAFETY: only bytes that the kernel has written are looked at.
     let given = unsafe { core::slice::from_raw_parts_mut(given.as_mut_ptr().cast::<u8>(), PATH_BYTES) };
@@ -182,7 +185,7 @@ fn show_link(result: isize, path: usize, at: usize, room_bytes: usize) -> isize 
 }
 
 brant_mediator::mediator! {
-    /// open, stat, access, chdir, execve ...
+    /// open, stat, access, chdir ...
     fn virtual_path(call, path: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> isize {
         // SAFETY: as the program called it, with another path.
         with_path(path, |path| unsafe { call.inner_fn()(path, b, c, d, e, f) })

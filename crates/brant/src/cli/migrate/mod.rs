@@ -110,7 +110,8 @@ impl Migrate {
         let roots = target.roots()?;
         let facts = host_facts()?;
         // What stands in the way here is said before anybody is called, unless the other host is to be asked as well.
-        let refusals = brant_capture::check(&roots, &facts).map_err(|error| not_moved(&target, error))?;
+        let refusals = brant_capture::check(&roots, &facts, &crate::beholder::Binary)
+            .map_err(|error| not_moved(&target, error))?;
         if !self.dry_run {
             let refused = brant_capture::Error::Refused;
             refusals.clone().into_result(()).map_err(|refusals| not_moved(&target, refused(refusals)))?;

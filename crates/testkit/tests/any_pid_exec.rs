@@ -1,0 +1,134 @@
+//! Programs that are executed by programs without namespaces: the wrapper `virtual` is handed on to them.
+#![forbid(unsafe_code)]
+
+use brant_testkit::{Outcome, Sandbox, Started, Who, have_command, is_root, skip, wait_until};
+
+const TIMEOUT_S: u64 = 60;
+
+/// A shell that lets other programs look at its numbers, and at those of its job.
+const SCRIPT: &str = r#"sleep 1000 & job=$!
+while [ ! -e f.go ]; do
+{ ./numbers $$; echo "numbers $?"
+/bin/kill -0 $job && echo kill
+sh -c "kill -0 $$ $job" && echo sh
+[ "$(cat /proc/$job/comm)" = sleep ] && echo proc
+python3 -c "import os,subprocess,sys
+print(os.getppid() == $$, subprocess.run([sys.executable, '-c', f'import os; print(os.getppid() == {os.getpid()})'],
+capture_output=True, text=True).stdout.strip())"
+cat shown/name; } > seen.new 2>&1; mv seen.new seen
+done
+kill $job; wait $job; echo "ended $?" > job
+(exec ./numbers $$ $BASHPID) > last 2>&1; echo "last $?" >> last
+rm -f f.go; echo ok > f.new; mv f.new f.result
+"#;
+const SEEN: &str = "numbers 0\nkill\nsh\nproc\nTrue True\nhere\n";
+
+fn path(sandbox: &Sandbox, name: &str) -> String {
+    sandbox.path(name).to_str().expect("test paths are UTF-8").to_owned()
+}
+
+/// A sandbox with the program that looks.
+fn prepared(who: Who, compiler: &str, flags: &[&str]) -> Option<Sandbox> {
+    for tool in ["bash", "python3", compiler] {
+        if !have_command(tool) {
+            skip(tool);
+            return None;
+        }
+    }
+    if !is_root() {
+        skip("root");
+        return None;
+    }
+    let sandbox = Sandbox::new(who);
+    sandbox.compile(compiler, &["connect/numbers.c"], "numbers", flags).expect("a compiler starts");
+    sandbox.write("name", "here\n");
+    Some(sandbox)
+}
+
+fn start(sandbox: &Sandbox, script: &str) -> Started {
+    let mut command = sandbox.command("bash");
+    command.args(["-c", script]).current_dir(sandbox.path(""));
+    sandbox.launch(command, true)
+}
+
+/// Writes the program down and ends it.
+fn stop(sandbox: &Sandbox, pid: i32) {
+    let image = path(sandbox, "x.img");
+    sandbox.brant(&["checkpoint", &pid.to_string(), "--stop", "--force", "-o", &image]).expect(0);
+    assert!(wait_until(TIMEOUT_S, || sandbox.leftovers().is_empty()), "left: {:?}", sandbox.leftovers());
+}
+
+/// Brings it back and gives its number.
+fn restore(sandbox: &Sandbox, options: &[&str]) -> i32 {
+    let (file, image) = (path(sandbox, "pid"), path(sandbox, "x.img"));
+    let words = [&["restore", "-d", "--files", "keep", "--pid-file", &file], options, &[&image]].concat();
+    let outcome: Outcome = sandbox.brant(&words);
+    outcome.expect(0);
+    let is_any = options.is_empty() || options == ["--any-pid"];
+    let says = outcome.stderr.contains("and from programs that they execute");
+    assert_eq!(says, is_any, "{}", outcome.stderr);
+    sandbox.text("pid").trim().parse().expect("a number")
+}
+
+/// What is seen the next time, two rounds from now on.
+fn seen(sandbox: &Sandbox) -> String {
+    for _ in 0..2 {
+        let _ = std::fs::remove_file(sandbox.path("seen"));
+        let has_come = wait_until(TIMEOUT_S, || sandbox.path("seen").exists());
+        assert!(has_come, "{} {:?}", sandbox.text("seen.new"), sandbox.leftovers());
+    }
+    sandbox.text("seen")
+}
+
+fn expect_good_end(sandbox: &Sandbox) {
+    sandbox.write("f.go", "go");
+    assert!(wait_until(TIMEOUT_S, || sandbox.text("f.result") == "ok\n"), "{:?}", sandbox.leftovers());
+    sandbox.expect_no_leftovers();
+}
+
+fn restored_three_times(compiler: &str, flags: &[&str]) {
+    let Some(sandbox) = prepared(Who::Denied, compiler, flags) else { return };
+    let script = SCRIPT.replace("shown/name", &path(&sandbox, "name"));
+    let mut program = start(&sandbox, &script);
+    assert_eq!(seen(&sandbox), SEEN);
+    let mut last = program.pid();
+    for _ in 0..3 {
+        stop(&sandbox, last);
+        program.wait(TIMEOUT_S);
+        let pid = restore(&sandbox, &[]);
+        assert_ne!(pid, last);
+        assert_eq!(seen(&sandbox), SEEN);
+        last = pid;
+    }
+    expect_good_end(&sandbox);
+    assert_eq!(sandbox.text("job"), "ended 143\n");
+    assert_eq!(sandbox.text("last"), "last 0\n");
+}
+
+#[test]
+fn executed_programs_see_the_numbers_that_their_parents_know() {
+    restored_three_times("cc", &["-pthread"]);
+}
+
+#[test]
+fn so_do_programs_of_musl() {
+    restored_three_times("musl-gcc", &[]);
+}
+
+/// With namespaces, too, programs that are executed know what their parents know.
+#[test]
+fn namespaces_come_and_go() {
+    let Some(sandbox) = prepared(Who::Plain, "cc", &["-pthread"]) else { return };
+    let script = SCRIPT.replace("shown/name", &path(&sandbox, "name"));
+    let mut program = start(&sandbox, &script);
+    assert_eq!(seen(&sandbox), SEEN);
+    let mut last = program.pid();
+    for options in [&["--any-pid"][..], &["--name", "two"], &["--any-pid"], &["--name", "four"]] {
+        stop(&sandbox, last);
+        program.wait(TIMEOUT_S);
+        last = restore(&sandbox, options);
+        assert_eq!(seen(&sandbox), SEEN, "{options:?}");
+    }
+    expect_good_end(&sandbox);
+    assert_eq!(sandbox.text("last"), "last 0\n");
+}

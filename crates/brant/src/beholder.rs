@@ -26,4 +26,9 @@ impl Beholder for Binary {
     fn is_passing(&self, processes: &[Pid]) -> bool {
         brant_connect::follow::is_under_way(processes)
     }
+
+    /// One that translates a number could not go on under other numbers.
+    fn is_unsettled(&self, processes: &[Pid]) -> bool {
+        processes.iter().any(|pid| brant_connect::is_translating(*pid))
+    }
 }

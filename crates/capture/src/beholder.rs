@@ -26,6 +26,11 @@ pub trait Beholder: Sync + std::fmt::Debug {
     fn is_passing(&self, _processes: &[Pid]) -> bool {
         false
     }
+
+    /// Whether one of these processes would better be written down at another moment, if one comes soon. They stand still.
+    fn is_unsettled(&self, _processes: &[Pid]) -> bool {
+        false
+    }
 }
 
 /// A process that stands still.

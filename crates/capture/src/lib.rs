@@ -50,7 +50,9 @@ const CHECK_PAUSE: Duration = Duration::from_millis(5);
 const VFORK_WAIT: Duration = Duration::from_secs(1);
 /// How long all is tried anew because somebody is just changing a process, and the pause between.
 const CHANGE_WAIT: Duration = Duration::from_secs(20);
-const CHANGE_PAUSE: Duration = Duration::from_millis(10);
+const CHANGE_PAUSE: Duration = Duration::from_millis(20);
+/// How long a better moment is looked for.
+const SETTLE_WAIT: Duration = Duration::from_millis(300);
 
 /// How a checkpoint is taken.
 #[derive(Debug, Clone)]
@@ -207,7 +209,7 @@ struct Still {
     started: Instant,
 }
 
-/// How often a tree is let go again because something was on its way at that moment (B-0336), and for how long.
+/// How often a tree is let go again because something was on its way (B-0336), or traced (B-0301), just then, and for how long.
 const PASSING_ROUNDS: u32 = 10;
 const PASSING_PAUSE: Duration = Duration::from_millis(30);
 
@@ -216,10 +218,14 @@ fn hold_still(roots: &[Pid], facts: &HostFacts, options: &Options) -> Result<Sti
     let begin = Instant::now();
     let mut rounds = 1;
     loop {
-        let passes = |refusals: &Refusals| refusals.0.iter().all(|refusal| refusal.code == "B-0336");
+        // A tracer that was not there before, too, may be done already with what it had begun.
+        let passes = |refusals: &Refusals| {
+            refusals.0.iter().all(|refusal| ["B-0336", "B-0301"].contains(&refusal.code))
+        };
         let was_passing = is_passing(roots, options.beholder);
-        match hold_still_once(roots, facts, options) {
-            Err(Error::Refused(_) | Error::Seize { .. } | Error::Passing(_))
+        match hold_still_once(roots, facts, options, begin.elapsed() < SETTLE_WAIT) {
+            Err(Error::Passing(_)) if begin.elapsed() < CHANGE_WAIT => std::thread::sleep(CHANGE_PAUSE),
+            Err(Error::Refused(_) | Error::Seize { .. })
                 if begin.elapsed() < CHANGE_WAIT && (was_passing || is_passing(roots, options.beholder)) =>
             {
                 std::thread::sleep(CHANGE_PAUSE);
@@ -233,13 +239,20 @@ fn hold_still(roots: &[Pid], facts: &HostFacts, options: &Options) -> Result<Sti
     }
 }
 
-/// Freezes the tree and describes it. With an error all of it is let go as it was.
-fn hold_still_once(roots: &[Pid], facts: &HostFacts, options: &Options) -> Result<Still, Error> {
+/// Freezes the tree and describes it. With an error all of it is let go as it was. `is_patient`: another moment may be a better one.
+fn hold_still_once(
+    roots: &[Pid],
+    facts: &HostFacts,
+    options: &Options,
+    is_patient: bool,
+) -> Result<Still, Error> {
     let started = Instant::now();
     let frozen = freeze::freeze(roots, options.freeze_timeout)?;
     fault::reach("capture.frozen");
     let members: Vec<Member> = frozen.processes.iter().map(|process| process.member.clone()).collect();
-    if options.beholder.is_passing(&members.iter().map(|member| member.host).collect::<Vec<_>>()) {
+    let hosts: Vec<Pid> = members.iter().map(|member| member.host).collect();
+    let beholder = options.beholder;
+    if beholder.is_passing(&hosts) || (is_patient && beholder.is_unsettled(&hosts)) {
         return Err(Error::Passing(roots[0]));
     }
     let mut tables = Tables::new(options.carry.clone());

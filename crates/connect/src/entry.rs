@@ -80,7 +80,7 @@ impl<'w> Entry<'w> {
 }
 
 /// In a stop at which the program's own state can be changed, before its next instruction.
-fn settled(waiter: &Waiter, tid: Tid, timeout: Duration) -> Result<HandThread, Error> {
+pub(crate) fn settled(waiter: &Waiter, tid: Tid, timeout: Duration) -> Result<HandThread, Error> {
     let failed = |operation| move |error| Error::thread(tid, operation, error);
     ptrace::interrupt(tid).map_err(failed("interrupting"))?;
     ptrace::resume(tid, 0).map_err(failed("interrupting"))?;

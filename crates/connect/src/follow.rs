@@ -23,11 +23,11 @@ use brant_kernel::ptrace::{self, Options, Stop, Waiter};
 use brant_kernel::{executable, proc};
 use brant_wrappers::follow::{DONE, GO, NOT, NUMBERS_BYTES, PERMIT, WAIT_S};
 
-use crate::entry::Entry;
+use crate::entry::{Entry, settled};
 use crate::error::Error;
 use crate::session::Session;
 use crate::target::Target;
-use crate::{Log, Turn, Wrapped, Wrapper, put_on};
+use crate::{Log, Turn, Wrapped, Wrapper, alone, put_on};
 use numbers::Inherited;
 pub(crate) use spec::Spec;
 pub use under_way::{is_follower, is_under_way};
@@ -186,18 +186,34 @@ fn follow_it(caller: &Caller, spec: &Spec, program: &Path, log: &Log) -> Result<
         return Ok(());
     }
     let _turn = Turn::wait(pid, TURN_TIMEOUT)?;
-    let (entry, thread) = Entry::reach(&waiter, pid, ENTRY_TIMEOUT)?;
-    let done = put_all_on(&waiter, pid, thread, wrappers, log);
-    let done = match (&table, done) {
-        (Some(table), Ok(true)) => table.tell_library(pid),
-        (_, done) => done.map(drop),
+    let done = match &table {
+        Some(table) if alone::is_alone(pid)? => put_table_on(&waiter, pid, table, log),
+        _ => {
+            let (entry, thread) = Entry::reach(&waiter, pid, ENTRY_TIMEOUT)?;
+            let done = put_all_on(&waiter, pid, thread, wrappers, log);
+            let done = match (&table, done) {
+                (Some(table), Ok(true)) => table.tell_library(pid),
+                (_, done) => done.map(drop),
+            };
+            entry.leave(thread).and(done)
+        }
     };
     if done.is_ok() {
         log.followed(pid, program);
     }
-    entry.leave(thread)?;
     ptrace::detach(tid_of(pid), 0).map_err(|error| Error::thread(tid, "letting it go", error))?;
     done
+}
+
+/// Puts the mediators of numbers on a program without a loader, which has run no instruction yet.
+fn put_table_on(waiter: &Waiter, pid: Pid, table: &Inherited, log: &Log) -> Result<(), Error> {
+    let thread = settled(waiter, tid_of(pid), ENTRY_TIMEOUT)?;
+    let wrapper = table.wrapper()?;
+    let (target, thread) = alone::prepare(waiter, pid, thread)?;
+    let mut session = Session::open_standing(waiter, &target, &[thread], std::slice::from_ref(&wrapper))?;
+    let done = put_on(&target, &mut session, &wrapper);
+    log.put_on(pid, numbers::WRAPPER, &done);
+    session.close().and(done.map(drop))
 }
 
 /// After an execve the thread has the process's number.

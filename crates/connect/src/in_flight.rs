@@ -195,6 +195,31 @@ fn part(mediator: &[u8], leads: bool) -> Part {
 
 /// Lets calls that mediators are making have the numbers of now.
 pub(crate) fn revise(pid: Pid, threads: &[Tid], now: &dyn Fn(i32) -> Option<i32>) -> Result<(), Error> {
+    for (tid, registers) in revised(pid, threads, now)? {
+        ptrace::set_registers(tid, &registers)
+            .map_err(|error| Error::thread(tid, "setting registers", error))?;
+    }
+    Ok(())
+}
+
+/// Whether a process could not go on under other numbers as it stands: a thread, stopped by the caller, is in the middle of a
+/// mediator that handles one.
+pub fn is_translating(pid: Pid) -> bool {
+    let maps = std::fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
+    if !maps.windows(NAME.len()).any(|part| part == NAME.as_bytes()) {
+        return false;
+    }
+    let threads = proc::tasks(pid).unwrap_or_default();
+    matches!(revised(pid, &threads, &|_| None), Err(Error::InMediator(_)))
+}
+
+/// The threads that must go on with other registers, and these.
+fn revised(
+    pid: Pid,
+    threads: &[Tid],
+    now: &dyn Fn(i32) -> Option<i32>,
+) -> Result<Vec<(Tid, UserRegisters)>, Error> {
+    let mut all = Vec::new();
     let memory = Memory::open(pid).map_err(|error| Error::NotAllowed(pid, error))?;
     let maps = proc::maps(pid).map_err(|error| Error::looking(pid, error))?;
     let runtime = Runtime::find(pid)?;
@@ -207,7 +232,17 @@ pub(crate) fn revise(pid: Pid, threads: &[Tid], now: &dyn Fn(i32) -> Option<i32>
         let registers = ptrace::registers(*tid).map_err(failed("reading registers"))?;
         let mask = ptrace::signal_mask(*tid).map_err(failed("reading its signal mask"))?;
         let thread = HandThread { tid: *tid, registers, mask };
-        let is_inside = || stacks.is_inside(&thread, |address| Places::is_in(&places.mediators, address));
+        let is_inside = || {
+            let over = calls_under(&memory, &maps, &places, &registers);
+            let is_harmless = |interrupted: &UserRegisters| {
+                let has_called = makes_call(&memory, &places, interrupted, SYSCALL.len() as u64);
+                let part = places.mediator(&memory, interrupted).map(|name| part(name, leads));
+                // One that gives the call's result as it is may be on the stack no more.
+                part == Some(Part::None) || (matches!(part, None | Some(Part::Given)) && has_called)
+            };
+            over.is_none_or(|over| !over.iter().all(is_harmless))
+                && stacks.is_inside(&thread, |address| Places::is_in(&places.mediators, address))
+        };
         let about_to = makes_call(&memory, &places, &registers, 0);
         let is_known = !is_unknown(registers.rax)
             && !names_process(&memory, &registers)
@@ -231,11 +266,80 @@ pub(crate) fn revise(pid: Pid, threads: &[Tid], now: &dyn Fn(i32) -> Option<i32>
                 _ => return Err(Error::InMediator(pid)),
             }
         };
-        if let Some(revised) = revised {
-            ptrace::set_registers(*tid, &revised).map_err(failed("setting registers"))?;
+        all.extend(revised.map(|registers| (*tid, registers)));
+    }
+    Ok(all)
+}
+
+/// The calls of mediators that a thread is in without being at them, as signals have interrupted them; `None` where it may be at one.
+///
+/// These mediators call nothing of the program but an instruction for their own call, so that there are no others on its stack. What
+/// else looks like it was left by an earlier call.
+fn calls_under(
+    memory: &Memory,
+    maps: &[MapEntry],
+    places: &Places,
+    registers: &UserRegisters,
+) -> Option<Vec<UserRegisters>> {
+    let is_own =
+        |address| Places::is_in(&places.mediators, address) || Places::is_in(&places.runtime, address);
+    let is_at_one = |registers: &UserRegisters| {
+        let returns_to = memory.read_value::<u64>(Addr(registers.rsp)).unwrap_or(0);
+        is_own(registers.rip) || is_own(returns_to)
+    };
+    if is_at_one(registers) {
+        return None;
+    }
+    let mut found = interrupted(memory, maps, registers.rsp)?;
+    found.retain(is_at_one);
+    Some(found)
+}
+
+/// Where signals have interrupted a thread whose stack pointer this is, and what looks like that; `None` where too much would have
+/// to be looked at.
+fn interrupted(memory: &Memory, maps: &[MapEntry], stack: u64) -> Option<Vec<UserRegisters>> {
+    const SEARCHED_BYTES_MAX: u64 = 16 << 20;
+    const STACKS_MAX: usize = 64;
+    /// From the instruction's place in the frame of a signal on, in words; the stack pointer is before it.
+    const SEGMENTS_BEHIND: usize = 2;
+    /// Of code and of the stack, as the kernel writes them since 4.6; and what flags always have.
+    const USER_SEGMENTS: u64 = 0x2b_0000_0000_0033;
+    const FLAGS_SET: u64 = 2;
+    const FLAGS_END: u64 = 1 << 22;
+    let mapping = |address: u64| maps.iter().find(|entry| entry.range.contains(Addr(address)));
+    let mut found = Vec::new();
+    // Where each stack was searched from: a handler may run on a stack of its own.
+    let mut searched: Vec<(Addr, u64)> = Vec::new();
+    let mut waiting = vec![stack & !7];
+    while let Some(from) = waiting.pop() {
+        let Some(entry) = mapping(from) else { continue };
+        let known = searched.iter().find(|(start, _)| *start == entry.range.start());
+        if known.is_some_and(|(_, at)| *at <= from) {
+            continue;
+        }
+        let bytes = entry.range.end().0 - from;
+        if bytes > SEARCHED_BYTES_MAX || searched.len() == STACKS_MAX {
+            return None;
+        }
+        searched.retain(|(start, _)| *start != entry.range.start());
+        searched.push((entry.range.start(), from));
+        let mut buffer = vec![0; bytes as usize];
+        memory.read(Addr(from), &mut buffer).ok()?;
+        let words: Vec<u64> = buffer
+            .chunks_exact(8)
+            .map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")))
+            .collect();
+        for frame in words.windows(2 + SEGMENTS_BEHIND) {
+            let [before, at, flags, segments] = frame else { continue };
+            let is_code = || mapping(*at).is_some_and(|entry| entry.permissions.execute);
+            let has_flags = flags & FLAGS_SET != 0 && *flags < FLAGS_END;
+            if *segments == USER_SEGMENTS && has_flags && mapping(*before).is_some() && is_code() {
+                found.push(UserRegisters { rip: *at, rsp: *before, ..UserRegisters::default() });
+                waiting.push(before & !7);
+            }
         }
     }
-    Ok(())
+    Some(found)
 }
 
 /// Whether one of the first arguments is a path that may have a number in it.
@@ -330,6 +434,26 @@ mod tests {
         assert!(!names(libc::SYS_accept, at(&inet), at(&inet)));
         let parts = [false, true].map(|leads| part(b"virtual_recvfrom", leads));
         assert_eq!(parts, [Part::None, Part::Elsewhere]);
+    }
+
+    #[test]
+    fn what_a_signal_has_interrupted_is_found_on_every_stack() {
+        let own = Pid(std::process::id() as i32);
+        let memory = Memory::open(own).unwrap();
+        let code = interrupted as *const () as u64;
+        // Both are mappings of their own, as they are large.
+        let mut other = vec![0u64; 1 << 17];
+        let at = |words: &[u64], index: usize| std::ptr::from_ref(&words[index]) as u64;
+        let segments = 0x2b_0000_0000_0033;
+        let mut stack = vec![0u64; 1 << 17];
+        let inner = at(&other, 400);
+        other[500..504].copy_from_slice(&[inner, code + 1, 0x246, segments]);
+        stack[9..13].copy_from_slice(&[inner, code, 0x246, segments]);
+        stack[20..24].copy_from_slice(&[inner, 1, 0x246, segments]);
+        let maps = proc::maps(own).unwrap();
+        let found = interrupted(&memory, &maps, at(&stack, 1)).unwrap();
+        let found: Vec<u64> = found.iter().map(|registers| registers.rip).collect();
+        assert!(found.contains(&code) && found.contains(&(code + 1)) && !found.contains(&1));
     }
 
     #[test]

@@ -61,6 +61,23 @@ struct Known {
     before: Vec<u8>,
 }
 
+/// Whether a process of an image has mediators that look at a table.
+pub(crate) fn has_table(checkpoint: &Checkpoint, body: &ProcessBody) -> bool {
+    let is_table = |memory: &SharedMemory| is_named(memory) && is_mapped(memory.id, body);
+    checkpoint.shared_memory.iter().any(is_table)
+}
+
+fn is_named(memory: &SharedMemory) -> bool {
+    let is_it = matches!(&memory.kind, SharedMemoryKind::Memfd { name, .. } if name == NAME.as_bytes());
+    is_it && memory.bytes == TABLE_BYTES as u64
+}
+
+fn is_mapped(wanted: SharedMemoryId, body: &ProcessBody) -> bool {
+    let is_it =
+        |mapping: &Mapping| matches!(mapping.backing, Backing::Shared { memory, .. } if memory == wanted);
+    body.memory.mappings.iter().any(is_it)
+}
+
 const MAKING: &str = "making the table of process numbers";
 const MODE: u32 = 0o600;
 
@@ -73,10 +90,8 @@ impl Known {
     fn all(store: &FdStore) -> Result<Vec<Known>, Error> {
         let mut all = Vec::new();
         for memory in &store.checkpoint.shared_memory {
-            let is_named =
-                matches!(&memory.kind, SharedMemoryKind::Memfd { name, .. } if name == NAME.as_bytes());
             let fd = store.shared_memory(memory.id, true).and_then(|number| store.borrow(number));
-            let Some(fd) = fd.filter(|_| is_named && memory.bytes == TABLE_BYTES as u64) else { continue };
+            let Some(fd) = fd.filter(|_| is_named(memory)) else { continue };
             let file = File::from(fd.try_clone_to_owned().map_err(Error::builder(MAKING))?);
             let mut before = vec![0; TABLE_BYTES];
             file.read_exact_at(&mut before, 0).map_err(Error::builder(MAKING))?;
@@ -125,10 +140,7 @@ impl Identities {
 
     /// The table that this process has in the image.
     fn of(&self, body: &ProcessBody) -> Option<&Known> {
-        self.known.iter().find(|known| {
-            let is_it = |mapping: &Mapping| matches!(mapping.backing, Backing::Shared { memory, .. } if memory == known.id);
-            body.memory.mappings.iter().any(is_it)
-        })
+        self.known.iter().find(|known| is_mapped(known.id, body))
     }
 
     /// Whether this process has mediators already, which look at a table.

@@ -1,7 +1,12 @@
 //! Programs that are executed by programs without namespaces: the wrapper `virtual` is handed on to them.
 #![forbid(unsafe_code)]
 
-use brant_testkit::{Outcome, Sandbox, Started, Who, have_command, is_root, skip, wait_until};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use brant_testkit::{
+    Outcome, Random, Sandbox, Started, Who, have_command, is_full, is_root, skip, wait_until,
+};
 
 const TIMEOUT_S: u64 = 60;
 
@@ -15,9 +20,10 @@ sh -c "kill -0 $$ $job" && echo sh
 python3 -c "import os,subprocess,sys
 print(os.getppid() == $$, subprocess.run([sys.executable, '-c', f'import os; print(os.getppid() == {os.getpid()})'],
 capture_output=True, text=True).stdout.strip())"
-cat shown/name; } > seen.new 2>&1; mv seen.new seen
+cat shown/name; [ -e f.stay ] && [ -z "$stay" ] && { ./numbers $$ 0 stay > stays 2>&1 & stay=$!; }; } > seen.new 2>&1; mv seen.new seen
 done
 kill $job; wait $job; echo "ended $?" > job
+rm -f f.stay; wait $stay; echo "stayed $?" >> stays
 (exec ./numbers $$ $BASHPID) > last 2>&1; echo "last $?" >> last
 rm -f f.go; echo ok > f.new; mv f.new f.result
 "#;
@@ -64,7 +70,7 @@ fn restore(sandbox: &Sandbox, options: &[&str]) -> i32 {
     let words = [&["restore", "-d", "--files", "keep", "--pid-file", &file], options, &[&image]].concat();
     let outcome: Outcome = sandbox.brant(&words);
     outcome.expect(0);
-    let is_any = options.is_empty() || options == ["--any-pid"];
+    let is_any = options.first().is_none_or(|first| *first != "--name");
     let says = outcome.stderr.contains("and from programs that they execute");
     assert_eq!(says, is_any, "{}", outcome.stderr);
     sandbox.text("pid").trim().parse().expect("a number")
@@ -86,7 +92,7 @@ fn expect_good_end(sandbox: &Sandbox) {
     sandbox.expect_no_leftovers();
 }
 
-fn restored_three_times(compiler: &str, flags: &[&str]) {
+fn restored_three_times(compiler: &str, flags: &[&str], options: &[&str]) {
     let Some(sandbox) = prepared(Who::Denied, compiler, flags) else { return };
     let script = SCRIPT.replace("shown/name", &path(&sandbox, "name"));
     let mut program = start(&sandbox, &script);
@@ -95,24 +101,42 @@ fn restored_three_times(compiler: &str, flags: &[&str]) {
     for _ in 0..3 {
         stop(&sandbox, last);
         program.wait(TIMEOUT_S);
-        let pid = restore(&sandbox, &[]);
+        let pid = restore(&sandbox, options);
         assert_ne!(pid, last);
         assert_eq!(seen(&sandbox), SEEN);
         last = pid;
+        sandbox.write("f.stay", "");
     }
     expect_good_end(&sandbox);
+    assert_eq!(sandbox.text("stays"), "stayed 0\n");
     assert_eq!(sandbox.text("job"), "ended 143\n");
     assert_eq!(sandbox.text("last"), "last 0\n");
 }
 
 #[test]
 fn executed_programs_see_the_numbers_that_their_parents_know() {
-    restored_three_times("cc", &["-pthread"]);
+    restored_three_times("cc", &["-pthread"], &[]);
 }
 
 #[test]
 fn so_do_programs_of_musl() {
-    restored_three_times("musl-gcc", &[]);
+    restored_three_times("musl-gcc", &[], &[]);
+}
+
+/// Its posix_spawn has a stack of 5 KiB.
+#[test]
+fn so_do_programs_of_musl_whose_paths_lead_elsewhere() {
+    restored_three_times("musl-gcc", &[], &["--map-path", "/nowhere=/elsewhere"]);
+}
+
+#[test]
+fn so_do_static_programs() {
+    restored_three_times("cc", &["-pthread", "-static"], &[]);
+}
+
+#[test]
+fn so_do_static_programs_of_musl() {
+    restored_three_times("musl-gcc", &["-static"], &[]);
 }
 
 /// With namespaces, too, programs that are executed know what their parents know.
@@ -131,4 +155,49 @@ fn namespaces_come_and_go() {
     }
     expect_good_end(&sandbox);
     assert_eq!(sandbox.text("last"), "last 0\n");
+}
+
+/// Programs run whatever becomes of who hands the wrapper on: killed at random instants, and not there any more at last.
+#[test]
+fn programs_survive_without_who_hands_it_on() {
+    let Some(sandbox) = prepared(Who::Denied, "cc", &["-pthread"]) else { return };
+    let script = "n=0; while [ ! -e f.go ]; do /bin/true; r=$?; [ $r = 0 ] || { echo $n: $r > bad; exit 1; }; n=$((n+1)); \
+                  echo $n > f.new; mv f.new f.count; done; rm f.go; echo ok > f.new; mv f.new f.result";
+    let mut program = start(&sandbox, script);
+    let counted = || -> u64 { sandbox.text("f.count").trim().parse().unwrap_or(0) };
+    let goes_on = || {
+        let before = counted();
+        let does = wait_until(TIMEOUT_S, || counted() > before + 1);
+        assert!(does, "{} {:?}", sandbox.text("bad"), sandbox.leftovers());
+    };
+    goes_on();
+    stop(&sandbox, program.pid());
+    program.wait(TIMEOUT_S);
+    restore(&sandbox, &[]);
+    let helper = format!("{}\0follow-exec\0", path(&sandbox, "brant"));
+    let find = || -> Option<String> {
+        std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+            let words = std::fs::read(entry.path().join("cmdline")).ok()?;
+            words.starts_with(helper.as_bytes()).then(|| entry.file_name().to_string_lossy().into_owned())
+        })
+    };
+    let mut random = Random::new(u64::from(std::process::id()));
+    let mut killed = 0;
+    let kills = if is_full() { 300 } else { 30 };
+    assert!(
+        wait_until(10 * TIMEOUT_S, || {
+            let Some(pid) = find() else { return false };
+            std::thread::sleep(Duration::from_micros(random.below(30_000)));
+            let done = Command::new("kill").args(["-9", &pid]).stderr(Stdio::null()).status();
+            killed += u32::from(done.is_ok_and(|done| done.success()));
+            goes_on();
+            killed >= kills
+        }),
+        "{killed} killed"
+    );
+    std::fs::rename(sandbox.path("brant"), sandbox.path("gone")).expect("it is there");
+    goes_on();
+    goes_on();
+    std::fs::rename(sandbox.path("gone"), sandbox.path("brant")).expect("it was there");
+    expect_good_end(&sandbox);
 }

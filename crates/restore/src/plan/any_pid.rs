@@ -39,7 +39,9 @@ pub(super) fn check(
     for process in &checkpoint.processes {
         check_signal(process, facts, refusals);
         if let Some(body) = &process.body {
-            check_static(process, body, is_asked, plan, refusals);
+            if !crate::identities::has_table(checkpoint, body) {
+                check_static(process, body, is_asked, plan, refusals);
+            }
             check_growth(process, body, plan, refusals);
         }
     }
@@ -216,7 +218,7 @@ fn check_name(socket: &UnixSocket, refusals: &mut Refusals) {
 
 fn tell_differences(checkpoint: &Checkpoint, facts: &HostFacts, plan: &mut Plan) {
     let executed = match plan.brant {
-        Some(_) => "and from programs that they execute, but for static ones and those that gain rights",
+        Some(_) => "and from programs that they execute, where these can be wrapped",
         None => {
             "but programs that they execute from now on see the new ones, as they would not find this brant"
         }

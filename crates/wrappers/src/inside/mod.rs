@@ -5,6 +5,7 @@
 
 mod journal;
 mod line;
+mod rooms;
 mod system;
 mod weak;
 

@@ -7,17 +7,13 @@ use core::mem::MaybeUninit;
 
 use brant_identity::Kind;
 
+use super::rooms::{PATH_BYTES, Room, is_borrower, with_rooms};
 use super::system;
 use super::virtual_calls::peek;
 use super::virtual_table::table;
 
+const ENOMEM: isize = -12;
 const ENAMETOOLONG: isize = -36;
-
-/// The kernel takes no longer path.
-const PATH_BYTES: usize = 4096;
-
-/// A path that is made.
-type Room = [u8; PATH_BYTES];
 
 struct Text<'r> {
     room: &'r mut [u8],
@@ -122,16 +118,26 @@ pub(super) fn with_path(path: usize, inner: impl FnOnce(usize) -> isize) -> isiz
     if may_be_led { with_led_path(path, inner) } else { inner(path) }
 }
 
-/// A function of its own, as it takes much of the stack, which a child of vfork may have little of.
 #[inline(never)]
 fn with_led_path(path: usize, inner: impl FnOnce(usize) -> isize) -> isize {
-    let mut given = [MaybeUninit::<u8>::uninit(); PATH_BYTES];
-    // SAFETY: only bytes that the kernel has written are looked at.
-    let given = unsafe { core::slice::from_raw_parts_mut(given.as_mut_ptr().cast::<u8>(), PATH_BYTES) };
-    let Some((given, true)) = system::read_text(path as *const c_char, given) else { return inner(path) };
+    match is_borrower() {
+        true => with_rooms(|given, room| call_led(path, given, room, inner)).unwrap_or(ENOMEM),
+        false => with_own_rooms(path, inner),
+    }
+}
+
+/// A function of its own, as it takes much of the stack.
+#[inline(never)]
+fn with_own_rooms(path: usize, inner: impl FnOnce(usize) -> isize) -> isize {
+    let mut given = MaybeUninit::<Room>::uninit();
     let mut room = MaybeUninit::<Room>::uninit();
-    // SAFETY: bytes are written before they are read.
-    let room = unsafe { &mut *room.as_mut_ptr() };
+    // SAFETY: bytes are written before they are read, by the kernel or by us.
+    let (given, room) = unsafe { (&mut *given.as_mut_ptr(), &mut *room.as_mut_ptr()) };
+    call_led(path, given, room, inner)
+}
+
+fn call_led(path: usize, given: &mut Room, room: &mut Room, inner: impl FnOnce(usize) -> isize) -> isize {
+    let Some((given, true)) = system::read_text(path as *const c_char, given) else { return inner(path) };
     match led(given, room) {
         Ok(None) => inner(path),
         Ok(Some(_)) => inner(room.as_ptr() as usize),

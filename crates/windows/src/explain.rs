@@ -87,4 +87,9 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
          where it cannot be moved from. Nothing was changed; try again.",
     ),
     ("B-1320", "The debug log could not be opened or written. Nothing was changed."),
+    (
+        "B-1321",
+        "The wrapper `handles` gives the program virtual handles in the place of real ones. As long as the program holds some, it needs \
+         the wrapper; it can be taken off once all are closed.",
+    ),
 ];

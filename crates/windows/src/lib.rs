@@ -16,7 +16,8 @@ pub mod record;
 
 pub use explain::EXPLANATIONS;
 pub use message::{
-    AGENT_ENTRY, AGENT_FILE, Block, Interception, Left, Listed, Missing, PROTOCOL, Reply, Request, Wrapped,
+    AGENT_ENTRY, AGENT_FILE, Block, Interception, Left, Listed, Missing, PROTOCOL, Reply, Request,
+    VirtualHandle, Wrapped,
 };
 pub use refused::{Code, Refused};
 pub use spec::{Callers, Spec, SpecFunction, choose};

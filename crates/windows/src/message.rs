@@ -59,6 +59,10 @@ pub enum Request {
     Wrappers,
     /// What the wrapper `record` has kept.
     Show,
+    /// The virtual handles; with `renew` they stand for new real ones afterwards.
+    Handles {
+        renew: bool,
+    },
 }
 
 /// What is answered.
@@ -69,6 +73,7 @@ pub enum Reply {
     Unwrapped { interceptions: Vec<Interception>, left: Left },
     Wrappers(Vec<Listed>),
     Shown(Box<Shown>),
+    Handles(Vec<VirtualHandle>),
     Refused(Refused),
 }
 
@@ -100,6 +105,14 @@ pub struct Missing {
     pub library: String,
     /// Why it cannot be mediated; nothing where its library is not loaded yet.
     pub why: Option<String>,
+}
+
+/// What the program holds, and what it stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VirtualHandle {
+    pub handle: u64,
+    pub real: u64,
+    pub kind: String,
 }
 
 /// What is left of a wrapper that was taken off.

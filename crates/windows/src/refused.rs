@@ -61,6 +61,8 @@ codes! {
     Threads = "B-1319",
     /// The debug log cannot be written.
     Log = "B-1320",
+    /// A wrapper that the program needs from now on.
+    Held = "B-1321",
 }
 
 impl fmt::Display for Code {

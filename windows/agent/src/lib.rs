@@ -3,6 +3,7 @@
 //! Every request comes on a thread of its own that was made for it, and whoever asked may be gone: all state is here. The agent is
 //! never unloaded. Its own memory is a heap of its own ([`memory`]).
 
+mod handles;
 mod hook;
 mod memory;
 mod record;
@@ -22,7 +23,7 @@ pub extern "system" fn DllMain(_own: HINSTANCE, reason: u32, _reserved: *mut c_v
     match reason {
         DLL_PROCESS_ATTACH if !thread::prepare() => FALSE,
         DLL_THREAD_DETACH => {
-            thread::forget();
+            thread::ends();
             TRUE
         }
         _ => TRUE,

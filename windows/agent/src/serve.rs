@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::panic::catch_unwind;
 use std::sync::Mutex;
 
-use crate::{hook, record, thread};
+use crate::{handles, hook, record, thread};
 use brant_windows::{Block, Code, PROTOCOL, Refused, Reply, Request};
 
 use windows_sys::Win32::System::Memory::{MEM_COMMIT, MEM_RESERVE, PAGE_READWRITE, VirtualAlloc};
@@ -63,6 +63,9 @@ fn answer(request: Request) -> Result<Reply, Refused> {
             Ok(Reply::Unwrapped { interceptions, left })
         }
         Request::Show => record::show().map(|shown| Reply::Shown(Box::new(shown))),
+        Request::Handles { renew } => {
+            Ok(Reply::Handles(if renew { handles::renew() } else { handles::list() }))
+        }
         Request::Wrappers => Ok(Reply::Wrappers(hook::wrappers())),
     }
 }

@@ -6,8 +6,11 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering, compiler_fence};
 
+use windows_sys::Win32::Foundation::{CloseHandle, WAIT_OBJECT_0};
 use windows_sys::Win32::System::Memory::{MEM_COMMIT, MEM_RESERVE, PAGE_READWRITE, VirtualAlloc};
-use windows_sys::Win32::System::Threading::{TLS_OUT_OF_INDEXES, TlsAlloc};
+use windows_sys::Win32::System::Threading::{
+    OpenThread, THREAD_SYNCHRONIZE, TLS_OUT_OF_INDEXES, TlsAlloc, WaitForSingleObject,
+};
 
 use crate::hook::Layer;
 
@@ -48,6 +51,8 @@ pub(crate) struct Entry {
 pub(crate) struct ThreadState {
     id: AtomicU32,
     is_used: AtomicBool,
+    /// The loader has said that the thread ends. It may still call, until it has.
+    is_ending: AtomicBool,
     /// Above 0 the thread is in the agent, and nothing that it calls is mediated.
     busy: Cell<u32>,
     count: AtomicUsize,
@@ -137,7 +142,7 @@ fn make() -> Option<&'static ThreadState> {
         !state.is_used.load(Ordering::Relaxed)
             && state.is_used.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     });
-    let state = free.or_else(add);
+    let state = free.or_else(|| all().find(|state| state.is_over())).or_else(add);
     if let Some(state) = state {
         state.count.store(0, Ordering::Relaxed);
         state.busy.set(0);
@@ -174,19 +179,29 @@ fn allocate(bytes: usize) -> Option<*mut u8> {
     (!at.is_null()).then_some(at.cast())
 }
 
-/// The calling thread ends.
-pub(crate) fn forget() {
+/// The calling thread ends. Libraries that are told after us may still call what is mediated, so its state stays until it is gone.
+pub(crate) fn ends() {
     // SAFETY: within the thread's own block.
     let found = unsafe { place().read() };
     if found > IN_THE_MAKING {
-        // SAFETY: within the thread's own block; what follows is not mediated.
-        unsafe { place().write(IN_THE_MAKING) };
         // SAFETY: a state is never freed.
         let state = unsafe { &*(found as *const ThreadState) };
-        state.count.store(0, Ordering::Release);
-        state.id.store(0, Ordering::Relaxed);
-        state.is_used.store(false, Ordering::Release);
+        state.is_ending.store(true, Ordering::Release);
     }
+}
+
+/// Whether there is no thread of this number any more.
+fn has_ended(id: u32) -> bool {
+    // SAFETY: a call without pointers.
+    let thread = unsafe { OpenThread(THREAD_SYNCHRONIZE, 0, id) };
+    if thread.is_null() {
+        return true;
+    }
+    // SAFETY: just opened.
+    let is_over = unsafe { WaitForSingleObject(thread, 0) } == WAIT_OBJECT_0;
+    // SAFETY: as above.
+    unsafe { CloseHandle(thread) };
+    is_over
 }
 
 /// While it lives, nothing that the thread calls is mediated.
@@ -208,6 +223,13 @@ impl Drop for Busy {
 impl ThreadState {
     pub(crate) fn id(&self) -> u32 {
         self.id.load(Ordering::Acquire)
+    }
+
+    /// Whether its thread has ended, so that it is free for the caller.
+    fn is_over(&self) -> bool {
+        self.is_ending.load(Ordering::Acquire)
+            && has_ended(self.id())
+            && self.is_ending.compare_exchange(true, false, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     pub(crate) fn is_busy(&self) -> bool {

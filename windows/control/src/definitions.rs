@@ -8,7 +8,12 @@ use std::path::{Path, PathBuf};
 use brant_windows::{Callers, Code, Refused, Spec, choose};
 
 /// Definitions that ship: their implementation is in the agent.
-const SHIPPED: [(&str, &str); 1] = [("record", include_str!("../definitions/record.wrap"))];
+const SHIPPED: [(&str, &str); 2] = [
+    ("handles", include_str!("../definitions/handles.wrap")),
+    ("record", include_str!("../definitions/record.wrap")),
+];
+/// It must see the calls that Windows's own libraries make.
+const FOR_ALL_CALLERS: &str = "handles";
 const ENDING: &str = "wrap";
 
 /// The folders that are searched, the user's first. `home` is where brant lies.
@@ -59,6 +64,7 @@ pub fn all_shipped() -> impl Iterator<Item = &'static str> {
 
 fn shipped(name: &str, options: &str, callers: Callers) -> Option<Result<Spec, Refused>> {
     let (_, text) = SHIPPED.iter().find(|(shipped, _)| *shipped == name)?;
+    let callers = if name == FOR_ALL_CALLERS { Callers::All } else { callers };
     let spec = choose(text.as_bytes(), name, name)
         .and_then(|wrapper| Spec::of(&wrapper, wrapper.implementation.as_str().to_owned(), options, callers));
     Some(spec)

@@ -19,4 +19,4 @@ pub use log::Log;
 pub use module::own_folder;
 pub use process::{ANSWER_LIMIT_MS, Process};
 pub use start::{Started, Starting};
-pub use wrap::{show, unwrap_process, wrap, wrap_process, wrappers};
+pub use wrap::{handles, show, unwrap_process, wrap, wrap_process, wrappers};

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use brant_windows::record::Shown;
 use brant_windows::{
-    AGENT_FILE, Callers, Code, Interception, Left, Listed, Refused, Reply, Request, Spec, Wrapped,
+    AGENT_FILE, Callers, Code, Interception, Left, Listed, Refused, Reply, Request, Spec, VirtualHandle,
+    Wrapped,
 };
 
 use crate::process::{ANSWER_LIMIT_MS, Process};
@@ -77,6 +78,14 @@ pub fn show(pid: u32) -> Result<Shown, Refused> {
     }
     match process.ask(&Request::Show, ANSWER_LIMIT_MS)? {
         Reply::Shown(shown) => Ok(*shown),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// The virtual handles of a process, which stand for new real ones afterwards if they are renewed.
+pub fn handles(pid: u32, renew: bool) -> Result<Vec<VirtualHandle>, Refused> {
+    match Process::open(pid)?.ask(&Request::Handles { renew }, ANSWER_LIMIT_MS)? {
+        Reply::Handles(handles) => Ok(handles),
         other => Err(unexpected(&other)),
     }
 }

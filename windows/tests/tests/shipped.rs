@@ -1,4 +1,4 @@
-//! Programs that nobody here wrote do under the wrapper `record` what they do without it: in C++, Rust and Go, of several compilers.
+//! Programs that nobody here wrote do under the wrappers `record` and `handles` what they do without: in C++, Rust and Go, of several compilers.
 
 use brant_windows_tests::{Built, Folder, Package, Registry, Wine, compile, shipped};
 
@@ -46,26 +46,29 @@ const ESBUILD: Package = Package {
     program: "package/esbuild.exe",
 };
 
-/// Runs the program in two folders with the same files, once bare and once recorded.
+/// Runs the program in folders with the same files, bare, recorded, and with virtual handles.
 fn check(package: &Package, arguments: &[&str], files: &[(&str, &str)], made: &[&str], expected: &str) {
     let wine = Wine::new("win10");
     let program = shipped(package);
-    let run = |is_recorded: bool| {
+    let run = |wrappers: &[&str]| {
         let folder = Folder::new();
         files.iter().for_each(|(name, text)| drop(folder.write(name, text)));
-        let said = if is_recorded {
-            let words = ["run", "--wrap", "record", "--", program.to_str().unwrap()];
-            wine.brant(&folder, &[&words, arguments].concat())
-        } else {
+        let said = if wrappers.is_empty() {
             wine.run(&folder, &program, arguments, "")
+        } else {
+            let named = wrappers.iter().flat_map(|name| ["--wrap", name]);
+            let words: Vec<&str> =
+                ["run"].into_iter().chain(named).chain(["--", program.to_str().unwrap()]).collect();
+            wine.brant(&folder, &[words.as_slice(), arguments].concat())
         };
         let made: Vec<String> = made.iter().map(|name| folder.read(name)).collect();
         (said.code, said.out, said.err, made)
     };
-    let (bare, recorded) = (run(false), run(true));
-    assert_eq!(bare, recorded);
+    let bare = run(&[]);
     assert!(bare.1.contains(expected), "{bare:?}");
     assert!(bare.3.iter().all(|text| !text.is_empty()), "{bare:?}");
+    assert_eq!(bare, run(&["record"]));
+    assert_eq!(bare, run(&["handles", "record"]));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The library with a wrapper's mediators, and what it is told. The layouts are those of `brant/mediator.h`.
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::os::windows::ffi::OsStrExt as _;
 
 use brant_windows::{Code, Refused, Spec};
@@ -10,7 +10,7 @@ use windows_sys::Win32::System::LibraryLoader::{
 };
 
 use super::event::{Event, Function, Raw};
-use crate::record;
+use crate::{handles, record};
 
 const ANSWER_BYTES: usize = 512;
 
@@ -72,26 +72,25 @@ impl Implementation {
 
     /// What the agent has in itself.
     fn shipped(spec: &Spec, name: &str) -> Result<Implementation, Refused> {
-        if name != record::NAME {
-            return Err(Refused::new(
-                Code::NoImplementation,
-                format!("the agent has no implementation {name:?} in it"),
-            ));
-        }
-        let of =
-            |mediator: &str| (mediator == "record_call").then_some(record::record_call as *const () as usize);
-        let mediators: Vec<usize> =
-            spec.functions.iter().filter_map(|function| of(&function.mediator)).collect();
-        if mediators.len() != spec.functions.len() {
-            return Err(Refused::new(
-                Code::NoMediator,
-                format!("{name:?} has the mediator record_call only"),
-            ));
+        let (known, mediator): (&str, unsafe extern "C" fn(*mut c_void) -> u64) = match name {
+            record::NAME => ("record_call", record::record_call),
+            handles::NAME => ("handles_call", handles::handles_call),
+            _ => {
+                let what = format!("the agent has no implementation {name:?} in it");
+                return Err(Refused::new(Code::NoImplementation, what));
+            }
+        };
+        if spec.functions.iter().any(|function| function.mediator != known) {
+            return Err(Refused::new(Code::NoMediator, format!("{name:?} has the mediator {known} only")));
         }
         if !spec.options.is_empty() {
             return Err(Refused::new(Code::NoOptions, format!("{name:?} takes no options")));
         }
-        record::begin(spec);
+        let mediators = vec![mediator as *const () as usize; spec.functions.len()];
+        match name {
+            record::NAME => record::begin(spec),
+            _ => handles::begin(spec),
+        }
         Ok(Implementation {
             library: 0,
             mediators,

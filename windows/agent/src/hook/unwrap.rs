@@ -12,7 +12,7 @@ use super::event::Event;
 use super::list::interceptions;
 use super::table::{Placed, Table, table};
 use super::{commit, loader, stop};
-use crate::thread;
+use crate::{handles, thread};
 
 /// How long calls that are under way are waited for.
 const CALLS_LIMIT: Duration = Duration::from_secs(5);
@@ -52,6 +52,9 @@ fn take_out(name: &str) -> Result<Vec<Interception>, Refused> {
         .ok_or_else(|| Refused::new(Reason::NotWrapped, format!("the process has no wrapper {name:?}")))?;
     if !table.wrappers[at].is_on {
         return Ok(Vec::new());
+    }
+    if table.wrappers[at].spec.shipped() == Some(handles::NAME) {
+        handles::may_end()?;
     }
     let listed = interceptions(&table, &table.wrappers[at]);
     let layers = table.wrappers[at].layers.clone();

@@ -15,8 +15,7 @@ use windows_sys::Win32::System::Threading::{GetCurrentProcessId, GetExitCodeProc
 
 use super::state::Record;
 use super::{calls, heaps, state};
-use crate::hook;
-use crate::thread;
+use crate::{handles, hook, thread};
 
 /// All that is kept.
 pub(crate) fn show() -> Result<Shown, Refused> {
@@ -40,9 +39,9 @@ pub(crate) fn show() -> Result<Shown, Refused> {
         .handles
         .iter_mut()
         .filter(|object| object.kind == "file")
-        .for_each(|file| file.position = position(file.handle));
+        .for_each(|file| file.position = position(handles::real(file.handle)));
     for standard in &mut shown.standard {
-        standard.kind = kind(standard.handle).to_owned();
+        standard.kind = kind(handles::real(standard.handle)).to_owned();
     }
     Ok(shown)
 }

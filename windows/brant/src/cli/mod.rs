@@ -1,6 +1,7 @@
 //! The commands.
 
 mod explain;
+mod handles;
 mod options;
 mod run;
 mod show;
@@ -17,6 +18,7 @@ brant.exe wrap WRAPPER PID [--callers all] [--log FILE]
 brant.exe unwrap NAME PID [--log FILE]
 brant.exe wrappers [PID] [--json]
 brant.exe show PID [--all] [--json]
+brant.exe handles PID [--renew] [--json]
 brant.exe explain CODE
 
 WRAPPER is the path of a definition file, or a name; options of the implementation follow behind a colon.
@@ -42,6 +44,7 @@ pub(crate) fn main(arguments: &[OsString]) -> u8 {
         Some("unwrap") => wrap::unwrap(&words[1..]),
         Some("wrappers") => wrap::wrappers(&words[1..]),
         Some("show") => show::show(&words[1..]),
+        Some("handles") => handles::handles(&words[1..]),
         Some("explain") => explain::explain(&words[1..]),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");

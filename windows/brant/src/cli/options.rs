@@ -17,6 +17,7 @@ pub(crate) struct Options {
     pub(crate) log: Option<String>,
     pub(crate) is_json: bool,
     pub(crate) is_all: bool,
+    pub(crate) is_renewed: bool,
 }
 
 impl Options {
@@ -30,6 +31,7 @@ impl Options {
                 "--log" => options.log = Some(value()?),
                 "--json" => options.is_json = true,
                 "--all" => options.is_all = true,
+                "--renew" => options.is_renewed = true,
                 "--callers" => {
                     options.callers = match value()?.as_str() {
                         "program" => Callers::Program,

@@ -13,25 +13,28 @@ use crate::reference::Reference;
 /// Folders of the repository whose documents are pages, and where in the guide they stand.
 const FOLDERS: [(&str, &str); 3] = [("docs/guide", ""), ("docs", ""), ("docs/decisions", "decisions/")];
 
+/// The index of the tour is no page of the guide.
+const TOUR: &str = "docs/tour.md";
+
 /// Which file of the repository is which page.
 pub(crate) struct Pages {
     /// From the path in the repository to that in the guide, `format.md`.
     of_documents: BTreeMap<String, String>,
-    /// Sources that rustdoc has pages of, as `crates/base/src/id.rs`, with the page from the site's root.
+    /// Sources that the tour has pages of, as `crates/base/src/id.rs`, with the page from the site's root.
     sources: BTreeMap<String, String>,
     plain: Plain,
 }
 
 impl Pages {
     /// Looks at the repository. `sources` are files with pages elsewhere in the site.
-    pub(crate) fn find(root: &Path, sources: BTreeMap<String, String>) -> Result<Pages, String> {
+    pub(crate) fn find(root: &Path, sources: impl Iterator<Item = String>) -> Result<Pages, String> {
         let mut of_documents = BTreeMap::new();
         for (folder, prefix) in FOLDERS {
             let entries =
                 std::fs::read_dir(root.join(folder)).map_err(|error| format!("{folder}: {error}"))?;
             for entry in entries.flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
-                if name.ends_with(".md") {
+                if name.ends_with(".md") && format!("{folder}/{name}") != TOUR {
                     let page = format!("{prefix}{name}");
                     if of_documents.values().any(|other| *other == page) {
                         return Err(format!("two documents would be the page {page}"));
@@ -43,6 +46,8 @@ impl Pages {
         for made in ["commands.md", "support.md", "errors.md"] {
             of_documents.insert(format!("docs/guide/{made}"), made.to_owned());
         }
+        let shown = sources.map(|path| (path.clone(), format!("tour/{path}.html")));
+        let sources = shown.chain([(TOUR.to_owned(), "tour/index.html".to_owned())]).collect();
         Ok(Pages { of_documents, sources, plain: Plain::new(root) })
     }
 
@@ -134,7 +139,7 @@ fn dress(stage: &Path) -> Result<(), String> {
         theme.join("header.hbs"),
         "<header class=\"bar\"><a class=\"home\" href=\"{{ path_to_root }}../index.html\">brant</a><nav>\
          <a href=\"{{ path_to_root }}index.html\" aria-current=\"true\">Guide</a>\
-         <a href=\"{{ path_to_root }}tour.html\">Source tour</a>\
+         <a href=\"{{ path_to_root }}../tour/index.html\">Source tour</a>\
          <a href=\"{{ path_to_root }}../api/index.html\">API</a></nav></header>\n",
     )?;
     write(theme.join("favicon.svg"), include_str!("../assets/brant.svg"))?;

@@ -39,7 +39,7 @@ pub(crate) fn page(title: &str, up: &str, here: &str, body: &str) -> String {
          {body}\n</body>\n</html>\n",
         escape(title),
         door("Guide", "guide/index.html"),
-        door("Source tour", "guide/tour.html"),
+        door("Source tour", "tour/index.html"),
         door("API", "api/index.html"),
     )
 }

@@ -21,7 +21,7 @@ times. As a plain user, on a stock Linux kernel.</p>
 <div class="doors">
 <a class="door" href="guide/index.html"><h2>Guide</h2><p>What it does and how to use it: ten minutes to the first restored program, one page for
 each task, every command, every error.</p></a>
-<a class="door" href="guide/tour.html"><h2>Source tour</h2><p>The code in the order in which a program's state flows through it, with explanations beside it, and
+<a class="door" href="tour/index.html"><h2>Source tour</h2><p>The code in the order in which a program's state flows through it, with explanations beside it, and
 every name a link.</p></a>
 <a class="door" href="api/index.html"><h2>API</h2><p>All crates as rustdoc sees them, private items too.</p></a>
 </div>

@@ -1,7 +1,7 @@
 //! Makes the documentation site of brant: `cargo xtask docs` calls it.
 //!
 //! Into one folder of static files go the guide (`docs/`, by mdBook), pages that are taken from the code itself
-//! ([`reference`]), and a page that leads to all of it. Reading needs no network and no JavaScript.
+//! ([`reference`]), rustdoc's pages, the source tour ([`tour`]), and a page that leads to all of it. Reading needs no network and no JavaScript.
 #![forbid(unsafe_code)]
 
 mod guide;
@@ -14,6 +14,7 @@ mod plain;
 mod reference;
 mod rustdoc;
 mod serve;
+mod tour;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -58,7 +59,9 @@ fn build(args: &[String]) -> Result<(), String> {
     let site = site.canonicalize().map_err(|error| format!("{}: {error}", site.display()))?;
     landing::build(&site)?;
     rustdoc::place(&folder("--rustdoc")?, &site.join("api"))?;
-    let pages = guide::Pages::find(&root, rustdoc::source_pages(&root, &site)?)?;
+    let sources = rustdoc::source_pages(&root, &site)?;
+    println!("{}", tour::build(&root, &site, &sources)?);
+    let pages = guide::Pages::find(&root, sources.keys().cloned())?;
     let mut faults = guide::build(&root, &stage, &site, &pages, &reference)?;
     let checked = links::check(&site)?;
     faults.extend(checked.broken);

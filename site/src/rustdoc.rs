@@ -26,7 +26,8 @@ pub(crate) fn place(from: &Path, to: &Path) -> Result<(), String> {
     let list: String = crates.iter().map(line).collect();
     let body = format!(
         "<main class=\"landing\"><h1>All crates</h1><p>As rustdoc sees them, private items too. Each source line's names lead to where \
-         they are defined.</p><ul class=\"crates\">{list}</ul></main>"
+         they are defined. brant-connect-c is not here, as its library has the name of brant-connect; its functions are those of \
+         <code>include/brant/connect.h</code>.</p><ul class=\"crates\">{list}</ul></main>"
     );
     fs::write(to.join("index.html"), crate::html::page("brant: API", "../", "API", &body))
         .map_err(|error| format!("{}: {error}", to.display()))

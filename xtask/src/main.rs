@@ -28,7 +28,7 @@ const USAGE: &str = "cargo xtask CHORE
   dist          target/dist/brant: one static file for any distribution
   e2e [--full]  the end-to-end tests: fixtures, kills, real programs
   docs [--open | --serve]
-                target/site: the guide, the reference that is taken from the code, and rustdoc; checked, then shown
+                target/site: guide, reference from the code, source tour, rustdoc; checked, then shown
   packages      installs what the end-to-end tests need, or names it
   windows [TEST | bench]
                 the Windows part: builds it with Debian's compiler, and tests it under Wine (docs/windows.md); or measures

@@ -8,6 +8,7 @@
 //!   [`unexplained`] names.
 //!
 //! The sources are formatted by rustfmt, so that indentation tells what is inside of what.
+#![forbid(unsafe_code)]
 
 /// An item of more lines than this deserves an explanation of its own.
 const UNEXPLAINED_LINES_MAX: usize = 14;

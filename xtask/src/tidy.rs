@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use xtask::sections::unexplained;
+use sections::unexplained;
 
 const LINES_MAX: usize = 600;
 /// A longer file says so in its module documentation, with this phrase and the reason.

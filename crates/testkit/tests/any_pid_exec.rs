@@ -201,3 +201,35 @@ fn programs_survive_without_who_hands_it_on() {
     std::fs::rename(sandbox.path("gone"), sandbox.path("brant")).expect("it was there");
     expect_good_end(&sandbox);
 }
+
+/// A program that was executed without the wrapper has been told the kernel's numbers, and keeps these from then on.
+#[test]
+fn who_was_told_the_kernels_numbers_keeps_them() {
+    let Some(sandbox) = prepared(Who::Denied, "cc", &["-pthread"]) else { return };
+    let script = "while [ ! -e f.hidden ]; do sleep 0.05; done\npython3 -c \"import os, time
+while not os.path.exists('f.go'):
+    open('shown.new', 'w').write(f'{os.getpid()} {os.getppid()}'); os.rename('shown.new', 'shown'); time.sleep(0.05)\"
+rm f.go; echo ok > f.new; mv f.new f.result";
+    let mut program = start(&sandbox, script);
+    stop(&sandbox, program.pid());
+    program.wait(TIMEOUT_S);
+    let first = restore(&sandbox, &[]);
+    std::fs::rename(sandbox.path("brant"), sandbox.path("gone")).expect("it is there");
+    sandbox.write("f.hidden", "");
+    let shown = || {
+        let _ = std::fs::remove_file(sandbox.path("shown"));
+        assert!(wait_until(TIMEOUT_S, || sandbox.path("shown").exists()), "{:?}", sandbox.leftovers());
+        sandbox.text("shown")
+    };
+    let known = shown();
+    std::fs::rename(sandbox.path("gone"), sandbox.path("brant")).expect("it was there");
+    let (own, parent) = known.split_once(' ').expect("two numbers");
+    let name = std::fs::read_to_string(format!("/proc/{own}/comm")).expect("it is the kernel's number");
+    assert!(name.starts_with("python3") && parent == first.to_string(), "{name} {known}");
+    for _ in 0..2 {
+        stop(&sandbox, sandbox.text("pid").trim().parse().expect("a number"));
+        assert_ne!(restore(&sandbox, &[]), first);
+        assert_eq!(shown(), known);
+    }
+    expect_good_end(&sandbox);
+}

@@ -27,14 +27,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         brant_heap::load(image)?;
         show();
     } else {
-        let count = ask("How many heaps? ")?.parse()?;
+        let count = ask_number("How many heaps? ")?;
         for number in 1..=count {
             Heap::create(&format!("heap-{number}"))?;
         }
     }
     for heap in heaps() {
         let text = ask(&format!("Text for {}: ", heap.name()))?;
-        let more = ask(&format!("Bytes to allocate in {} besides: ", heap.name()))?.parse()?;
+        let more = ask_number(&format!("Bytes to allocate in {} besides: ", heap.name()))?;
         add(heap, &text, more)?;
     }
     show();
@@ -47,8 +47,19 @@ fn ask(question: &str) -> io::Result<String> {
     print!("{question}");
     io::stdout().flush()?;
     let mut line = String::new();
-    io::stdin().lock().read_line(&mut line)?;
-    Ok(line.trim().to_owned())
+    match io::stdin().lock().read_line(&mut line)? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(line.trim().to_owned()),
+    }
+}
+
+fn ask_number(question: &str) -> io::Result<usize> {
+    loop {
+        match ask(question)?.parse() {
+            Ok(number) => return Ok(number),
+            Err(_) => println!("That is no number."),
+        }
+    }
 }
 
 fn heaps() -> Vec<Heap> {

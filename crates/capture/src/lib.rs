@@ -52,7 +52,7 @@ const VFORK_WAIT: Duration = Duration::from_secs(1);
 const CHANGE_WAIT: Duration = Duration::from_secs(20);
 const CHANGE_PAUSE: Duration = Duration::from_millis(20);
 /// How long a better moment is looked for.
-const SETTLE_WAIT: Duration = Duration::from_millis(300);
+const SETTLE_WAIT: Duration = Duration::from_secs(2);
 
 /// How a checkpoint is taken.
 #[derive(Debug, Clone)]

@@ -120,10 +120,14 @@ fn check_carrying(
             && begin.elapsed() < VFORK_WAIT
     };
     let is_changed = || begin.elapsed() < CHANGE_WAIT && is_passing(roots, beholder);
-    let mut rounds = 1;
-    while !standing.is_empty() && (rounds < CHECK_ROUNDS || may_pass(&standing) || is_changed()) {
+    // Whoever changed something during a look may be done when that is asked for, so what was seen then proves nothing.
+    let (mut rounds, mut was_changed) = (1, true);
+    while !standing.is_empty()
+        && (rounds < CHECK_ROUNDS || may_pass(&standing) || was_changed || is_changed())
+    {
         rounds += 1;
         std::thread::sleep(CHECK_PAUSE);
+        was_changed = is_changed();
         let again = look_once(roots, facts, carry)?;
         standing.0.retain(|refusal| again.0.contains(refusal));
     }

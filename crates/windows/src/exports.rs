@@ -76,6 +76,8 @@ fn is_text(library: &(impl Memory + ?Sized), at: u32, wanted: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// A library with headers at 0x80, a table at 0x200, and two functions, one of which leads on.
@@ -123,5 +125,15 @@ mod tests {
             let _ = find(broken.as_slice(), "near");
         }
         assert_eq!(find(&whole[..0x100], "near"), None);
+    }
+
+    proptest! {
+        /// Whatever another process has in its memory, it is read or it is not.
+        #[test]
+        fn any_bytes_are_read(changes in prop::collection::vec((0usize..0x400, any::<u8>()), 0..40), length in 0usize..0x400) {
+            let mut bytes = library();
+            changes.iter().for_each(|(at, byte)| bytes[*at] = *byte);
+            let _ = (find(&bytes[..length], "near"), machine(&bytes[..length]));
+        }
     }
 }

@@ -20,6 +20,8 @@ mod teb {
     pub(super) const OWN: usize = 0x30;
     pub(super) const THREAD_ID: usize = 0x48;
     pub(super) const LAST_ERROR: usize = 0x68;
+    /// Where the memory of the thread's stack begins.
+    pub(super) const STACK_MEMORY: usize = 0x1478;
     pub(super) const SLOTS: usize = 0x1480;
     pub(super) const SLOT_COUNT: u32 = 64;
 }
@@ -38,7 +40,7 @@ static FIRST: AtomicPtr<ThreadState> = AtomicPtr::new(std::ptr::null_mut());
 pub(crate) struct Entry {
     /// Null until it is known which.
     pub(crate) layer: AtomicPtr<Layer>,
-    /// Where its frame is on the stack, and which stack that is: a thread may have several (fibers).
+    /// Where its frame is on the stack, and the end of that: a thread may have several stacks (fibers). 0: not known.
     frame: Cell<usize>,
     stack: Cell<usize>,
     /// Whether it is in what its mediator calls by InnerCall.
@@ -74,10 +76,11 @@ fn word(offset: usize) -> *mut usize {
     (teb() + offset) as *mut usize
 }
 
-/// The end of the stack that the thread is on.
-pub(crate) fn stack_base() -> usize {
+/// The end of the stack that an address is on. Nothing where the thread is on one that Windows does not know of, as some coroutines are.
+pub(crate) fn stack_end(at: usize) -> Option<usize> {
     // SAFETY: within the thread's own block.
-    unsafe { word(teb::STACK_BASE).read() }
+    let (memory, end) = unsafe { (word(teb::STACK_MEMORY).read(), word(teb::STACK_BASE).read()) };
+    (memory..end).contains(&at).then_some(end)
 }
 
 pub(crate) fn thread_id() -> u32 {
@@ -255,8 +258,8 @@ impl ThreadState {
 
     /// Notes a call whose frame is at `frame`, and drops those that were left without a return. False: there is no memory.
     pub(crate) fn enter(&self, frame: usize) -> bool {
-        let stack = stack_base();
-        let is_left = |entry: &Entry| entry.stack.get() == stack && entry.frame.get() <= frame;
+        let stack = stack_end(frame).unwrap_or(0);
+        let is_left = |entry: &Entry| stack != 0 && entry.stack.get() == stack && entry.frame.get() <= frame;
         while self.count() > 0 && is_left(self.entry(self.count() - 1)) {
             self.count.store(self.count() - 1, Ordering::Release);
         }

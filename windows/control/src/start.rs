@@ -7,6 +7,8 @@ use std::os::windows::process::CommandExt as _;
 use std::process::{Child, Command};
 
 use brant_windows::{Code, Refused};
+use windows_sys::Win32::Foundation::TRUE;
+use windows_sys::Win32::System::Console::SetConsoleCtrlHandler;
 use windows_sys::Win32::System::JobObjects::{
     AssignProcessToJobObject, CreateJobObjectW, JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE,
     JOBOBJECT_EXTENDED_LIMIT_INFORMATION, JobObjectExtendedLimitInformation, SetInformationJobObject,
@@ -14,6 +16,8 @@ use windows_sys::Win32::System::JobObjects::{
 use windows_sys::Win32::System::Threading::{
     CREATE_SUSPENDED, OpenThread, ResumeThread, THREAD_SUSPEND_RESUME,
 };
+
+use windows_sys::core::BOOL;
 
 use crate::error::last;
 use crate::handle::Handle;
@@ -76,6 +80,7 @@ impl Starting {
         if let Some(job) = &self.job {
             limit(job, 0);
         }
+        leave_interrupts();
         // SAFETY: the handle is open.
         if unsafe { ResumeThread(self.thread.raw()) } == u32::MAX {
             return Err(last(Code::NoStart, "the program's first thread does not go on"));
@@ -102,6 +107,15 @@ impl Started {
     pub fn wait(&self) -> u32 {
         self.0.wait()
     }
+}
+
+/// Leaves interrupts of the console to the program: it decides what they mean, and brant waits for it.
+fn leave_interrupts() {
+    unsafe extern "system" fn seen(_kind: u32) -> BOOL {
+        TRUE
+    }
+    // SAFETY: the function does nothing.
+    unsafe { SetConsoleCtrlHandler(Some(seen), TRUE) };
 }
 
 /// A job with the child in it that ends with its last handle.

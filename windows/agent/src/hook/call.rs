@@ -304,7 +304,9 @@ unsafe extern "C" fn decide(what: usize, frame: *mut Frame) -> *const c_void {
     let code = match chosen {
         Some(layer) => {
             frame.layer = layer;
-            let room = thread::stack_base().saturating_sub(frame.arguments as usize) as u64 / 8;
+            // Not beyond the end of the stack, where a definition says too much or nothing.
+            let at = frame.arguments as usize;
+            let room = thread::stack_end(at).map_or(u64::MAX, |end| (end - at) as u64 / 8);
             frame.count = layer.slots.min(room).max(4);
             layer.mediator
         }

@@ -2,10 +2,12 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use brant_image::inspect::{Inspection, ProcessLine};
-use brant_image::inspect::{inspect, readable, size, utc};
+use brant_image::inspect::{inspect, page, readable, size, utc};
 use brant_image::model::{Windows, WindowsHandle, WindowsThread};
 use brant_image::{Head, Summary};
 use brant_kernel::task;
@@ -35,6 +37,9 @@ enum Verb {
     Inspect {
         /// A path, a job's name (its newest image), or the beginning of an image's id
         image: OsString,
+        /// Write one self-contained page of HTML to this file instead, with each process's memory drawn to scale; never contents
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
     },
     /// Read a whole image and compare every checksum
     Verify {
@@ -72,7 +77,8 @@ impl Images {
     pub(super) fn run(self, report: &Report) -> Done {
         match self.verb {
             Verb::Ls => list(report),
-            Verb::Inspect { image } => show(&image, report),
+            Verb::Inspect { image, html: None } => show(&image, report),
+            Verb::Inspect { image, html: Some(file) } => write_page(&image, &file, report),
             Verb::Verify { image } => verify(&image, report),
             Verb::Export { image, output, force } => export(&image, &output, force, report),
             Verb::Import { from } => import(&from, report),
@@ -134,6 +140,24 @@ fn show(image: &OsString, report: &Report) -> Done {
     } else {
         report.data(inspection.to_string().trim_end());
     }
+    Ok(0)
+}
+
+/// One page about an image. A file that is there is left alone.
+fn write_page(image: &OsString, file: &Path, report: &Report) -> Done {
+    let page = page(&open_image(&find(image)?)?);
+    // Command lines and paths are in it.
+    let created = File::options().write(true).create_new(true).mode(0o600).open(file);
+    let written = created.and_then(|mut to| to.write_all(page.as_bytes()));
+    written.map_err(|error| {
+        let what = format!("{} is not written", file.display());
+        let failure = Failure::new("B-0602", exit::STORE, what);
+        match error.kind() {
+            std::io::ErrorKind::AlreadyExists => failure.why("it exists already").next("name another file"),
+            _ => failure.why(error),
+        }
+    })?;
+    report.note(&format!("wrote {}", file.display()));
     Ok(0)
 }
 

@@ -4,7 +4,9 @@
 //! the fields. Contents of memory, of files and of what is in flight are never shown, only their sizes.
 
 mod describe;
+mod map;
 mod needs;
+mod page;
 mod text;
 mod windows;
 
@@ -15,6 +17,7 @@ use brant_base::{PAGE_SIZE, Pid, Tid};
 use crate::model::*;
 use crate::{Image, Summary};
 
+pub use page::page;
 pub use text::{readable, size, utc};
 
 /// What [`inspect`] tells.

@@ -17,6 +17,8 @@ mod man;
 mod mediate;
 mod migrate;
 mod ps;
+#[cfg(test)]
+mod quoted;
 mod receive;
 mod reference;
 mod restore;

@@ -55,6 +55,9 @@
     });
     if (!found.length) list.innerHTML = "<li>nothing of that name</li>";
   }
+  // An address may ask: index.html?q=freeze
+  var wanted = new URLSearchParams(location.search).get("q");
+  if (wanted) { input.value = wanted; load(); }
   input.addEventListener("focus", load);
   input.addEventListener("input", function () { load(); show(); });
   document.addEventListener("keydown", function (event) {

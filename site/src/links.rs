@@ -66,18 +66,22 @@ fn leads_away(link: &str) -> bool {
     ["http:", "https:", "data:", "mailto:", "javascript:"].iter().any(|scheme| link.starts_with(scheme))
 }
 
-/// The values of an attribute in a page, quoted or (as rustdoc writes them) not.
+/// The values of an attribute in a page's tags, quoted or (as rustdoc writes them) not.
 fn attributes<'a>(text: &'a str, name: &'static str) -> impl Iterator<Item = &'a str> {
-    text.match_indices(name).filter_map(move |(at, _)| {
-        let before = text[..at].chars().next_back();
-        let value = text[at + name.len()..].strip_prefix('=')?;
-        if !before.is_some_and(char::is_whitespace) {
-            return None;
-        }
-        match value.chars().next()? {
-            quote @ ('"' | '\'') => value[1..].split(quote).next(),
-            _ => value.split([' ', '>', '\n']).next(),
-        }
+    // What stands between tags is text: source code may hold anything.
+    let tags = text.split('<').skip(1).map(|rest| rest.split('>').next().unwrap_or(rest));
+    tags.flat_map(move |tag| {
+        tag.match_indices(name).filter_map(move |(at, _)| {
+            let before = tag[..at].chars().next_back();
+            let value = tag[at + name.len()..].strip_prefix('=')?;
+            if !before.is_some_and(char::is_whitespace) {
+                return None;
+            }
+            match value.chars().next()? {
+                quote @ ('"' | '\'') => value[1..].split(quote).next(),
+                _ => value.split([' ', '\n']).next(),
+            }
+        })
     })
 }
 
@@ -145,7 +149,7 @@ mod tests {
             site.join("index.html"),
             "<h1 id=\"top\"><a href=\"a/b%20c.html#here\">1</a><a href=\"#top-9\">2</a><a href=\"https://x/y\">3</a>\
              <a href=\"a/b%20c.html#gone\">4</a><a href=\"gone.html\">5</a><script>href=\"no\"</script>\
-             <script src=\"gone.js\"></script>",
+             <script src=\"gone.js\"></script><code>a href=\"text\"</code>",
         )
         .unwrap();
         let checked = check(&site).unwrap();

@@ -35,9 +35,12 @@ pub(crate) fn steps() -> Vec<Step> {
         Step::cargo(&["doc", "--workspace", "--no-deps", "--exclude", "brant-connect-c", "--quiet"])
             .env("RUSTDOC", &text(root().join("site/rustdoc.sh")))
             .env("RUSTDOCFLAGS", RUSTDOC_FLAGS),
-        Step::cargo(&[&["test", "--quiet", "--no-fail-fast"], manifest.as_slice()].concat()),
+        Step::cargo(&[&["test", "--quiet", "--bins"], manifest.as_slice()].concat()),
         Step::cargo(&[&["build", "--quiet"], manifest.as_slice()].concat()),
         Step::Run { program: tool.join("debug/brant-site"), args: build.collect() },
+        Step::Packages,
+        Step::cargo(&[&["test", "--quiet", "--test", "browser"], manifest.as_slice()].concat())
+            .env("BRANT_SITE", &text(target().join("site"))),
     ]
 }
 

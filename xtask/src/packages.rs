@@ -39,6 +39,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("sshd", "openssh-server"),
     ("ssh", "openssh-client"),
     ("/usr/include/sqlite3.h", "libsqlite3-dev"),
+    ("chromium", "chromium"),
 ];
 
 /// What `cargo xtask windows` needs: a Wine, a linker, and a compiler that comes with the source of its standard library.

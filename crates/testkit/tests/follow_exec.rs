@@ -272,6 +272,7 @@ fn running_programs_hand_wrappers_on() {
     let mut command = sandbox.command("sh");
     command.arg("loop.sh").current_dir(sandbox.path(""));
     let mut program = sandbox.launch(command, false);
+    assert!(wait_until(PROMPT_S, || sandbox.path("out.now").exists()), "{}", sandbox.text("err"));
     let pid = program.pid().to_string();
     let path = |name: &str| sandbox.path(name).display().to_string();
     let done = |outcome: Outcome| assert_eq!(outcome.code, 0, "{} {}", outcome.stdout, outcome.stderr);

@@ -48,6 +48,9 @@ impl Run {
         command.args(&self.args).current_dir(root().join("windows")).env("WINEDEBUG", "-all");
         if self.is_for_windows {
             command.env("CARGO_TARGET_DIR", build_folder()).env("RUSTC_BOOTSTRAP", "1");
+            // The compression libraries are in C, and their builds know no prefix for this target.
+            command.env("CC_x86_64_win7_windows_gnu", "x86_64-w64-mingw32-gcc");
+            command.env("AR_x86_64_win7_windows_gnu", "x86_64-w64-mingw32-ar");
             command.env("RUSTC", "/usr/bin/rustc").env("RUSTDOC", "/usr/bin/rustdoc");
             // Set by the cargo that runs us; they are of another compiler.
             command.env("CARGO", DEBIAN_CARGO);

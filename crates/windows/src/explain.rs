@@ -92,4 +92,29 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
         "The wrapper `handles` gives the program virtual handles in the place of real ones. As long as the program holds some, it needs \
          the wrapper; it can be taken off once all are closed.",
     ),
+    (
+        "B-1330",
+        "The program cannot be carried; each reason is named. Carried are 64-bit console programs of one process that were started by \
+         brant.exe run --carry: their threads, heaps, regular files, standard handles, events, mutexes, semaphores and timers. Sockets, windows, \
+         child processes, mapped files, and whatever else the program has called that brant does not know, cannot be carried. \
+         The program goes on.",
+    ),
+    (
+        "B-1331",
+        "The file is no image, or it is damaged: its checksums do not match, or it was cut short. `brant image verify` on Linux says more.",
+    ),
+    (
+        "B-1332",
+        "Writing the image failed: the disk, the folder, or the permissions. There is no image; the program goes on.",
+    ),
+    (
+        "B-1333",
+        "The image cannot be brought back here; the reason is named. The executable must be the same and lie at the same address, files that were open \
+         must be there, and the CPU must have what the program's threads have in registers. Nothing of the program has run.",
+    ),
+    (
+        "B-1334",
+        "A checkpoint needs all threads of the program to stand still, and one of them was in a function that brant cannot interrupt for \
+         longer than five seconds. The program goes on; try again.",
+    ),
 ];

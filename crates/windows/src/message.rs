@@ -9,7 +9,7 @@ use crate::record::Shown;
 use crate::{Refused, Spec};
 
 /// Another number for each change of what is here.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// The agent's file, beside brant.exe.
 pub const AGENT_FILE: &str = "brant_agent.dll";
 /// What the agent exports for requests: a thread's function.
@@ -63,6 +63,17 @@ pub enum Request {
     Handles {
         renew: bool,
     },
+    /// Prepare a program that has not begun for being captured.
+    Carry,
+    /// Write an image to this path, which is absolute.
+    Checkpoint {
+        path: String,
+        stop: bool,
+    },
+    /// Become the program of the image at this path.
+    Restore {
+        path: String,
+    },
 }
 
 /// What is answered.
@@ -70,10 +81,19 @@ pub enum Request {
 pub enum Reply {
     Hello,
     Wrapped(Wrapped),
-    Unwrapped { interceptions: Vec<Interception>, left: Left },
+    Unwrapped {
+        interceptions: Vec<Interception>,
+        left: Left,
+    },
     Wrappers(Vec<Listed>),
     Shown(Box<Shown>),
     Handles(Vec<VirtualHandle>),
+    /// Of Carry and Restore.
+    Prepared,
+    /// Of Checkpoint.
+    Written {
+        bytes: u64,
+    },
     Refused(Refused),
 }
 

@@ -63,6 +63,16 @@ codes! {
     Log = "B-1320",
     /// A wrapper that the program needs from now on.
     Held = "B-1321",
+    /// A program that cannot be captured.
+    NotCarried = "B-1330",
+    /// A file that is no image of a Windows program, or is damaged.
+    NotAnImage = "B-1331",
+    /// An image that could not be written.
+    NotWritten = "B-1332",
+    /// An image that cannot be brought back here.
+    NotRestored = "B-1333",
+    /// Threads that do not come to a stand.
+    Moving = "B-1334",
 }
 
 impl fmt::Display for Code {

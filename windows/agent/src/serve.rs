@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 use std::panic::catch_unwind;
+use std::path::Path;
 use std::sync::Mutex;
 
 use crate::{handles, hook, record, thread};
@@ -67,5 +68,14 @@ fn answer(request: Request) -> Result<Reply, Refused> {
             Ok(Reply::Handles(if renew { handles::renew() } else { handles::list() }))
         }
         Request::Wrappers => Ok(Reply::Wrappers(hook::wrappers())),
+        Request::Carry | Request::Checkpoint { .. } if !hook::wrappers().is_empty() => {
+            Err(Refused::new(Code::NotCarried, "the program has wrappers, which would not come back with it")
+                .next("brant.exe unwrap NAME PID"))
+        }
+        Request::Carry => brant_carry::begin().map(|()| Reply::Prepared),
+        Request::Checkpoint { path, stop } => {
+            brant_carry::checkpoint(Path::new(&path), stop).map(|bytes| Reply::Written { bytes })
+        }
+        Request::Restore { path } => brant_carry::restore(Path::new(&path)).map(|()| Reply::Prepared),
     }
 }

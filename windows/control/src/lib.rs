@@ -4,6 +4,7 @@
 //! whatever fails here, and the end of brant at any instant: all that is done in it is done by threads of its own
 //! ([`Process::ask`]). A process that is being started ends with brant until it is let go ([`Starting`]).
 
+mod carry;
 mod error;
 mod handle;
 mod log;
@@ -15,6 +16,7 @@ mod wrap;
 
 pub mod definitions;
 
+pub use carry::{carry, checkpoint, restored};
 pub use log::Log;
 pub use module::own_folder;
 pub use process::{ANSWER_LIMIT_MS, Process};

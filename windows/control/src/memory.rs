@@ -41,3 +41,10 @@ pub(crate) fn release(process: HANDLE, at: u64) {
     // SAFETY: as the caller says.
     unsafe { VirtualFreeEx(process, at as *mut c_void, 0, MEM_RELEASE) };
 }
+
+/// Reserves the 64 KiB at an address, if they are free.
+pub(crate) fn take(process: HANDLE, at: u64) {
+    const BYTES: usize = 0x1_0000;
+    // SAFETY: asks for pages at an address; where something is, it fails.
+    unsafe { VirtualAllocEx(process, at as *const c_void, BYTES, MEM_RESERVE, PAGE_READWRITE) };
+}

@@ -60,6 +60,28 @@ impl Process {
         Ok(Process { handle, pid })
     }
 
+    /// LoadLibraryW, where the process has it; nothing where its loader has not begun.
+    fn load_library(&self) -> Option<u64> {
+        let library = module::find(self.handle.raw(), self.pid, "kernelbase.dll")?;
+        Some(library.base + u64::from(exports::find(&library, "LoadLibraryW")?))
+    }
+
+    /// Lets the process's loader begin, by a thread that does nothing.
+    pub(crate) fn begin_loader(&self) -> Result<(), Refused> {
+        let failed = || Refused::new(Code::Failed, "ntdll exports no NtYieldExecution");
+        let name: Vec<u16> = "ntdll.dll\0".encode_utf16().collect();
+        // SAFETY: a text that ends with a zero.
+        let ntdll = unsafe { GetModuleHandleW(name.as_ptr()) };
+        // SAFETY: a loaded library, and a text that ends with a zero byte.
+        let function = unsafe { GetProcAddress(ntdll, c"NtYieldExecution".as_ptr().cast()) };
+        self.run(function.ok_or_else(failed)? as usize as u64, 0, LOAD_LIMIT_MS).map(drop)
+    }
+
+    /// Takes an address, so that no library will lie there: for tests of what must not depend on it.
+    pub(crate) fn take(&self, at: u64) {
+        memory::take(self.handle.raw(), at);
+    }
+
     pub fn pid(&self) -> u32 {
         self.pid
     }
@@ -96,7 +118,10 @@ impl Process {
             return Err(refused("there is no such file"));
         }
         let path: Vec<u8> = agent.as_os_str().encode_wide().chain([0]).flat_map(u16::to_le_bytes).collect();
-        let load = load_library().ok_or_else(|| refused("kernel32 exports no LoadLibraryW"))?;
+        let load = self
+            .load_library()
+            .or_else(load_library)
+            .ok_or_else(|| refused("kernel32 exports no LoadLibraryW"))?;
         let at = self.put(&path)?;
         let end = self.run(load, at, LOAD_LIMIT_MS);
         if !matches!(end, Err(Refused { code: Code::Slow, .. })) {

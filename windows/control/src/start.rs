@@ -6,6 +6,7 @@ use std::os::windows::io::{AsRawHandle as _, IntoRawHandle as _};
 use std::os::windows::process::CommandExt as _;
 use std::process::{Child, Command};
 
+use brant_image::model::Windows;
 use brant_windows::{Code, Refused};
 use windows_sys::Win32::Foundation::TRUE;
 use windows_sys::Win32::System::Console::SetConsoleCtrlHandler;
@@ -43,7 +44,25 @@ impl Starting {
     pub fn new(program: &OsString, arguments: &[OsString]) -> Result<Starting, Refused> {
         let what = || format!("{} does not start", program.display());
         let mut command = Command::new(program);
-        command.args(arguments).creation_flags(CREATE_SUSPENDED);
+        command.args(arguments);
+        Starting::by(command, what)
+    }
+
+    /// Starts the program of an image: with the arguments, environment and folder that it had, and our standard handles.
+    pub fn again(windows: &Windows) -> Result<Starting, Refused> {
+        let mut command = Command::new(&windows.program);
+        let variables = windows.environment.iter().filter_map(|text| {
+            // A name may begin with the sign.
+            let at = text.char_indices().skip(1).find(|(_, sign)| *sign == '=')?.0;
+            Some((&text[..at], &text[at + 1..]))
+        });
+        command.env_clear().envs(variables).current_dir(&windows.directory);
+        command.raw_arg(arguments_of(&windows.command_line));
+        Starting::by(command, || format!("{} does not start", windows.program))
+    }
+
+    fn by(mut command: Command, what: impl Fn() -> String) -> Result<Starting, Refused> {
+        command.creation_flags(CREATE_SUSPENDED);
         let mut child = command.spawn().map_err(|error| Refused::new(Code::NoStart, what()).why(error))?;
         let pid = child.id();
         let starting = Starting::of(&child, pid);
@@ -116,6 +135,15 @@ fn leave_interrupts() {
     }
     // SAFETY: the function does nothing.
     unsafe { SetConsoleCtrlHandler(Some(seen), TRUE) };
+}
+
+/// What stands behind the program in a command line.
+fn arguments_of(line: &str) -> &str {
+    let rest = match line.strip_prefix('"') {
+        Some(quoted) => quoted.split_once('"').map_or("", |(_, rest)| rest),
+        None => line.find([' ', '\t']).map_or("", |at| &line[at..]),
+    };
+    rest.trim_start()
 }
 
 /// A job with the child in it that ends with its last handle.

@@ -90,7 +90,7 @@ pub fn handles(pid: u32, renew: bool) -> Result<Vec<VirtualHandle>, Refused> {
     }
 }
 
-fn unexpected(reply: &Reply) -> Refused {
+pub(crate) fn unexpected(reply: &Reply) -> Refused {
     Refused::new(Code::OtherAgent, "the agent gave another answer than was asked for")
         .why(format!("{reply:?}"))
 }

@@ -63,9 +63,13 @@ impl Wine {
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("timeout");
         command.args(["-k", "5", LIMIT_S, "wine"]).arg(program);
-        command.env("WINEPREFIX", &self.prefix).env("WINEDEBUG", "-all").env_remove("DISPLAY");
-        command.stdin(Stdio::null());
+        self.in_prefix(&mut command).stdin(Stdio::null());
         command
+    }
+
+    /// A command that calls Wine by itself.
+    pub fn in_prefix<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command.env("WINEPREFIX", &self.prefix).env("WINEDEBUG", "-all").env_remove("DISPLAY")
     }
 
     /// Runs `brant.exe` to its end.

@@ -1,8 +1,10 @@
 //! The commands.
 
+mod checkpoint;
 mod explain;
 mod handles;
 mod options;
+mod restore;
 mod run;
 mod show;
 mod wrap;
@@ -13,12 +15,14 @@ use std::path::PathBuf;
 use brant_windows::{Code, Refused};
 
 pub(crate) const USAGE: &str = "\
-brant.exe run [--wrap WRAPPER]... [--callers all] [--log FILE] -- PROGRAM [ARGUMENT]...
+brant.exe run [--carry] [--wrap WRAPPER]... [--callers all] [--log FILE] -- PROGRAM [ARGUMENT]...
 brant.exe wrap WRAPPER PID [--callers all] [--log FILE]
 brant.exe unwrap NAME PID [--log FILE]
 brant.exe wrappers [PID] [--json]
 brant.exe show PID [--all] [--json]
 brant.exe handles PID [--renew] [--json]
+brant.exe checkpoint PID -o FILE [--stop]
+brant.exe restore FILE
 brant.exe explain CODE
 
 WRAPPER is the path of a definition file, or a name; options of the implementation follow behind a colon.
@@ -40,6 +44,8 @@ pub(crate) fn main(arguments: &[OsString]) -> u8 {
     let words: Vec<String> = arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let done = match words.first().map(String::as_str) {
         Some("run") => return run::run(&arguments[1..]),
+        Some("restore") => return restore::restore(&arguments[1..]),
+        Some("checkpoint") => checkpoint::checkpoint(&words[1..]),
         Some("wrap") => wrap::wrap(&words[1..]),
         Some("unwrap") => wrap::unwrap(&words[1..]),
         Some("wrappers") => wrap::wrappers(&words[1..]),
@@ -69,7 +75,7 @@ pub(crate) fn told(refused: &Refused) -> u8 {
     match refused.code {
         Code::Usage => exit::USAGE,
         Code::NoProcess | Code::NotWrapped | Code::NotRecorded => exit::NO_TARGET,
-        Code::OtherMachine | Code::NotHere | Code::Unhookable => exit::UNSUPPORTED,
+        Code::OtherMachine | Code::NotCarried | Code::NotHere | Code::Unhookable => exit::UNSUPPORTED,
         _ => exit::FAILED,
     }
 }

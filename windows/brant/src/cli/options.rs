@@ -18,6 +18,11 @@ pub(crate) struct Options {
     pub(crate) is_json: bool,
     pub(crate) is_all: bool,
     pub(crate) is_renewed: bool,
+    pub(crate) carry: bool,
+    pub(crate) stop: bool,
+    pub(crate) output: Option<String>,
+    /// Addresses that are taken before anything is loaded: for tests.
+    pub(crate) taken: Vec<u64>,
 }
 
 impl Options {
@@ -32,6 +37,10 @@ impl Options {
                 "--json" => options.is_json = true,
                 "--all" => options.is_all = true,
                 "--renew" => options.is_renewed = true,
+                "--carry" => options.carry = true,
+                "--stop" => options.stop = true,
+                "-o" | "--output" => options.output = Some(value()?),
+                "--taken" => options.taken = addresses(&value()?)?,
                 "--callers" => {
                     options.callers = match value()?.as_str() {
                         "program" => Callers::Program,
@@ -51,6 +60,14 @@ impl Options {
     pub(crate) fn log(&self) -> Result<Log, Refused> {
         self.log.as_ref().map_or_else(Log::from_environment, |path| Log::open(Path::new(path)))
     }
+}
+
+/// Hexadecimal addresses with commas between them.
+fn addresses(words: &str) -> Result<Vec<u64>, Refused> {
+    let address = |word: &str| {
+        u64::from_str_radix(word, 16).map_err(|_| usage(&format!("{word} is no hexadecimal address")))
+    };
+    words.split(',').map(address).collect()
 }
 
 /// A process's number.

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use brant_control::{Starting, definitions, wrap};
+use brant_control::{Starting, carry, definitions, wrap};
 use brant_windows::{AGENT_FILE, Code, Refused};
 
 use super::options::Options;
@@ -39,11 +39,17 @@ fn start(arguments: &[OsString]) -> Result<u32, Refused> {
     let [program, rest @ ..] = &arguments[behind + 1..] else {
         return Err(usage("run needs a program behind --"));
     };
+    if options.carry && !options.wrappers.is_empty() {
+        return Err(usage("--carry and --wrap do not go together"));
+    }
     let home = home()?;
     let log = options.log()?;
     let specs = options.wrappers.iter().map(|name| definitions::find(name, options.callers, &home));
     let specs: Vec<_> = specs.collect::<Result<_, _>>()?;
     let starting = Starting::new(program, rest)?;
+    if options.carry {
+        carry(&starting, &home)?;
+    }
     if !specs.is_empty() {
         starting.process().load_agent(&home.join(AGENT_FILE))?;
     }

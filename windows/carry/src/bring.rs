@@ -202,7 +202,7 @@ fn bring_object(object: &Object) -> Result<(), Refused> {
             // One that is there gets its handle with its native thread; one that has ended stays so.
             Some(Kind::Thread) if object.number(0) == 0 => CreateEventW(none, 1, 1, std::ptr::null()),
             Some(Kind::Thread) => return Ok(()),
-            Some(Kind::Standard) => files::native(object.number(0) as usize),
+            Some(Kind::Standard) => files::native_handle(object.number(0) as usize),
             Some(Kind::Console) => files::open_again(object).unwrap_or_default(),
             _ => std::ptr::null_mut(),
         }

@@ -18,7 +18,7 @@ use windows_sys::Win32::System::Memory::{
     VirtualQuery,
 };
 
-use crate::calls::{clocks, environment, libraries};
+use crate::calls::{clocks, environment, libraries, process};
 use crate::freeze::{self, Frozen};
 use crate::objects::{self, Kind};
 use crate::pe::Module;
@@ -81,6 +81,20 @@ fn write(path: &Path, _frozen: &Frozen) -> Result<u64, Refused> {
     threads().for_each(registers::settle);
     settle_objects()?;
     store(&state().xstate, registers::xstate().0);
+    // The image has what was spent until now; here it goes on as it was.
+    let before = [0, 1].map(|which| load(&state().spent[which]));
+    let spent = process::spent();
+    set_spent(spent);
+    let result = write_settled(path);
+    set_spent(before);
+    result
+}
+
+fn set_spent(spent: [u64; 2]) {
+    spent.into_iter().zip(&state().spent).for_each(|(value, field)| store(field, value));
+}
+
+fn write_settled(path: &Path) -> Result<u64, Refused> {
     let checkpoint = describe()?;
     let partial = path.with_extension("partial");
     let failed = |what: &'static str| {

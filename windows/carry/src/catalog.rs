@@ -84,7 +84,8 @@ pub(crate) fn module(dll: &str) -> Option<HMODULE> {
 }
 
 /// They walk or change the caller's stack or registers, or only read the TEB.
-const DIRECT: [&str; 17] = [
+const DIRECT: [&str; 18] = [
+    "GetCurrentThreadStackLimits",
     "RaiseException",
     "RtlRaiseException",
     "RtlUnwind",
@@ -107,6 +108,27 @@ const DIRECT: [&str; 17] = [
 /// They compute, or read or change what lies outside of the process, or what is read at a capture and set at a restore: the environment,
 /// the current directory, the error mode.
 const PLAIN: &[&str] = &[
+    "wsprintfW",
+    "wsprintfA",
+    "CharLowerBuffW",
+    "CharUpperBuffW",
+    "CharNextA",
+    "CharPrevA",
+    "GetProcessWorkingSetSize",
+    "K32GetProcessMemoryInfo",
+    "GetProcessMemoryInfo",
+    "SetThreadErrorMode",
+    "GetThreadErrorMode",
+    "RtlGetNtVersionNumbers",
+    "SetProcessPriorityBoost",
+    "GetNumaHighestNodeNumber",
+    "BCryptGenRandom",
+    "SystemFunction036",
+    "SetSearchPathMode",
+    "SetDllDirectoryW",
+    "SetDefaultDllDirectories",
+    "LookupPrivilegeValueW",
+    "LookupPrivilegeValueA",
     "AreFileApisANSI",
     "Beep",
     "CharLowerA",
@@ -192,7 +214,6 @@ const PLAIN: &[&str] = &[
     "GetOEMCP",
     "GetPriorityClass",
     "GetProcessAffinityMask",
-    "GetProcessTimes",
     "GetProductInfo",
     "GetShortPathNameA",
     "GetShortPathNameW",
@@ -317,7 +338,6 @@ const PLAIN: &[&str] = &[
     "VerifyVersionInfoA",
     "VerifyVersionInfoW",
     "VirtualProtect",
-    "VirtualQuery",
     "WideCharToMultiByte",
     "__wine_dbg_get_channel_flags",
     "__wine_dbg_header",
@@ -345,7 +365,5 @@ const PLAIN: &[&str] = &[
     "TryAcquireSRWLockExclusive",
     "TryAcquireSRWLockShared",
     "WakeAllConditionVariable",
-    "WakeByAddressAll",
-    "WakeByAddressSingle",
     "WakeConditionVariable",
 ];

@@ -47,8 +47,9 @@ impl Kind {
     }
 }
 
-/// Values of virtual handles; the system's are small multiples of four.
-const FIRST: u64 = 0x00b1_0000;
+/// Values of virtual handles. The system's are small multiples of four; and no other number should look like one, as an unknown function's arguments are
+/// taken for handles if they do.
+const FIRST: u64 = 0x5b1a_4000;
 
 impl Object {
     pub(crate) fn kind(&self) -> Option<Kind> {
@@ -92,6 +93,22 @@ pub(crate) fn of(handle: u64) -> Option<&'static Object> {
 /// The system's handle for a value of the program; any other value is given back as it is.
 pub(crate) fn real(handle: u64) -> HANDLE {
     of(handle).map_or(handle as HANDLE, Object::real)
+}
+
+/// Arguments that stand on a stack.
+const ARGUMENTS: usize = 12;
+
+/// Called by `switch` for functions of which nothing is known: those of their arguments that are handles of the program become the system's.
+#[unsafe(no_mangle)]
+unsafe extern "system" fn brant_carry_translate(arguments: *mut u64) {
+    for index in 0..ARGUMENTS {
+        // SAFETY: a caller's stack has so many words below its own frame, of which each thread's has enough.
+        let argument = unsafe { arguments.add(index).read() };
+        if let Some(object) = of(argument).filter(|object| object.handle() == argument) {
+            // SAFETY: as above; the arguments are the function's own.
+            unsafe { arguments.add(index).write(object.real() as u64) };
+        }
+    }
 }
 
 /// A new handle; 0 where there are too many.

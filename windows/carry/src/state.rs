@@ -81,6 +81,8 @@ pub(crate) struct Module {
     /// Of a private one, in bytes.
     pub(crate) bytes: AtomicU64,
     pub(crate) entry: AtomicU64,
+    /// Of a private one: its place among those that are told of threads, from 1; those that it needs stand before it.
+    pub(crate) order: AtomicU64,
 }
 
 #[repr(C)]
@@ -97,6 +99,8 @@ pub(crate) struct State {
     /// What is added to clocks that count from the system's start, in their units.
     pub(crate) ticks_ms: AtomicI64,
     pub(crate) performance: AtomicI64,
+    /// Time that the program spent in earlier processes, in 100 ns: in the kernel, and in its own code.
+    pub(crate) spent: [AtomicU64; 2],
     pub(crate) functions: AtomicU32,
     pub(crate) threads_begun: AtomicU32,
     /// The standard handles as the program knows them: input, output, errors.

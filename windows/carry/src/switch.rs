@@ -14,8 +14,22 @@ use crate::thread::Thread;
 static BRANT_CARRY_SLOT: AtomicU64 = AtomicU64::new(0);
 
 global_asm!(
-    ".globl brant_carry_common",
-    "brant_carry_common:",
+    // Arguments from here on: handles of the program become the system's.
+    ".macro brant_translate arguments",
+    "movaps [rsp + 0x20], xmm0",
+    "movaps [rsp + 0x30], xmm1",
+    "movaps [rsp + 0x40], xmm2",
+    "movaps [rsp + 0x50], xmm3",
+    "mov [rsp + 0x60], r11",
+    "lea rcx, [rsp + \\arguments]",
+    "call brant_carry_translate",
+    "movaps xmm0, [rsp + 0x20]",
+    "movaps xmm1, [rsp + 0x30]",
+    "movaps xmm2, [rsp + 0x40]",
+    "movaps xmm3, [rsp + 0x50]",
+    "mov r11, [rsp + 0x60]",
+    ".endm",
+    ".macro brant_common translates",
     "btr r11d, 16",
     "sbb eax, eax",
     "movabs r10, {called}",
@@ -82,6 +96,19 @@ global_asm!(
     "movups [rsp + 0x60], xmm4",
     "movups xmm5, [rax + 0x78]",
     "movups [rsp + 0x70], xmm5",
+    ".if \\translates",
+    "mov [rsp], rcx",
+    "mov [rsp + 8], rdx",
+    "mov [rsp + 0x10], r8",
+    "mov [rsp + 0x18], r9",
+    "sub rsp, 0x70",
+    "brant_translate 0x70",
+    "add rsp, 0x70",
+    "mov rcx, [rsp]",
+    "mov rdx, [rsp + 8]",
+    "mov r8, [rsp + 0x10]",
+    "mov r9, [rsp + 0x18]",
+    ".endif",
     "movabs r10, {targets}",
     "call [r10 + r11 * 8]",
     "mov r10, [rbx + 40]",
@@ -96,8 +123,28 @@ global_asm!(
     "mov dword ptr [r10], 0",
     "ret",
     "5:",
+    ".if \\translates",
+    "mov [rsp + 8], rcx",
+    "mov [rsp + 0x10], rdx",
+    "mov [rsp + 0x18], r8",
+    "mov [rsp + 0x20], r9",
+    "sub rsp, 0x78",
+    "brant_translate 0x80",
+    "add rsp, 0x78",
+    "mov rcx, [rsp + 8]",
+    "mov rdx, [rsp + 0x10]",
+    "mov r8, [rsp + 0x18]",
+    "mov r9, [rsp + 0x20]",
+    ".endif",
     "movabs r10, {targets}",
     "jmp [r10 + r11 * 8]",
+    ".endm",
+    ".globl brant_carry_common",
+    "brant_carry_common:",
+    "brant_common 0",
+    ".globl brant_carry_unknown",
+    "brant_carry_unknown:",
+    "brant_common 1",
     // What a way in keeps, and how it comes out again.
     ".macro brant_keep",
     "push rbx",
@@ -243,6 +290,7 @@ global_asm!(
 
 unsafe extern "system" {
     fn brant_carry_common();
+    fn brant_carry_unknown();
     fn brant_carry_back();
     fn brant_carry_stand();
     fn brant_carry_call(
@@ -255,9 +303,11 @@ unsafe extern "system" {
     fn brant_carry_resume(thread: *mut Thread) -> usize;
 }
 
-/// Where thunks lead, and where the outermost function of a thread returns to.
-pub(crate) fn entries() -> (usize, usize) {
-    (brant_carry_common as *const () as usize, brant_carry_back as *const () as usize)
+/// Where thunks lead, those of unknown functions as well, and where the outermost function of a thread returns to.
+pub(crate) fn entries() -> [usize; 3] {
+    let entries =
+        [brant_carry_common as *const (), brant_carry_unknown as *const (), brant_carry_back as *const ()];
+    entries.map(|entry| entry as usize)
 }
 
 /// Where a thread is sent to stand still.

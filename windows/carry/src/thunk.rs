@@ -6,14 +6,16 @@ use windows_sys::Win32::System::Memory::{
     MEM_COMMIT, MEM_RESERVE, PAGE_EXECUTE_READ, PAGE_READWRITE, VirtualAlloc, VirtualProtect,
 };
 
+use crate::calls;
 use crate::catalog::{self, How};
 use crate::places::{FUNCTIONS_MAX, TARGETS, THUNK_BYTES, THUNKS, THUNKS_BYTES};
 use crate::state::{lock, state};
 use crate::switch;
 
-/// The first words of the thunks' pages: where `common` and `back` are.
+/// The first words of the thunks' pages: where the entries of [`switch`] are.
 const COMMON: usize = THUNKS;
 const COMMON_BACK: usize = THUNKS + 8;
+const UNKNOWN: usize = THUNKS + 24;
 /// The thunk that the outermost function of a thread returns to.
 pub(crate) const BACK: usize = THUNKS + 16;
 const FIRST: usize = THUNKS + 0x1000;
@@ -28,8 +30,9 @@ pub(crate) fn make() -> bool {
     if at as usize != THUNKS {
         return false;
     }
-    let (common, back) = switch::entries();
+    let [common, unknown, back] = switch::entries();
     put(COMMON, &common.to_le_bytes());
+    put(UNKNOWN, &unknown.to_le_bytes());
     put(COMMON_BACK, &back.to_le_bytes());
     put(BACK, &jump_by(BACK, COMMON_BACK));
     true
@@ -62,6 +65,8 @@ fn jump_by(at: usize, pointer: usize) -> [u8; 6] {
 
 /// The thunk of a function; the same for the same name. Nothing where there are too many.
 pub(crate) fn of(dll: &str, name: &str) -> Option<usize> {
+    let is_automation = dll.eq_ignore_ascii_case("oleaut32.dll");
+    let name = calls::automation::name_of(name).filter(|_| is_automation).unwrap_or(name);
     let full: Vec<u16> = format!("{}!{name}", dll.to_ascii_lowercase()).encode_utf16().collect();
     let held = lock();
     let count = state().functions.load(Ordering::Acquire) as usize;
@@ -98,13 +103,15 @@ fn write(index: usize, name: &str, target: usize) {
             put(at, &jump_by(at, pointer));
             return;
         }
-        How::Quick => index as u32 | QUICK,
-        How::Plain | How::Waiting | How::Unknown => index as u32,
+        // They do not come back where the caller's registers would be wanted.
+        How::Quick | How::Plain | How::Unknown => index as u32 | QUICK,
+        How::Waiting => index as u32,
     };
+    let entry = if catalog::how(name) == How::Unknown { UNKNOWN } else { COMMON };
     let mut code = [0x41, 0xbb, 0, 0, 0, 0];
     code[2..].copy_from_slice(&number.to_le_bytes());
     put(at, &code);
-    put(at + 6, &jump_by(at + 6, COMMON));
+    put(at + 6, &jump_by(at + 6, entry));
 }
 
 /// `dll` and `name` of a function.

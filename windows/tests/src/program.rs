@@ -101,6 +101,17 @@ impl Wine {
         Running::new(command.args(arguments).current_dir(folder.path()), folder)
     }
 
+    /// The same by `brant.exe run --pid-file`, for a program that says nothing.
+    pub fn start_unannounced<A: AsRef<OsStr>>(
+        &self,
+        folder: &Folder,
+        arguments: &[A],
+        pid_file: &str,
+    ) -> Running {
+        let mut command = self.command(&self.bin.join("brant.exe"));
+        Running::unannounced(command.args(arguments).current_dir(folder.path()), folder, pid_file)
+    }
+
     /// The same by `brant.exe run`.
     pub fn start_by_brant<A: AsRef<OsStr>>(&self, folder: &Folder, arguments: &[A]) -> Running {
         let mut command = self.command(&self.bin.join("brant.exe"));
@@ -129,17 +140,33 @@ pub struct Running {
 
 impl Running {
     fn new(command: &mut Command, folder: &Folder) -> Running {
-        let out = folder.path().join("out.txt");
-        let file = File::create(&out).expect("a file");
-        command.stdin(Stdio::piped()).stdout(file.try_clone().expect("a file")).stderr(file);
-        let mut child = command.spawn().expect("wine");
-        let input = child.stdin.take();
-        let mut running = Running { child, input, out, pid: 0 };
+        let mut running = Running::spawn(command, folder);
         let first = running.wait_for("pid ");
         let number =
             first.lines().find_map(|line| line.split_once("pid ")).map(|(_, rest)| rest.trim().to_owned());
         running.pid = number.and_then(|number| number.split(' ').next()?.parse().ok()).expect("a number");
         running
+    }
+
+    /// One that does not say its number, which `brant.exe` writes to a file.
+    fn unannounced(command: &mut Command, folder: &Folder, pid_file: &str) -> Running {
+        let mut running = Running::spawn(command, folder);
+        let begin = Instant::now();
+        while running.pid == 0 {
+            running.pid = folder.read(pid_file).trim().parse().unwrap_or(0);
+            assert!(begin.elapsed() < Duration::from_secs(50), "no number in time: {}", running.output());
+            std::thread::sleep(POLL);
+        }
+        running
+    }
+
+    fn spawn(command: &mut Command, folder: &Folder) -> Running {
+        let out = folder.path().join("out.txt");
+        let file = File::create(&out).expect("a file");
+        command.stdin(Stdio::piped()).stdout(file.try_clone().expect("a file")).stderr(file);
+        let mut child = command.spawn().expect("wine");
+        let input = child.stdin.take();
+        Running { child, input, out, pid: 0 }
     }
 
     /// Its number in Windows.

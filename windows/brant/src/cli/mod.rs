@@ -15,14 +15,14 @@ use std::path::PathBuf;
 use brant_windows::{Code, Refused};
 
 pub(crate) const USAGE: &str = "\
-brant.exe run [--carry] [--wrap WRAPPER]... [--callers all] [--log FILE] -- PROGRAM [ARGUMENT]...
+brant.exe run [--carry] [--pid-file FILE] [--wrap WRAPPER]... [--callers all] [--log FILE] -- PROGRAM [ARGUMENT]...
 brant.exe wrap WRAPPER PID [--callers all] [--log FILE]
 brant.exe unwrap NAME PID [--log FILE]
 brant.exe wrappers [PID] [--json]
 brant.exe show PID [--all] [--json]
 brant.exe handles PID [--renew] [--json]
 brant.exe checkpoint PID -o FILE [--stop]
-brant.exe restore FILE
+brant.exe restore FILE [--pid-file FILE]
 brant.exe explain CODE
 
 WRAPPER is the path of a definition file, or a name; options of the implementation follow behind a colon.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use brant_control::Log;
-use brant_windows::{Callers, Refused};
+use brant_windows::{Callers, Code, Refused};
 
 use super::usage;
 
@@ -21,6 +21,7 @@ pub(crate) struct Options {
     pub(crate) carry: bool,
     pub(crate) stop: bool,
     pub(crate) output: Option<String>,
+    pub(crate) pid_file: Option<String>,
     /// Addresses that are taken before anything is loaded: for tests.
     pub(crate) taken: Vec<u64>,
 }
@@ -39,6 +40,7 @@ impl Options {
                 "--renew" => options.is_renewed = true,
                 "--carry" => options.carry = true,
                 "--stop" => options.stop = true,
+                "--pid-file" => options.pid_file = Some(value()?),
                 "-o" | "--output" => options.output = Some(value()?),
                 "--taken" => options.taken = addresses(&value()?)?,
                 "--callers" => {
@@ -55,6 +57,13 @@ impl Options {
             }
         }
         Ok(options)
+    }
+
+    /// Writes the program's number where that was asked for.
+    pub(crate) fn write_pid(&self, pid: u32) -> Result<(), Refused> {
+        let Some(path) = &self.pid_file else { return Ok(()) };
+        let failed = |error| Refused::new(Code::Failed, format!("{path} cannot be written")).why(error);
+        std::fs::write(path, format!("{pid}\n")).map_err(failed)
     }
 
     pub(crate) fn log(&self) -> Result<Log, Refused> {

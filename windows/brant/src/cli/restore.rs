@@ -26,6 +26,7 @@ fn bring_back(words: &[String]) -> Result<u32, Refused> {
     let [image] = options.words.as_slice() else { return Err(usage("restore needs an image")) };
     let starting = restored(Path::new(image), &home()?, &options.taken)?;
     let pid = starting.process().pid();
+    options.write_pid(pid)?;
     let started = starting.go()?;
     eprintln!("brant: restored {image} as pid {pid}");
     Ok(started.wait())

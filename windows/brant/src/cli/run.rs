@@ -57,5 +57,6 @@ fn start(arguments: &[OsString]) -> Result<u32, Refused> {
         let wrapped = wrap(starting.process(), spec, &log)?;
         waiting(&wrapped.missing).iter().for_each(|line| eprintln!("brant: {line}"));
     }
+    options.write_pid(starting.process().pid())?;
     Ok(starting.go()?.wait())
 }

@@ -25,7 +25,7 @@ use crate::{freeze, text};
 ours! {
     CreateFileA CreateFileW GetStdHandle SetStdHandle LockFile UnlockFile LockFileEx UnlockFileEx
     FindFirstFileA FindFirstFileW FindFirstFileExW FindNextFileA FindNextFileW FindClose PeekNamedPipe;
-    ReadFile
+    ReadFile NtReadFile
 }
 
 const STANDARD: [u32; 3] = [STD_INPUT_HANDLE, STD_OUTPUT_HANDLE, STD_ERROR_HANDLE];
@@ -44,7 +44,7 @@ pub(crate) fn begin_standard() {
 }
 
 /// The standard handle of this process.
-pub(crate) fn native(which: usize) -> HANDLE {
+pub(crate) fn native_handle(which: usize) -> HANDLE {
     // SAFETY: a call without pointers.
     unsafe { native_standard(STANDARD[which]) }
 }
@@ -309,8 +309,7 @@ mod native_peek {
 
 extern "system" fn ReadFile(handle: u64, into: *mut u8, room: u32, read: *mut u32, overlapped: usize) -> i32 {
     let real = objects::real(handle);
-    let is_input = objects::of(handle)
-        .is_some_and(|object| object.kind() == Some(Kind::Standard) && object.number(0) == 0);
+    let is_input = is_standard_input(handle);
     // SAFETY: an open handle, or the system refuses it.
     if !is_input || overlapped != 0 || unsafe { GetFileType(real) } == FILE_TYPE_DISK {
         // SAFETY: the program's call, with the system's handle.
@@ -328,6 +327,64 @@ extern "system" fn ReadFile(handle: u64, into: *mut u8, room: u32, read: *mut u3
             fails(ERROR_BROKEN_PIPE) as i32
         }
     }
+}
+
+/// IO_STATUS_BLOCK.
+#[repr(C)]
+struct Status {
+    status: i32,
+    padding: u32,
+    bytes: usize,
+}
+
+const STATUS_END_OF_FILE: i32 = 0xC000_0011_u32 as i32;
+
+extern "system" fn NtReadFile(
+    handle: u64,
+    event: u64,
+    routine: usize,
+    context: usize,
+    status: *mut Status,
+    into: *mut u8,
+    room: u32,
+    offset: usize,
+    key: usize,
+) -> i32 {
+    let real = objects::real(handle);
+    // SAFETY: an open handle, or the system refuses it.
+    let is_on_disk = unsafe { GetFileType(real) } == FILE_TYPE_DISK;
+    if !is_standard_input(handle) || event != 0 || routine != 0 || is_on_disk {
+        let event = objects::real(event);
+        // SAFETY: the program's call, with the system's handles.
+        return unsafe { native::NtReadFile(real, event, routine, context, status, into, room, offset, key) };
+    }
+    let count = read_input(into, room as usize);
+    let result = if count.is_some() { 0 } else { STATUS_END_OF_FILE };
+    // SAFETY: the program has room for the record.
+    unsafe { status.write(Status { status: result, padding: 0, bytes: count.unwrap_or(0) }) };
+    result
+}
+
+mod native {
+    use windows_sys::Win32::Foundation::HANDLE;
+    #[link(name = "ntdll", kind = "raw-dylib")]
+    unsafe extern "system" {
+        pub(super) fn NtReadFile(
+            handle: HANDLE,
+            event: HANDLE,
+            routine: usize,
+            context: usize,
+            status: *mut super::Status,
+            into: *mut u8,
+            room: u32,
+            offset: usize,
+            key: usize,
+        ) -> i32;
+    }
+}
+
+fn is_standard_input(handle: u64) -> bool {
+    objects::of(handle).is_some_and(|object| object.kind() == Some(Kind::Standard) && object.number(0) == 0)
 }
 
 /// The event that says that there is input, once there is somebody who reads it.
@@ -390,7 +447,7 @@ unsafe extern "system" fn read_on(_argument: *mut core::ffi::c_void) -> u32 {
         // SAFETY: there is room for so many bytes.
         let is_read = unsafe {
             native_read(
-                native(0),
+                native_handle(0),
                 room.as_mut_ptr(),
                 INPUT_BYTES as u32,
                 &raw mut count,

@@ -18,6 +18,7 @@ with_handles! {
     SetFileTime
     SetFileInformationByHandle
     WriteFile
+    NtWriteFile
     GetHandleInformation
     SetHandleInformation
     GetConsoleMode
@@ -38,6 +39,7 @@ with_handles! {
     WriteConsoleW
     VerifyConsoleIoHandle
     GetThreadPriority
+    SetThreadDescription
     GetThreadTimes
     SetThreadPriorityBoost
     SetThreadAffinityMask

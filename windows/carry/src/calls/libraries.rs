@@ -34,8 +34,9 @@ mod native {
     }
 }
 
-/// C libraries of which each program has its own.
-const PRIVATE: [&str; 2] = ["msvcrt.dll", "ucrtbase.dll"];
+/// Libraries of C and C++ compilers, of which each program has its own.
+const PRIVATE: [&str; 5] =
+    ["msvcrt.dll", "ucrtbase.dll", "vcruntime140.dll", "vcruntime140_1.dll", "msvcp140.dll"];
 
 const SYSTEM_MODULE_BYTES: usize = 0x1_0000;
 
@@ -66,6 +67,8 @@ pub(crate) fn private_module(name: &str) -> Result<Option<Module>, String> {
     store(&record.entry, module.entry() as u64);
     record.name.set(&wide);
     bind(module)?;
+    let before = state().private_modules.iter().map(|module| load(&module.order)).max().unwrap_or(0);
+    store(&record.order, before + 1);
     protect(module);
     tell_unwinder(module);
     Ok(Some(module))
@@ -140,7 +143,11 @@ pub(crate) fn private_modules() -> impl Iterator<Item = Module> {
 
 /// Tells each private library of the process or a thread, as the loader does.
 pub(crate) fn tell_private(thread: &Thread, reason: usize) {
-    for module in private_modules() {
+    let records = state().private_modules.iter().map(|record| load(&record.order));
+    let mut all: Vec<(u64, usize)> = records.zip(0..).filter(|(order, _)| *order != 0).collect();
+    all.sort_unstable();
+    for (_, index) in all {
+        let module = Module::at(PRIVATE_MODULES + index * PRIVATE_MODULE_BYTES);
         // SAFETY: the library's own entry, on the thread's own stack.
         unsafe { switch::call(thread, module.entry(), [module.base(), reason, 0]) };
     }

@@ -4,14 +4,15 @@ use std::ffi::c_void;
 
 use windows_sys::Win32::Foundation::{ERROR_INVALID_ADDRESS, ERROR_NOT_ENOUGH_MEMORY};
 use windows_sys::Win32::System::Memory::{
-    MEM_COMMIT, MEM_RELEASE, MEM_RESERVE, VirtualAlloc as native_alloc, VirtualFree as native_free,
+    MEM_COMMIT, MEM_RELEASE, MEM_RESERVE, MEMORY_BASIC_INFORMATION, VirtualAlloc as native_alloc,
+    VirtualFree as native_free, VirtualQuery as native_query,
 };
 
 use super::{fails, ours, space};
 use crate::places::{SPACE, SPACE_BYTES};
 use crate::state::block;
 
-ours! { VirtualAlloc VirtualAllocEx VirtualFree VirtualFreeEx; }
+ours! { VirtualAlloc VirtualAllocEx VirtualFree VirtualFreeEx VirtualQuery; }
 
 /// GetCurrentProcess.
 const THIS_PROCESS: usize = usize::MAX;
@@ -66,4 +67,23 @@ extern "system" fn VirtualFree(at: usize, bytes: usize, kind: u32) -> i32 {
 
 extern "system" fn VirtualFreeEx(process: usize, at: usize, bytes: usize, kind: u32) -> i32 {
     if process == THIS_PROCESS { VirtualFree(at, bytes, kind) } else { fails(ERROR_INVALID_ADDRESS) as i32 }
+}
+
+/// For the system our range is one region; for the program, each of its own is one.
+extern "system" fn VirtualQuery(at: usize, into: *mut MEMORY_BASIC_INFORMATION, room: usize) -> usize {
+    // SAFETY: the program's call.
+    let bytes = unsafe { native_query(at as *const c_void, into, room) };
+    let Some((start, length)) =
+        space().region_of(at).filter(|_| bytes == size_of::<MEMORY_BASIC_INFORMATION>())
+    else {
+        return bytes;
+    };
+    // SAFETY: the record was just filled.
+    let found = unsafe { &mut *into };
+    let end = (found.BaseAddress as usize + found.RegionSize).min(start + length);
+    let first = (found.BaseAddress as usize).max(start);
+    found.AllocationBase = start as *mut c_void;
+    found.BaseAddress = first as *mut c_void;
+    found.RegionSize = end - first;
+    bytes
 }

@@ -4,6 +4,7 @@
 //! stands for.
 #![allow(non_snake_case, reason = "they are called as the system's")]
 
+pub(crate) mod automation;
 pub(crate) mod clocks;
 pub(crate) mod console;
 pub(crate) mod environment;
@@ -15,6 +16,7 @@ mod locks;
 mod memory;
 mod objects;
 pub(crate) mod process;
+mod registry;
 pub(crate) mod slots;
 pub(crate) mod threads;
 pub(crate) mod waits;
@@ -31,6 +33,7 @@ pub(crate) fn find(name: &str) -> Option<&'static Ours> {
     static ALL: OnceLock<HashMap<&'static str, &'static Ours>> = OnceLock::new();
     let all = ALL.get_or_init(|| {
         let tables = [
+            automation::OURS,
             clocks::OURS,
             console::OURS,
             environment::OURS,
@@ -42,6 +45,8 @@ pub(crate) fn find(name: &str) -> Option<&'static Ours> {
             memory::OURS,
             objects::OURS,
             process::OURS,
+            registry::OURS,
+            registry::reading::OURS,
             slots::OURS,
             threads::OURS,
             waits::OURS,
@@ -54,7 +59,7 @@ pub(crate) fn find(name: &str) -> Option<&'static Ours> {
 /// The table of a module's functions: those that do not wait, and behind a semicolon those that do.
 macro_rules! ours {
     ($($quick:ident)*; $($waiting:ident)*) => {
-        pub(super) static OURS: &[$crate::catalog::Ours] = &[
+        pub(crate) static OURS: &[$crate::catalog::Ours] = &[
             $($crate::catalog::Ours {
                 name: stringify!($quick),
                 how: $crate::catalog::How::Quick,
@@ -90,7 +95,7 @@ macro_rules! with_handles {
         mod reals {
             $(pub(super) static $name: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);)*
         }
-        pub(super) static OURS: &[$crate::catalog::Ours] = &[
+        pub(crate) static OURS: &[$crate::catalog::Ours] = &[
             $($crate::catalog::Ours {
                 name: stringify!($name),
                 how: $crate::catalog::How::Quick,

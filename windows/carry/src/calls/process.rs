@@ -9,9 +9,9 @@ use windows_sys::Win32::System::Threading::{
 use super::libraries::private_modules;
 use super::ours;
 use crate::objects;
-use crate::state::{state, store};
+use crate::state::{load, state, store};
 
-ours! { GetCurrentProcessId ExitProcess RtlExitUserProcess TerminateProcess SetUnhandledExceptionFilter GetProcessId; }
+ours! { GetCurrentProcessId ExitProcess RtlExitUserProcess TerminateProcess SetUnhandledExceptionFilter GetProcessId GetProcessTimes; }
 
 mod native {
     #[link(name = "kernel32", kind = "raw-dylib")]
@@ -24,6 +24,56 @@ const PROCESS_ENDS: usize = 0;
 
 extern "system" fn GetCurrentProcessId() -> u32 {
     state().process.load(Ordering::Acquire)
+}
+
+/// Times in 100 ns, as FILETIME has them: in the kernel, and in its own code.
+fn own_times(creation: *mut u64, exit: *mut u64) -> [u64; 2] {
+    let (mut kernel, mut user) = (0_u64, 0_u64);
+    // SAFETY: the pseudo handle of this process, and room for the times.
+    unsafe {
+        windows_sys::Win32::System::Threading::GetProcessTimes(
+            usize::MAX as *mut _,
+            creation.cast(),
+            exit.cast(),
+            (&raw mut kernel).cast(),
+            (&raw mut user).cast(),
+        )
+    };
+    [kernel, user]
+}
+
+/// What the program has spent so far, in this process and in earlier ones.
+pub(crate) fn spent() -> [u64; 2] {
+    let (mut creation, mut exit) = (0, 0);
+    let now = own_times(&raw mut creation, &raw mut exit);
+    std::array::from_fn(|which| now[which] + load(&state().spent[which]))
+}
+
+extern "system" fn GetProcessTimes(
+    process: u64,
+    creation: *mut u64,
+    exit: *mut u64,
+    kernel: *mut u64,
+    user: *mut u64,
+) -> i32 {
+    if process != u64::MAX {
+        // SAFETY: the program's call, with the system's handle.
+        return unsafe {
+            windows_sys::Win32::System::Threading::GetProcessTimes(
+                objects::real(process),
+                creation.cast(),
+                exit.cast(),
+                kernel.cast(),
+                user.cast(),
+            )
+        };
+    }
+    let now = own_times(creation, exit);
+    for (into, which) in [(kernel, 0), (user, 1)] {
+        // SAFETY: the program has room for the times.
+        unsafe { into.write(now[which] + load(&state().spent[which])) };
+    }
+    1
 }
 
 extern "system" fn GetProcessId(process: u64) -> u32 {
@@ -64,7 +114,7 @@ extern "system" fn SetUnhandledExceptionFilter(filter: usize) -> usize {
 
 /// Registers the program's filter again.
 pub(crate) fn bring_back() {
-    let filter = crate::state::load(&state().exception_filter) as usize;
+    let filter = load(&state().exception_filter) as usize;
     // SAFETY: the program's own function, or none.
     unsafe { native::SetUnhandledExceptionFilter(filter) };
 }

@@ -23,7 +23,7 @@ use crate::thread::{IN_BETWEEN, Thread, threads};
 
 ours! {
     CreateThread ResumeThread SuspendThread GetCurrentThreadId GetThreadId GetExitCodeThread SetThreadPriority
-    TerminateThread SwitchToFiber ConvertThreadToFiber ExitThread RtlExitUserThread;
+    TerminateThread SetThreadStackGuarantee SwitchToFiber ConvertThreadToFiber ExitThread RtlExitUserThread;
 }
 
 /// STILL_ACTIVE.
@@ -60,6 +60,11 @@ pub(crate) fn number() -> u32 {
 
 extern "system" fn GetCurrentThreadId() -> u32 {
     number()
+}
+
+/// Stacks are committed as a whole; there is nothing that could be kept back.
+extern "system" fn SetThreadStackGuarantee(_bytes: usize) -> i32 {
+    1
 }
 
 extern "system" fn SwitchToFiber(_fiber: usize) {

@@ -17,7 +17,8 @@ use crate::state::{Object, block};
 use crate::thread::Frame;
 
 ours! {
-    SwitchToThread;
+    SwitchToThread WakeByAddressSingle WakeByAddressAll;
+    WaitOnAddress
     Sleep SleepEx WaitForSingleObject WaitForSingleObjectEx WaitForMultipleObjects WaitForMultipleObjectsEx SignalObjectAndWait
 }
 
@@ -208,6 +209,44 @@ fn bucket(address: usize) -> HANDLE {
 /// Waits until the word at `address` may have changed, or the program was frozen.
 pub(crate) fn wait_for_word(address: usize, remember: impl Fn(&mut Frame)) {
     wait(&[bucket(address)], LOOK_MS, |frame, _| remember(frame));
+}
+
+/// The system's own keeps lists of threads; here a thread looks at the word.
+extern "system" fn WaitOnAddress(address: usize, compared: usize, bytes: usize, limit_ms: u32) -> i32 {
+    const ERROR_TIMEOUT: u32 = 1460;
+    let begin = GetTickCount64();
+    let word = |at: usize| -> u64 {
+        // SAFETY: the program's words, of 1, 2, 4 or 8 bytes.
+        unsafe {
+            match bytes {
+                1 => u64::from((at as *const u8).read_volatile()),
+                2 => u64::from((at as *const u16).read_volatile()),
+                4 => u64::from((at as *const u32).read_volatile()),
+                _ => (at as *const u64).read_volatile(),
+            }
+        }
+    };
+    let before = word(compared);
+    while word(address) == before {
+        let spent_ms = GetTickCount64() - begin;
+        if limit_ms != INFINITE && spent_ms >= u64::from(limit_ms) {
+            return super::fails(ERROR_TIMEOUT) as i32;
+        }
+        wait_for_word(address, |frame| {
+            if limit_ms != INFINITE {
+                frame.r9 = u64::from(limit_ms).saturating_sub(spent_ms);
+            }
+        });
+    }
+    1
+}
+
+extern "system" fn WakeByAddressSingle(address: usize) {
+    wake_word(address);
+}
+
+extern "system" fn WakeByAddressAll(address: usize) {
+    wake_word(address);
 }
 
 /// Wakes who waits for the word.

@@ -61,7 +61,7 @@ fn build(args: &[String]) -> Result<(), String> {
     rustdoc::place(&folder("--rustdoc")?, &site.join("api"))?;
     let sources = rustdoc::source_pages(&root, &site)?;
     println!("{}", tour::build(&root, &site, &sources)?);
-    let pages = guide::Pages::find(&root, sources.keys().cloned())?;
+    let pages = guide::Pages::find(&root, sources.keys().cloned().chain(tour::of_windows(&root)))?;
     let mut faults = guide::build(&root, &stage, &site, &pages, &reference)?;
     let checked = links::check(&site)?;
     faults.extend(checked.broken);

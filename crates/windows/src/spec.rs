@@ -78,6 +78,7 @@ impl Spec {
 }
 
 impl SpecFunction {
+    /// One line of a definition, with where its arguments are on Windows; what Windows has no such thing for is refused.
     fn of(wrap: &Wrap) -> Result<SpecFunction, Refused> {
         let name = wrap.function.as_str();
         let not_here = |why: &str| {

@@ -77,7 +77,11 @@ fn front(tour: &Tour, text: &str) -> String {
     let mut others = String::new();
     let mut last = "";
     for page in tour.pages.iter().filter(|page| tour.stops.position(&page.path).is_none()) {
-        let folder = page.path.split('/').nth(1).unwrap_or_default();
+        let mut parts = page.path.split('/');
+        let folder = match (parts.next(), parts.next()) {
+            (Some("windows"), _) => "windows",
+            (_, folder) => folder.unwrap_or_default(),
+        };
         if folder != last {
             let _ = write!(others, "{}<h3>{folder}</h3><ul>", if last.is_empty() { "" } else { "</ul>" });
             last = folder;
@@ -108,11 +112,14 @@ fn front(tour: &Tour, text: &str) -> String {
 fn linked(tour: &Tour, text: &str) -> String {
     let text = text.replace("](ARCHITECTURE.md", "](../guide/ARCHITECTURE.html");
     let mut moved = String::new();
-    for (number, part) in text.split("](../crates/").enumerate() {
+    for (number, part) in text.split("](../").enumerate() {
         match (number, part.split_once(')')) {
             (0, _) | (_, None) => moved.push_str(part),
+            (_, Some((path, rest))) if path.ends_with(".rs") => {
+                let _ = write!(moved, "]({path}.html){rest}");
+            }
             (_, Some((path, rest))) => {
-                let _ = write!(moved, "](crates/{path}.html){rest}");
+                let _ = write!(moved, "](../{path}){rest}");
             }
         }
     }

@@ -24,7 +24,7 @@ use source::Token;
 pub(crate) struct Page {
     /// From the repository's root.
     pub(crate) path: String,
-    /// rustdoc's page of it, from rustdoc's root.
+    /// rustdoc's page of it, from rustdoc's root; empty for what is built for another system.
     rustdoc: String,
     lines: Vec<Vec<Token>>,
     sections: Vec<Section>,
@@ -78,6 +78,24 @@ struct Tour {
     stops: Stops,
 }
 
+/// The sources of the Windows part's own workspace, which rustdoc here cannot be run on.
+pub(crate) fn of_windows(root: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open: Vec<String> = ["agent", "control"].map(|part| format!("windows/{part}/src")).to_vec();
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(root.join(&folder)).into_iter().flatten().flatten() {
+            let path = format!("{folder}/{}", entry.file_name().to_string_lossy());
+            if entry.path().is_dir() {
+                open.push(path);
+            } else if path.ends_with(".rs") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
 /// Builds the tour into `site/tour`; `sources` are rustdoc's source pages, from the site's root. Gives what is to be said of it.
 pub(crate) fn build(root: &Path, site: &Path, sources: &BTreeMap<String, String>) -> Result<String, String> {
     let fault = |path: &str| {
@@ -94,6 +112,11 @@ pub(crate) fn build(root: &Path, site: &Path, sources: &BTreeMap<String, String>
         }
         let rustdoc = shown.trim_start_matches("api/").to_owned();
         pages.push(Page { path: path.clone(), rustdoc, lines, sections: sections(&source) });
+    }
+    for path in of_windows(root) {
+        let source = std::fs::read_to_string(root.join(&path)).map_err(fault(&path))?;
+        let lines = source::plain(&source);
+        pages.push(Page { path, rustdoc: String::new(), lines, sections: sections(&source) });
     }
     let mut names = Names::default();
     for (number, page) in pages.iter().enumerate() {

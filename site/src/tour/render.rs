@@ -17,7 +17,10 @@ pub(super) fn page(tour: &Tour, number: usize) -> String {
     let page = &tour.pages[number];
     let mut body = String::new();
     let up = up(&page.path);
-    let rustdoc = format!("{up}api/{}", page.rustdoc);
+    let plain = match page.rustdoc.as_str() {
+        "" => String::new(),
+        shown => format!(" · <a href=\"{up}api/{shown}\">plain</a>"),
+    };
     let _ = write!(
         body,
         "<main class=\"source\"><nav class=\"way\">{}</nav><h1>{}</h1>",
@@ -26,7 +29,7 @@ pub(super) fn page(tour: &Tour, number: usize) -> String {
     );
     let _ = write!(
         body,
-        "<p class=\"links\"><code>{}</code> · <a href=\"{}.uses.html\">uses of what it defines</a> · <a href=\"{rustdoc}\">plain</a></p>",
+        "<p class=\"links\"><code>{}</code> · <a href=\"{}.uses.html\">uses of what it defines</a>{plain}</p>",
         escape(&page.path),
         file_name(&page.path)
     );

@@ -72,6 +72,30 @@ pub(crate) fn lines(page: &str) -> Option<Vec<Vec<Token>>> {
     Some(lines)
 }
 
+/// The lines of a source that rustdoc has no page of, as that of another system: coloured by its words alone, without links.
+pub(crate) fn plain(source: &str) -> Vec<Vec<Token>> {
+    const KEYWORDS: [&str; 33] = [
+        "as", "break", "const", "continue", "crate", "dyn", "else", "enum", "extern", "false", "fn", "for",
+        "if", "impl", "in", "let", "loop", "match", "mod", "move", "mut", "pub", "ref", "return", "static",
+        "struct", "super", "trait", "true", "type", "unsafe", "use", "while",
+    ];
+    let line = |text: &str| {
+        let mut line = Vec::new();
+        // A comment that stands alone, or behind code: text that holds two slashes is rare, and only its colour is wrong then.
+        let comment = if text.trim_start().starts_with("//") { Some(0) } else { text.find(" // ") };
+        let (code, comment) = text.split_at(comment.unwrap_or(text.len()));
+        push(&mut line, code, "", None);
+        for token in &mut line {
+            if KEYWORDS.contains(&token.text.as_str()) {
+                token.class = "kw".to_owned();
+            }
+        }
+        push(&mut line, comment, "comment", None);
+        line
+    };
+    source.lines().map(line).collect()
+}
+
 /// Text of one class as tokens: names by themselves where it is code.
 fn push(line: &mut Vec<Token>, text: &str, class: &str, href: Option<&str>) {
     let mut add = |text: &str| {
@@ -115,6 +139,17 @@ mod tests {
     const PAGE: &str = "<pre class=\"rust\"><code><a href=#1 id=1 data-nosnippet>1</a><span class=\"kw\">fn </span>\
         <a href=\"../x.html\">go</a>(tid: Tid)\n<a href=#2 id=2 data-nosnippet>2</a>    <span class=\"comment\">// a &lt; b\n\
         <a href=#3 id=3 data-nosnippet>3</a>// c\n<a href=#4 id=4 data-nosnippet>4</a></span><a class=\"self\" href=\"#1\">self</a>\n</code></pre>";
+
+    #[test]
+    fn a_plain_source_is_coloured_by_its_words() {
+        let lines = plain("fn go() {} // now\n// alone");
+        let told: Vec<(&str, &str)> =
+            lines.iter().flatten().map(|token| (token.text.as_str(), token.class.as_str())).collect();
+        assert_eq!(told[0], ("fn", "kw"));
+        assert_eq!(told[2], ("go", ""));
+        assert_eq!(told[4], (" // now", "comment"));
+        assert_eq!(told[5], ("// alone", "comment"));
+    }
 
     #[test]
     fn a_page_is_lines_of_tokens() {

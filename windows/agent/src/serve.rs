@@ -55,6 +55,7 @@ pub unsafe extern "system" fn brant_agent_serve(block: *mut c_void) -> u32 {
     0
 }
 
+/// What is done about a request.
 fn answer(request: Request) -> Result<Reply, Refused> {
     match request {
         Request::Hello => Ok(Reply::Hello),

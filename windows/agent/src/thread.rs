@@ -137,6 +137,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static ThreadState> {
     })
 }
 
+/// A state for the calling thread: one that is free, one whose thread is over, or a new one.
 #[cold]
 fn make() -> Option<&'static ThreadState> {
     // SAFETY: within the thread's own block.
@@ -157,6 +158,7 @@ fn make() -> Option<&'static ThreadState> {
     state
 }
 
+/// A new state, put before all others. States are never freed, so that whoever walks the list needs no lock.
 fn add() -> Option<&'static ThreadState> {
     let entries: *mut Entry = allocate(CALLS_AT_FIRST * size_of::<Entry>())?.cast();
     let state: *mut ThreadState = allocate(size_of::<ThreadState>())?.cast();
@@ -278,6 +280,7 @@ impl ThreadState {
         true
     }
 
+    /// Twice the room for calls. The old entries stay where they are, as somebody may be reading them.
     #[cold]
     fn grow(&self) -> bool {
         let room = self.room.get();

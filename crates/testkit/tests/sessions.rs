@@ -1,4 +1,4 @@
-//! The terminal sessions of the guide, typed again: each document's commands print what it says.
+//! The terminal sessions of the README and the guide, typed again: each document's commands print what it says.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -77,6 +77,7 @@ macro_rules! sessions {
 }
 
 sessions! {
+    readme: "../../README.md";
     install: "install.md";
     ten_minutes: "ten-minutes.md";
     preemption: "preemption.md";

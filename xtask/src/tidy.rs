@@ -57,7 +57,7 @@ fn check_source(name: &str, text: &str, findings: &mut Vec<String>) {
         ["kernel", "runtime", "mediator", "wrappers", "connect-c", "heap", "heap-c", "heap-malloc"]
             .iter()
             .any(|folder| name.starts_with(&format!("crates/{folder}/")))
-            || ["agent", "connect", "control", "example", "heap"]
+            || ["agent", "connect", "control", "example", "heap", "carry"]
                 .iter()
                 .any(|folder| name.starts_with(&format!("windows/{folder}/")));
     if is_root && !may_be_unsafe && !text.contains("#![forbid(unsafe_code)]") {

@@ -61,6 +61,7 @@ impl Starting {
         Starting::by(command, || format!("{} does not start", windows.program))
     }
 
+    /// Starts it suspended, and takes what is needed of it: ended, if that fails.
     fn by(mut command: Command, what: impl Fn() -> String) -> Result<Starting, Refused> {
         command.creation_flags(CREATE_SUSPENDED);
         let mut child = command.spawn().map_err(|error| Refused::new(Code::NoStart, what()).why(error))?;

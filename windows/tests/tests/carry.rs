@@ -191,3 +191,31 @@ fn a_killed_brant_leaves_the_program_running() {
     running.say("end");
     assert_eq!(running.end().0, 7);
 }
+
+#[test]
+fn heaps_of_one_execution_are_shown_by_the_next() {
+    let folder = Folder::new();
+    let program = compile(&folder, "two_executions", Built::Program, &[]);
+    let words = ["run", "--carry", "--pid-file", "pid", "--", &windows_path(&program)];
+    let first = Wine::new("win10");
+    let mut running = first.start_unannounced(&folder, &words, "pid");
+    for text in ["of malloc", "of the first heap", "of the second heap", "of the region"] {
+        running.say(text);
+    }
+    running.wait_for("kept");
+    checkpoint(&first, &folder, &running.pid(), "heaps.brant", &["--stop"]).ok();
+    assert_eq!(running.end().0, 137);
+    // Another version, the system's libraries elsewhere, and a larger environment.
+    let second = Wine::new("winxp64");
+    let mut command = second.command(&second.bin().join("brant.exe"));
+    command.args(["restore", "heaps.brant", "--taken", USUAL_PLACES]).current_dir(folder.path());
+    command.env("LARGE", "x".repeat(60_000)).stdin(std::process::Stdio::piped());
+    let mut shown = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut shown.stdin.take().unwrap(), b"show\n").unwrap();
+    let output = shown.wait_with_output().unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout).replace('\r', ""),
+        "4 heaps\nmalloc: of malloc\nheap 1: of the first heap, 1 blocks\nheap 2: of the second heap, 11 blocks\n\
+         region: of the region\n"
+    );
+}

@@ -44,7 +44,7 @@ impl Session {
             script.push_str(&format!("echo; echo '{}'\n{}\n", Session::mark(number), step.command));
         }
         // Whoever a session leaves running would be waited for.
-        script + "echo; kill $(jobs -p) 2>/dev/null\n"
+        script + "echo; kill $(jobs -pr) 2>/dev/null\n"
     }
 
     fn mark(number: usize) -> String {

@@ -235,3 +235,29 @@ wrap CreateFileW in kernel32 with my_create_file size 28
     assert!(output.contains("2 files\n"), "{output}");
     assert_eq!(program.end().0, 0);
 }
+
+#[test]
+fn libraries_and_threads_may_come_and_go_while_wrappers_do() {
+    let (wine, folder) = (Wine::new("win10"), Folder::new());
+    let program = compile(&folder, "churn", Built::Program, &[]);
+    compile(&folder, "numbers", Built::Library, &[]);
+    compile(&folder, "number_mediators", Built::Library, &[]);
+    compile(&folder, "count", Built::Library, &[]);
+    folder.write("numbers.wrap", NUMBERS);
+    folder.write("count.wrap", COUNT);
+    let mut program = wine.start(&folder, &program, &[""; 0]);
+    let pid = program.pid();
+    for turn in 1..=6 {
+        wine.brant(&folder, &["wrap", "./numbers.wrap", &pid]).ok();
+        wine.brant(&folder, &["wrap", "./count.wrap", &pid]).ok();
+        program.say("");
+        while program.output().matches("rounds ").count() < turn {
+            program.wait_for("rounds ");
+        }
+        wine.brant(&folder, &["unwrap", "numbers", &pid]).ok();
+        wine.brant(&folder, &["unwrap", "count", &pid]).ok();
+    }
+    let (code, output) = program.end();
+    assert_eq!(code, 0, "{output}");
+    assert!(output.contains("end wrong 0 mediated yes"), "{output}");
+}

@@ -23,6 +23,12 @@ pub(crate) struct Implementation {
     library: usize,
     /// One for each `wrap`.
     pub(crate) mediators: Vec<usize>,
+    telling: Telling,
+}
+
+/// How the library is told of events.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Telling {
     told: Option<usize>,
     wrapper: &'static CStr,
     options: &'static CStr,
@@ -49,10 +55,7 @@ impl Implementation {
         let mut implementation = Implementation {
             library: library as usize,
             mediators: Vec::new(),
-            told: export(library, "brant_event"),
-            wrapper: kept(&spec.name),
-            options: kept(&spec.options),
-            functions: Vec::leak(spec.functions.iter().map(Function::of).collect()),
+            telling: Telling::new(spec, export(library, "brant_event")),
         };
         let missing = spec.functions.iter().find(|function| export(library, &function.mediator).is_none());
         if let Some(function) = missing {
@@ -60,7 +63,7 @@ impl Implementation {
             let what = format!("{} does not export {}", spec.implementation, function.mediator);
             return Err(Refused::new(Code::NoMediator, what));
         }
-        if implementation.told.is_none() && !spec.options.is_empty() {
+        if implementation.telling.told.is_none() && !spec.options.is_empty() {
             implementation.unload();
             return Err(Refused::new(Code::NoOptions, format!("{:?} takes no options", spec.name))
                 .why(format!("given were {:?}", spec.options)));
@@ -91,14 +94,7 @@ impl Implementation {
             record::NAME => record::begin(spec),
             _ => handles::begin(spec),
         }
-        Ok(Implementation {
-            library: 0,
-            mediators,
-            told: None,
-            wrapper: kept(&spec.name),
-            options: kept(""),
-            functions: Vec::leak(spec.functions.iter().map(Function::of).collect()),
-        })
+        Ok(Implementation { library: 0, mediators, telling: Telling::new(spec, None) })
     }
 
     /// Asks it whether it takes the wrapper.
@@ -106,13 +102,42 @@ impl Implementation {
         self.tell(Event::Load).map_err(|answer| {
             Refused::new(
                 Code::Declined,
-                format!("the implementation of {:?} declines", self.wrapper.to_string_lossy()),
+                format!("the implementation of {:?} declines", self.telling.wrapper.to_string_lossy()),
             )
             .why(answer)
         })
     }
 
-    /// Tells it what happens. What it answers counts for [`Event::Load`] only.
+    pub(crate) fn telling(&self) -> Telling {
+        self.telling
+    }
+
+    /// Tells it what happens.
+    pub(crate) fn tell(&self, event: Event<'_>) -> Result<(), String> {
+        self.telling.tell(event)
+    }
+
+    /// Gives the library back, without any lock. No call is under way in it, and none will be.
+    pub(crate) fn unload(&mut self) {
+        let library = std::mem::take(&mut self.library);
+        if library != 0 {
+            // SAFETY: loaded by us, and not used any more.
+            unsafe { FreeLibrary(library as HMODULE) };
+        }
+    }
+}
+
+impl Telling {
+    fn new(spec: &Spec, told: Option<usize>) -> Telling {
+        Telling {
+            told,
+            wrapper: kept(&spec.name),
+            options: kept(&spec.options),
+            functions: Vec::leak(spec.functions.iter().map(Function::of).collect()),
+        }
+    }
+
+    /// Tells the library what happens. What it answers counts for [`Event::Load`] only.
     pub(crate) fn tell(&self, event: Event<'_>) -> Result<(), String> {
         let Some(told) = self.told else { return Ok(()) };
         // SAFETY: it says that its `brant_event` has this prototype.
@@ -135,15 +160,6 @@ impl Implementation {
         }
         let text = CStr::from_bytes_until_nul(&answer).map(CStr::to_string_lossy).unwrap_or_default();
         Err(if text.is_empty() { "it does not say why".to_owned() } else { text.into_owned() })
-    }
-
-    /// Gives the library back, without any lock. No call is under way in it, and none will be.
-    pub(crate) fn unload(&mut self) {
-        let library = std::mem::take(&mut self.library);
-        if library != 0 {
-            // SAFETY: loaded by us, and not used any more.
-            unsafe { FreeLibrary(library as HMODULE) };
-        }
     }
 }
 

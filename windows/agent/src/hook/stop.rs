@@ -1,10 +1,13 @@
 //! All other threads of the process, stopped while code is changed.
 //!
 //! Whoever is stopped may hold any lock, the allocator's too: so nothing is allocated meanwhile, and nothing is called but system
-//! calls.
+//! calls. Even these may wait for ever: under Wine a thread that stands may hold a lock of the system's own library, for which another one waits that then
+//! cannot be stopped. So a *guardian*, a thread that is made before, lets all go if they stand too long, and it is tried again; code is written only once
+//! the guardian has agreed that it will not ([`Stopped::begin`]).
 
+use std::ffi::c_void;
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use brant_windows::{Code, Refused};
 use windows_sys::Win32::Foundation::{CloseHandle, HANDLE, WAIT_OBJECT_0};
@@ -13,9 +16,9 @@ use windows_sys::Win32::System::Diagnostics::Debug::{
 };
 use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleW, GetProcAddress};
 use windows_sys::Win32::System::Threading::{
-    GetCurrentProcess, GetThreadId, ResumeThread, SuspendThread, THREAD_GET_CONTEXT,
-    THREAD_QUERY_INFORMATION, THREAD_SET_CONTEXT, THREAD_SUSPEND_RESUME, THREAD_SYNCHRONIZE,
-    WaitForSingleObject,
+    CreateEventW, GetCurrentProcess, GetThreadId, INFINITE, ResetEvent, ResumeThread, SetEvent,
+    SuspendThread, THREAD_GET_CONTEXT, THREAD_QUERY_INFORMATION, THREAD_SET_CONTEXT, THREAD_SUSPEND_RESUME,
+    THREAD_SYNCHRONIZE, WaitForSingleObject,
 };
 
 use crate::thread;
@@ -35,35 +38,75 @@ static NEXT_THREAD: AtomicUsize = AtomicUsize::new(0);
 struct Context(CONTEXT);
 
 /// A thread that stands still.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Still {
-    handle: HANDLE,
-    id: u32,
+    handle: AtomicPtr<c_void>,
+    id: AtomicU32,
+    /// Whether it is still to be let go. Who sets it to false does that.
+    is_held: AtomicBool,
 }
+
+/// Threads that stand still: the agent answers one request at a time.
+static STILL: [Still; THREADS_MAX] = [const {
+    Still {
+        handle: AtomicPtr::new(std::ptr::null_mut()),
+        id: AtomicU32::new(0),
+        is_held: AtomicBool::new(false),
+    }
+}; THREADS_MAX];
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+static STATE: AtomicU32 = AtomicU32::new(STOPPING);
+
+/// Threads are being stopped, or looked at.
+const STOPPING: u32 = 0;
+/// Code is being written: the guardian has nothing to do any more.
+const WRITING: u32 = 1;
+/// All were let go, as it took too long.
+const BROKEN: u32 = 2;
+
+/// How long threads stand still before they are let go and it is tried again.
+const STANDING_LIMIT_MS: u32 = 2000;
 
 /// All other threads of the process, standing still.
 #[derive(Debug)]
-pub(crate) struct Stopped {
-    threads: Vec<Still>,
+pub(crate) struct Stopped<'a> {
+    guardian: &'a Guardian,
 }
 
 /// Stops all other threads.
-pub(crate) fn stop() -> Result<Stopped, Refused> {
+pub(crate) fn stop(guardian: &Guardian) -> Result<Stopped<'_>, Refused> {
     let failed = |why: &str| Refused::new(Code::Threads, "the program's threads cannot be stopped").why(why);
     let next = next_thread().ok_or_else(|| failed("ntdll exports no NtGetNextThread"))?;
-    let mut stopped = Stopped { threads: Vec::with_capacity(THREADS_MAX) };
+    COUNT.store(0, Ordering::Release);
+    STATE.store(STOPPING, Ordering::Release);
+    let stopped = Stopped { guardian };
+    guardian.watch();
     for _ in 0..PASSES_MAX {
         match stopped.pass(next) {
             Ok(0) => return Ok(stopped),
             Ok(_) => {}
-            Err(()) => {
+            Err(why) => {
                 drop(stopped);
-                return Err(failed("there are more than 4096 of them"));
+                return Err(failed(why));
             }
         }
     }
     drop(stopped);
     Err(failed("it makes new ones all the time"))
+}
+
+fn still() -> &'static [Still] {
+    STILL.get(..COUNT.load(Ordering::Acquire)).unwrap_or(&[])
+}
+
+/// Lets all go that are still held.
+fn let_go() {
+    for still in still() {
+        if still.is_held.swap(false, Ordering::AcqRel) {
+            // SAFETY: stopped by us, and open until the guardian is told that all is over.
+            unsafe { ResumeThread(still.handle.load(Ordering::Relaxed)) };
+        }
+    }
 }
 
 fn next_thread() -> Option<NextThread> {
@@ -80,78 +123,203 @@ fn next_thread() -> Option<NextThread> {
     Some(unsafe { std::mem::transmute::<usize, NextThread>(found) })
 }
 
-impl Stopped {
+impl Stopped<'_> {
     /// Stops those that are not stopped yet; their number.
-    fn pass(&mut self, next: NextThread) -> Result<usize, ()> {
+    fn pass(&self, next: NextThread) -> Result<usize, &'static str> {
         let access =
             THREAD_SUSPEND_RESUME | THREAD_GET_CONTEXT | THREAD_SET_CONTEXT | THREAD_QUERY_INFORMATION;
         let mut count = 0;
-        let mut previous: Option<Still> = None;
+        let mut previous: HANDLE = std::ptr::null_mut();
+        let mut is_kept = true;
         loop {
             let mut handle: HANDLE = std::ptr::null_mut();
-            let from = previous.map_or(std::ptr::null_mut(), |previous| previous.handle);
             // SAFETY: the calling process, a thread of it or none, and room for the answer.
-            let status = unsafe { next(GetCurrentProcess(), from, access, 0, 0, &raw mut handle) };
-            if let Some(previous) = previous.filter(|previous| !self.has(previous.handle)) {
+            let status = unsafe { next(GetCurrentProcess(), previous, access, 0, 0, &raw mut handle) };
+            if !is_kept {
                 // SAFETY: opened here, and not kept.
-                unsafe { CloseHandle(previous.handle) };
+                unsafe { CloseHandle(previous) };
             }
             if status < 0 {
                 return Ok(count);
             }
             // SAFETY: just opened.
             let id = unsafe { GetThreadId(handle) };
-            previous = Some(Still { handle, id });
-            if id == thread::thread_id() || self.threads.iter().any(|still| still.id == id) {
-                continue;
-            }
-            if self.threads.len() == self.threads.capacity() {
-                // SAFETY: just opened, and not kept.
-                unsafe { CloseHandle(handle) };
-                return Err(());
-            }
-            // SAFETY: just opened. A thread that ends is none any more.
-            if unsafe { SuspendThread(handle) } != u32::MAX {
-                self.threads.push(Still { handle, id });
-                count += 1;
-                // It stands only once its state can be told.
-                let _ = instruction(handle);
+            let is_ours = id == thread::thread_id() || id == self.guardian.thread();
+            let is_known = || still().iter().any(|still| still.id.load(Ordering::Relaxed) == id);
+            (previous, is_kept) = (handle, false);
+            if !is_ours && !is_known() {
+                is_kept = self.stop_one(handle, id)?;
+                count += usize::from(is_kept);
             }
         }
     }
 
-    fn has(&self, handle: HANDLE) -> bool {
-        self.threads.iter().any(|still| still.handle == handle)
+    /// Stops a thread; whether it was one that still runs, whose handle is kept.
+    fn stop_one(&self, handle: HANDLE, id: u32) -> Result<bool, &'static str> {
+        let at = COUNT.load(Ordering::Relaxed);
+        let Some(still) = STILL.get(at) else { return Err("there are more than 4096 of them") };
+        // SAFETY: just opened. A thread that ends is none any more.
+        if unsafe { SuspendThread(handle) } == u32::MAX {
+            return Ok(false);
+        }
+        still.handle.store(handle, Ordering::Relaxed);
+        still.id.store(id, Ordering::Relaxed);
+        still.is_held.store(true, Ordering::Release);
+        COUNT.store(at + 1, Ordering::Release);
+        // It stands only once its state can be told.
+        let _ = instruction(handle);
+        if STATE.load(Ordering::Acquire) == BROKEN {
+            // The guardian may not have seen the newest one.
+            let_go();
+            return Err("one of them waits for another one that stands still");
+        }
+        Ok(true)
+    }
+
+    /// From now on all stand until this is dropped, and code may be written. False: they have been let go meanwhile.
+    pub(crate) fn begin(&self) -> bool {
+        STATE.compare_exchange(STOPPING, WRITING, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    fn handles(&self) -> impl Iterator<Item = HANDLE> {
+        still().iter().map(|still| still.handle.load(Ordering::Relaxed))
     }
 
     /// Lets every thread that stands at the first of a pair of addresses go on at the second. Whether that could be done.
     pub(crate) fn move_all(&self, moves: &[(u64, u64)]) -> bool {
-        self.threads.iter().all(|still| {
-            let Some(at) = instruction(still.handle) else { return true };
-            moves.iter().find(|(from, _)| *from == at).is_none_or(|(_, to)| go_to(still.handle, *to))
+        self.handles().all(|handle| {
+            let Some(at) = instruction(handle) else { return true };
+            moves.iter().find(|(from, _)| *from == at).is_none_or(|(_, to)| go_to(handle, *to))
         })
     }
 
     /// Whether a thread stands within one of these ranges, but not at one of these places.
     pub(crate) fn is_within(&self, ranges: &[(u64, u64)], but: &[(u64, u64)]) -> bool {
-        self.threads.iter().filter_map(|still| instruction(still.handle)).any(|at| {
+        self.handles().filter_map(instruction).any(|at| {
             ranges.iter().any(|(start, end)| *start < at && at < *end)
                 && but.iter().all(|(from, _)| *from != at)
         })
     }
 }
 
-impl Drop for Stopped {
+impl Drop for Stopped<'_> {
     fn drop(&mut self) {
-        // First all are let go: what is done for them may need a lock that one of them holds.
-        for still in &self.threads {
-            // SAFETY: stopped above, and open.
-            unsafe { ResumeThread(still.handle) };
+        // Before anything else is done: that may need a lock that one of them holds.
+        let_go();
+        self.guardian.end();
+        for still in still() {
+            // SAFETY: opened when it was stopped; the guardian is done with it.
+            unsafe { CloseHandle(still.handle.load(Ordering::Relaxed)) };
         }
-        for still in &self.threads {
-            // SAFETY: opened above.
-            unsafe { CloseHandle(still.handle) };
+        COUNT.store(0, Ordering::Release);
+    }
+}
+
+/// A thread that lets the others go if they stand still for too long.
+#[derive(Debug)]
+pub(crate) struct Guardian {
+    thread: u32,
+}
+
+/// Its events: it is to watch, all is over, it is done.
+static EVENTS: [AtomicPtr<c_void>; 3] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 3];
+const WATCH: usize = 0;
+const OVER: usize = 1;
+const DONE: usize = 2;
+/// The guardian is to end in the place of watching.
+static IS_QUITTING: AtomicBool = AtomicBool::new(false);
+
+fn event(which: usize) -> HANDLE {
+    EVENTS[which].load(Ordering::Acquire)
+}
+
+fn set(which: usize) {
+    // SAFETY: an event of ours.
+    unsafe { SetEvent(event(which)) };
+}
+
+fn wait(which: usize, limit_ms: u32) -> bool {
+    // SAFETY: an event of ours.
+    unsafe { WaitForSingleObject(event(which), limit_ms) == WAIT_OBJECT_0 }
+}
+
+impl Guardian {
+    /// Without any lock: the loader tells its libraries of a new thread before that runs.
+    pub(crate) fn new() -> Result<Guardian, Refused> {
+        let failed = || Refused::new(Code::Threads, "there is no thread that could watch over the others");
+        for place in &EVENTS {
+            if place.load(Ordering::Relaxed).is_null() {
+                // SAFETY: a new event, which one wait consumes.
+                place.store(
+                    unsafe { CreateEventW(std::ptr::null(), 0, 0, std::ptr::null()) },
+                    Ordering::Release,
+                );
+            }
+            // SAFETY: an event of ours, or none, which fails.
+            if unsafe { ResetEvent(place.load(Ordering::Relaxed)) } == 0 {
+                return Err(failed());
+            }
         }
+        IS_QUITTING.store(false, Ordering::Release);
+        let guardian = std::thread::Builder::new().spawn(|| {
+            let _busy = thread::busy();
+            GUARDIAN.store(thread::thread_id(), Ordering::Release);
+            set(DONE);
+            guard();
+        });
+        guardian.map_err(|_| failed())?;
+        // Where a thread is stuck in the loader, this one does not come.
+        if !wait(DONE, START_LIMIT_MS) {
+            IS_QUITTING.store(true, Ordering::Release);
+            set(WATCH);
+            return Err(Refused { code: Code::Slow, ..failed() }
+                .why("the program's loader is held by another thread"));
+        }
+        Ok(Guardian { thread: GUARDIAN.load(Ordering::Acquire) })
+    }
+
+    fn thread(&self) -> u32 {
+        self.thread
+    }
+
+    fn watch(&self) {
+        set(WATCH);
+    }
+
+    fn end(&self) {
+        set(OVER);
+        wait(DONE, INFINITE);
+    }
+}
+
+impl Drop for Guardian {
+    fn drop(&mut self) {
+        IS_QUITTING.store(true, Ordering::Release);
+        set(WATCH);
+        // The next one has the same events.
+        wait(DONE, INFINITE);
+    }
+}
+
+static GUARDIAN: AtomicU32 = AtomicU32::new(0);
+/// How long a new thread may take to run.
+const START_LIMIT_MS: u32 = 10_000;
+
+/// What the guardian does: nothing that needs memory or a lock.
+fn guard() {
+    loop {
+        wait(WATCH, INFINITE);
+        if IS_QUITTING.load(Ordering::Acquire) {
+            set(DONE);
+            return;
+        }
+        if !wait(OVER, STANDING_LIMIT_MS) {
+            if STATE.compare_exchange(STOPPING, BROKEN, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                let_go();
+            }
+            wait(OVER, INFINITE);
+        }
+        set(DONE);
     }
 }
 

@@ -11,6 +11,7 @@ use super::code::Write;
 use super::event::Event;
 use super::list::interceptions;
 use super::table::{Placed, Table, table};
+use super::wrap::attempt;
 use super::{commit, loader, stop};
 use crate::{handles, thread};
 
@@ -21,8 +22,14 @@ const POLL: Duration = Duration::from_millis(2);
 /// Takes a wrapper off this process.
 pub(crate) fn unwrap(name: &str) -> Result<(Vec<Interception>, Left), Refused> {
     let interceptions = take_out(name)?;
-    if let Some(wrapper) = table().wrappers.iter().find(|wrapper| wrapper.spec.name == name) {
-        let _ = wrapper.implementation.tell(Event::Off);
+    let telling = table()
+        .wrappers
+        .iter()
+        .find(|wrapper| wrapper.spec.name == name)
+        .map(|wrapper| wrapper.implementation.telling());
+    // Without the table: what the implementation does then is its own business, and may need the loader.
+    if let Some(telling) = telling {
+        let _ = telling.tell(Event::Off);
     }
     let layers: Vec<&Layer> = {
         let table = table();
@@ -45,6 +52,7 @@ pub(crate) fn unwrap(name: &str) -> Result<(Vec<Interception>, Left), Refused> {
 
 /// From then on no call begins in the wrapper.
 fn take_out(name: &str) -> Result<Vec<Interception>, Refused> {
+    let guardian = stop::Guardian::new()?;
     let _loader = loader::hold()?;
     let mut table = table();
     let at = table
@@ -62,7 +70,7 @@ fn take_out(name: &str) -> Result<Vec<Interception>, Refused> {
         (0..table.hooks.len()).filter(|hook| is_left_bare(&table, *hook, &layers)).collect();
     let writes: Vec<Write> = ending.iter().flat_map(|hook| table.hooks[*hook].writes.clone()).collect();
     let opened = commit::open(writes.iter())?;
-    let stopped = stop::stop()?;
+    let stopped = attempt(|| stop_to_write(&guardian))?;
     // From here on until all go on nothing may be allocated. A thread stands before a jump or behind it: that is one instruction.
     layers.iter().for_each(|placed| unlink(placed.layer));
     // What others have written over our jumps leads to them: then they stay, and lead to the bare function.
@@ -76,6 +84,12 @@ fn take_out(name: &str) -> Result<Vec<Interception>, Refused> {
     ending.iter().for_each(|hook| table.hooks[*hook].is_written = !is_ours);
     table.wrappers[at].is_on = false;
     Ok(listed)
+}
+
+fn stop_to_write(guardian: &stop::Guardian) -> Result<stop::Stopped<'_>, Refused> {
+    let stopped = stop::stop(guardian)?;
+    let too_long = || Refused::new(Reason::Threads, "the program's threads stood still for too long");
+    if stopped.begin() { Ok(stopped) } else { Err(too_long()) }
 }
 
 /// Whether no other layer is left before a hooked function.

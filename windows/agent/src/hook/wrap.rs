@@ -2,7 +2,7 @@
 
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use brant_definition::Library;
 use brant_windows::{Code as Reason, Missing, Refused, Spec, SpecFunction, Wrapped};
@@ -15,8 +15,8 @@ use super::modules::{self, Module};
 use super::table::{Placed, Table, Wrap, Wrapper, table};
 use super::{commit, later, loader, stop};
 
-/// How often threads are stopped until none is in the way.
-const ATTEMPTS: u32 = 40;
+/// How long it is tried until no thread is in the way.
+const ATTEMPTS_LIMIT: Duration = Duration::from_secs(12);
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// What the functions of a definition lead to.
@@ -81,6 +81,7 @@ type Places = (MutexGuard<'static, Table>, u64, Vec<Placed>, Vec<Missing>);
 
 /// Finds, plans and writes. The table stays locked: libraries that are loaded next are told to the wrapper.
 fn place(spec: &Spec, mediators: &[usize]) -> Result<Places, Refused> {
+    let guardian = stop::Guardian::new()?;
     let _loader = loader::hold()?;
     let mut table = table();
     if !table.is_listening {
@@ -98,15 +99,21 @@ fn place(spec: &Spec, mediators: &[usize]) -> Result<Places, Refused> {
     let number = table.number();
     let layers = layers(&mut table, spec, number, mediators, &found.functions)
         .ok_or_else(|| Refused::new(Reason::Unhookable, "there is no room for code near to the functions"))?;
-    let mut attempts = 1;
-    while let Err(refused) = write(&mut table, &layers) {
-        if attempts == ATTEMPTS {
-            return Err(refused);
-        }
-        attempts += 1;
-        std::thread::sleep(PAUSE);
-    }
+    attempt(|| write(&mut table, &layers, &guardian))?;
     Ok((table, number, layers, found.missing))
+}
+
+/// Does what needs all threads to stand still, until none is in the way.
+pub(super) fn attempt<T>(mut act: impl FnMut() -> Result<T, Refused>) -> Result<T, Refused> {
+    let begin = Instant::now();
+    loop {
+        match act() {
+            Err(refused) if refused.code == Reason::Threads && begin.elapsed() < ATTEMPTS_LIMIT => {
+                std::thread::sleep(PAUSE)
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Where the functions are. One that a loaded library does not export is refused, unless the wrapper ships.
@@ -202,7 +209,7 @@ fn layers(
 }
 
 /// Writes the jumps that are not there yet, and lets the slots lead to the layers, while no other thread runs.
-fn write(table: &mut Table, layers: &[Placed]) -> Result<(), Refused> {
+fn write(table: &mut Table, layers: &[Placed], guardian: &stop::Guardian) -> Result<(), Refused> {
     let is_new = |address: u64| layers.iter().any(|placed| placed.address == address);
     let hooks: Vec<usize> = (0..table.hooks.len())
         .filter(|at| !table.hooks[*at].is_written && is_new(table.hooks[*at].address))
@@ -212,11 +219,11 @@ fn write(table: &mut Table, layers: &[Placed]) -> Result<(), Refused> {
     let ranges: Vec<(u64, u64)> =
         writes.iter().map(|write| (write.at, write.at + write.new.len() as u64)).collect();
     let opened = commit::open(writes.iter())?;
-    let stopped = stop::stop()?;
+    let stopped = stop::stop(guardian)?;
     // From here on until all go on nothing may be allocated.
     let is_changed = !writes.iter().all(|write| write.stands(false));
     let is_in_the_way = stopped.is_within(&ranges, &moves);
-    let is_free = !is_changed && !is_in_the_way && stopped.move_all(&moves);
+    let is_free = !is_changed && !is_in_the_way && stopped.move_all(&moves) && stopped.begin();
     if is_free {
         layers.iter().for_each(link);
         writes.iter().for_each(|write| write.perform(true));

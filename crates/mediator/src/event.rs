@@ -3,6 +3,8 @@
 use core::ffi::{CStr, c_char, c_int};
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use crate::raw::{Raw, RawFunction, RawLibrary};
+
 /// What happens to the wrapper, on one of the program's own threads.
 #[derive(Debug, Clone, Copy)]
 pub enum Event<'a> {
@@ -80,52 +82,33 @@ impl<'a> Library<'a> {
 }
 
 /// One `wrap` of the definition.
-#[repr(C)]
+#[repr(transparent)]
 #[derive(Debug)]
-pub struct Function {
-    name: *const c_char,
-    library: *const c_char,
-    prototype: *const c_char,
-    kinds: *const c_char,
-}
-
-// SAFETY: nothing changes them, or what they point to.
-unsafe impl Sync for Function {}
-// SAFETY: as above.
-unsafe impl Send for Function {}
+pub struct Function(RawFunction);
 
 impl Function {
     pub fn name(&self) -> &'static [u8] {
-        text(self.name).to_bytes()
+        text(self.0.name).to_bytes()
     }
 
     pub fn library(&self) -> &'static [u8] {
-        text(self.library).to_bytes()
+        text(self.0.library).to_bytes()
     }
 
     /// The signature in C; empty where the definition has none.
     pub fn prototype(&self) -> &'static [u8] {
-        text(self.prototype).to_bytes()
+        text(self.0.prototype).to_bytes()
     }
 
     /// The signature in letters, see `brant/mediator.h`; empty where the definition has none.
     pub fn kinds(&self) -> &'static [u8] {
-        text(self.kinds).to_bytes()
+        text(self.0.kinds).to_bytes()
     }
 }
 
 fn text(at: *const c_char) -> &'static CStr {
     // SAFETY: only the runtime makes these; its texts end with a zero byte and stay.
     unsafe { CStr::from_ptr(at) }
-}
-
-/// `struct brant_library`.
-#[repr(C)]
-#[derive(Debug)]
-struct RawLibrary {
-    path: *const c_char,
-    soname: *const c_char,
-    base: usize,
 }
 
 /// # Safety
@@ -138,24 +121,9 @@ unsafe fn library<'a>(raw: &'a Raw) -> Library<'a> {
         Library {
             path: CStr::from_ptr(library.path),
             soname: CStr::from_ptr(library.soname),
-            base: library.base,
+            base: library.base as usize,
         }
     }
-}
-
-/// `struct brant_event`.
-#[repr(C)]
-#[derive(Debug)]
-pub struct Raw {
-    bytes: u32,
-    kind: u32,
-    wrapper: *const c_char,
-    options: *const c_char,
-    functions: *const Function,
-    function_count: usize,
-    answer: *mut c_char,
-    answer_bytes: usize,
-    library: *const RawLibrary,
 }
 
 type Handler = fn(Event<'_>) -> Result<(), &'static str>;
@@ -175,7 +143,7 @@ pub unsafe fn deliver(raw: *const Raw, handler: Handler) -> c_int {
             wrapper: text(raw.wrapper),
             options: text(raw.options),
             // SAFETY: promised by the caller; they stay.
-            functions: unsafe { core::slice::from_raw_parts(raw.functions, raw.function_count) },
+            functions: unsafe { core::slice::from_raw_parts(raw.functions.cast(), raw.function_count) },
         }),
         2 => Event::Off,
         3 => Event::Unload,

@@ -47,6 +47,7 @@ mod call;
 mod event;
 #[cfg_attr(windows, path = "frame_windows.rs")]
 mod frame;
+mod raw;
 mod thread;
 
 #[cfg(feature = "freestanding")]
@@ -58,8 +59,10 @@ pub mod system;
 pub use call::Call;
 pub use event::{Event, Function, Library, Load};
 #[doc(hidden)]
-pub use event::{Raw, deliver, leave};
+pub use event::{deliver, leave};
 pub use frame::Frame;
+#[doc(hidden)]
+pub use raw::{Raw, RawFunction, RawLibrary};
 pub use thread::{Initial, PerThread, thread_pointer};
 
 /// Declares mediators.

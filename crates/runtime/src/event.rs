@@ -5,43 +5,12 @@ use alloc::vec::Vec;
 use core::ffi::{CStr, c_char};
 
 use brant_hook::exchange::{Event, Mediation, NO_EVENTS};
+use brant_mediator::{Raw, RawFunction, RawLibrary};
 
 use crate::modules;
 
 const SYMBOL: &[u8] = b"brant_event";
 const ANSWER_BYTES: usize = 512;
-
-/// `struct brant_function`.
-#[repr(C)]
-struct Function {
-    name: *const c_char,
-    library: *const c_char,
-    prototype: *const c_char,
-    kinds: *const c_char,
-}
-
-/// `struct brant_event`.
-#[repr(C)]
-struct Message {
-    bytes: u32,
-    kind: u32,
-    wrapper: *const c_char,
-    options: *const c_char,
-    functions: *const Function,
-    function_count: usize,
-    answer: *mut c_char,
-    answer_bytes: usize,
-    /// Only with the events of libraries.
-    library: *const Library,
-}
-
-/// `struct brant_library`.
-#[repr(C)]
-struct Library {
-    path: *const c_char,
-    soname: *const c_char,
-    base: u64,
-}
 
 /// A library that has come or gone.
 pub(crate) struct Told {
@@ -65,7 +34,7 @@ pub(crate) struct Known {
     name: Vec<u8>,
     options: Vec<u8>,
     /// The pointers lead into `texts`, whose elements do not move.
-    functions: Box<[Function]>,
+    functions: Box<[RawFunction]>,
     /// The version and the mediator of each, as the definition has them.
     mediators: Vec<(Vec<u8>, Vec<u8>)>,
     _texts: Vec<Vec<u8>>,
@@ -88,7 +57,7 @@ impl Known {
         };
         let functions = mediations
             .iter()
-            .map(|mediation| Function {
+            .map(|mediation| RawFunction {
                 name: keep(&mediation.function),
                 library: keep(&mediation.library),
                 prototype: keep(&mediation.prototype),
@@ -134,15 +103,15 @@ impl Known {
             return NO_EVENTS.to_vec();
         };
         // SAFETY: `brant/mediator.h` says what it is.
-        let listen: extern "C" fn(*const Message) -> i32 = unsafe { core::mem::transmute(address as usize) };
+        let listen: extern "C" fn(*const Raw) -> i32 = unsafe { core::mem::transmute(address as usize) };
         let mut answer = [0u8; ANSWER_BYTES];
-        let library = told.map(|told| Library {
+        let library = told.map(|told| RawLibrary {
             path: told.path.as_ptr().cast(),
             soname: told.soname.as_ptr().cast(),
             base: told.base,
         });
-        let message = Message {
-            bytes: size_of::<Message>() as u32,
+        let message = Raw {
+            bytes: size_of::<Raw>() as u32,
             kind: event as u32,
             wrapper: self.name.as_ptr().cast(),
             options: self.options.as_ptr().cast(),

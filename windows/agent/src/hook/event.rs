@@ -1,7 +1,8 @@
 //! What a wrapper's implementation is told: `struct brant_event` of `brant/mediator.h`.
 
-use std::ffi::{CString, c_char};
+use std::ffi::CString;
 
+use brant_mediator::{RawFunction, RawLibrary};
 use brant_windows::SpecFunction;
 
 use super::implementation::kept;
@@ -16,21 +17,6 @@ pub(crate) enum Event<'a> {
     LibraryGone(&'a Library),
 }
 
-/// `struct brant_function`.
-#[derive(Debug)]
-#[repr(C)]
-pub(crate) struct Function {
-    name: *const c_char,
-    library: *const c_char,
-    prototype: *const c_char,
-    kinds: *const c_char,
-}
-
-// SAFETY: what they point to is never changed or freed.
-unsafe impl Sync for Function {}
-// SAFETY: as above.
-unsafe impl Send for Function {}
-
 /// A library that comes or goes, with its texts.
 #[derive(Debug)]
 pub(crate) struct Library {
@@ -39,39 +25,14 @@ pub(crate) struct Library {
     _name: CString,
 }
 
-/// `struct brant_library`.
-#[derive(Debug)]
-#[repr(C)]
-pub(crate) struct RawLibrary {
-    path: *const c_char,
-    soname: *const c_char,
-    base: u64,
-}
-
-/// `struct brant_event`.
-#[derive(Debug)]
-#[repr(C)]
-pub(crate) struct Raw {
-    pub(crate) bytes: u32,
-    pub(crate) kind: u32,
-    pub(crate) wrapper: *const c_char,
-    pub(crate) options: *const c_char,
-    pub(crate) functions: *const Function,
-    pub(crate) function_count: usize,
-    pub(crate) answer: *mut c_char,
-    pub(crate) answer_bytes: usize,
-    pub(crate) library: *const RawLibrary,
-}
-
-impl Function {
-    pub(crate) fn of(function: &SpecFunction) -> Function {
-        let text = |text: &str| kept(text).as_ptr();
-        Function {
-            name: text(&function.function),
-            library: text(&function.library),
-            prototype: text(&function.prototype),
-            kinds: text(&function.kinds),
-        }
+/// One `wrap` of the definition, as it is told.
+pub(crate) fn function(function: &SpecFunction) -> RawFunction {
+    let text = |text: &str| kept(text).as_ptr();
+    RawFunction {
+        name: text(&function.function),
+        library: text(&function.library),
+        prototype: text(&function.prototype),
+        kinds: text(&function.kinds),
     }
 }
 

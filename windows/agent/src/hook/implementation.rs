@@ -3,13 +3,14 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::os::windows::ffi::OsStrExt as _;
 
+use brant_mediator::{Raw, RawFunction};
 use brant_windows::{Code, Refused, Spec};
 use windows_sys::Win32::Foundation::{FreeLibrary, HMODULE};
 use windows_sys::Win32::System::LibraryLoader::{
     GetProcAddress, LOAD_WITH_ALTERED_SEARCH_PATH, LoadLibraryExW,
 };
 
-use super::event::{Event, Function, Raw};
+use super::event::{self, Event};
 use crate::{handles, record};
 
 const ANSWER_BYTES: usize = 512;
@@ -32,7 +33,7 @@ pub(crate) struct Telling {
     told: Option<usize>,
     wrapper: &'static CStr,
     options: &'static CStr,
-    functions: &'static [Function],
+    functions: &'static [RawFunction],
 }
 
 impl Implementation {
@@ -133,7 +134,7 @@ impl Telling {
             told,
             wrapper: kept(&spec.name),
             options: kept(&spec.options),
-            functions: Vec::leak(spec.functions.iter().map(Function::of).collect()),
+            functions: Vec::leak(spec.functions.iter().map(event::function).collect()),
         }
     }
 

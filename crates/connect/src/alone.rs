@@ -31,7 +31,7 @@ use crate::runtime;
 use crate::session::{Session, pass_gate};
 use crate::target::{Loader, Target};
 use crate::unwind::Descriptions;
-use crate::{Wrapped, Wrapper, put_on};
+use crate::{Wrapped, Wrapper, put_on_and_close};
 
 const AT_PHDR: u64 = 3;
 const AT_PHNUM: u64 = 5;
@@ -76,12 +76,8 @@ pub(crate) fn wrap(waiter: &Waiter, target: &Target, wrapper: &Wrapper) -> Resul
     // The thread is held for longer than the session lasts.
     let (_held, thread) = pass_gate(waiter, target)?;
     let (target, _) = lay_down(waiter, target.pid, thread)?;
-    let mut session = Session::open_standing(waiter, &target, &[thread], wrappers)?;
-    let done = put_on(&target, &mut session, wrapper);
-    let closed = session.close();
-    let done = done?;
-    closed?;
-    Ok(done)
+    let session = Session::open_standing(waiter, &target, &[thread], wrappers)?;
+    put_on_and_close(&target, session, wrapper)
 }
 
 /// Refuses wrappers that cannot be put on such a program at all.

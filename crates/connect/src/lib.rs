@@ -231,8 +231,12 @@ fn wrap_running(wrapper: &Wrapper, pid: Pid) -> Result<Wrapped, Error> {
     if target.is_alone {
         return alone::wrap(&waiter, &target, wrapper);
     }
-    let mut session = Session::open(&waiter, &target, true, std::slice::from_ref(wrapper))?;
-    let done = put_on(&target, &mut session, wrapper);
+    let session = Session::open(&waiter, &target, true, std::slice::from_ref(wrapper))?;
+    put_on_and_close(&target, session, wrapper)
+}
+
+fn put_on_and_close(target: &Target, mut session: Session<'_>, wrapper: &Wrapper) -> Result<Wrapped, Error> {
+    let done = put_on(target, &mut session, wrapper);
     let closed = session.close();
     let done = done?;
     closed?;

@@ -323,9 +323,6 @@ mod native {
             bytes: u32,
             length: *mut u32,
         ) -> i32;
-    }
-    #[link(name = "ntdll", kind = "raw-dylib")]
-    unsafe extern "system" {
         pub(super) fn NtQuerySemaphore(
             handle: HANDLE,
             class: u32,
@@ -333,9 +330,6 @@ mod native {
             bytes: u32,
             length: *mut u32,
         ) -> i32;
-    }
-    #[link(name = "ntdll", kind = "raw-dylib")]
-    unsafe extern "system" {
         pub(super) fn NtQueryTimer(
             handle: HANDLE,
             class: u32,

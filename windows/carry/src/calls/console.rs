@@ -13,17 +13,8 @@ mod native {
     #[link(name = "kernel32", kind = "raw-dylib")]
     unsafe extern "system" {
         pub(super) fn SetConsoleCtrlHandler(handler: usize, add: i32) -> i32;
-    }
-    #[link(name = "kernel32", kind = "raw-dylib")]
-    unsafe extern "system" {
         pub(super) fn ReadConsoleInputA(handle: HANDLE, into: usize, count: u32, read: *mut u32) -> i32;
-    }
-    #[link(name = "kernel32", kind = "raw-dylib")]
-    unsafe extern "system" {
         pub(super) fn ReadConsoleInputW(handle: HANDLE, into: usize, count: u32, read: *mut u32) -> i32;
-    }
-    #[link(name = "kernel32", kind = "raw-dylib")]
-    unsafe extern "system" {
         pub(super) fn ReadConsoleA(
             handle: HANDLE,
             into: usize,
@@ -31,9 +22,6 @@ mod native {
             read: *mut u32,
             control: usize,
         ) -> i32;
-    }
-    #[link(name = "kernel32", kind = "raw-dylib")]
-    unsafe extern "system" {
         pub(super) fn ReadConsoleW(
             handle: HANDLE,
             into: usize,

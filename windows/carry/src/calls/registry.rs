@@ -70,24 +70,24 @@ fn keep(real: HANDLE, what: &str, into: *mut u64) {
 
 const KEY: &str = "a key of the registry";
 
-extern "system" fn RegOpenKeyExA(key: u64, name: usize, options: u32, access: u32, into: *mut u64) -> i32 {
+/// Lets the system open a key, and keeps it.
+fn with_key(into: *mut u64, open: impl FnOnce(*mut HANDLE) -> i32) -> i32 {
     let mut real = std::ptr::null_mut();
-    // SAFETY: the program's call, with the system's handle.
-    let result = unsafe { native::RegOpenKeyExA(objects::real(key), name, options, access, &raw mut real) };
+    let result = open(&raw mut real);
     if result == 0 {
         keep(real, KEY, into);
     }
     result
 }
 
-extern "system" fn RegOpenKeyExW(key: u64, name: usize, options: u32, access: u32, into: *mut u64) -> i32 {
-    let mut real = std::ptr::null_mut();
+extern "system" fn RegOpenKeyExA(key: u64, name: usize, options: u32, access: u32, into: *mut u64) -> i32 {
     // SAFETY: the program's call, with the system's handle.
-    let result = unsafe { native::RegOpenKeyExW(objects::real(key), name, options, access, &raw mut real) };
-    if result == 0 {
-        keep(real, KEY, into);
-    }
-    result
+    with_key(into, |real| unsafe { native::RegOpenKeyExA(objects::real(key), name, options, access, real) })
+}
+
+extern "system" fn RegOpenKeyExW(key: u64, name: usize, options: u32, access: u32, into: *mut u64) -> i32 {
+    // SAFETY: the program's call, with the system's handle.
+    with_key(into, |real| unsafe { native::RegOpenKeyExW(objects::real(key), name, options, access, real) })
 }
 
 extern "system" fn RegCreateKeyExW(
@@ -101,15 +101,11 @@ extern "system" fn RegCreateKeyExW(
     into: *mut u64,
     how: usize,
 ) -> i32 {
-    let (key, mut real) = (objects::real(key), std::ptr::null_mut());
+    let key = objects::real(key);
     // SAFETY: the program's call, with the system's handle.
-    let result = unsafe {
-        native::RegCreateKeyExW(key, name, reserved, class, options, access, security, &raw mut real, how)
-    };
-    if result == 0 {
-        keep(real, KEY, into);
-    }
-    result
+    with_key(into, |real| unsafe {
+        native::RegCreateKeyExW(key, name, reserved, class, options, access, security, real, how)
+    })
 }
 
 extern "system" fn RegCloseKey(key: u64) -> i32 {

@@ -4,36 +4,18 @@
     reason = "each block uses what the test itself allocated just before"
 )]
 
-use std::path::PathBuf;
+#[path = "support/folder.rs"]
+mod folder;
+
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use brant_heap::{Heap, Image, Options, Saving, load, save, save_with};
+use folder::Folder;
 
 const MAPPED: Saving = Saving { whole: false, code_pointers: false, mapped: true };
 /// Header, slots and entries of heaps as small as these.
 const KEPT_BYTES_MAX: u64 = 512 << 10;
-
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Folder {
-        let folder = std::env::temp_dir().join(format!("brant-heap-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir(&folder).unwrap();
-        Folder(folder)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 /// What `work` gives in a child of its own, which ends without further ado.
 fn in_a_child(work: impl FnOnce() -> bool) -> bool {

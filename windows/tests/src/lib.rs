@@ -6,10 +6,11 @@
 
 mod fixture;
 mod folder;
+pub mod packages;
 mod program;
 mod registry;
 
 pub use fixture::{Built, compile};
 pub use folder::Folder;
 pub use program::{Running, Said, Wine};
-pub use registry::{Package, Registry, shipped};
+pub use registry::{Package, shipped};

@@ -1,50 +1,7 @@
 //! Programs that nobody here wrote do under the wrappers `record` and `handles` what they do without: in C++, Rust and Go, of several compilers.
 
-use brant_windows_tests::{Built, Folder, Package, Registry, Wine, compile, shipped};
-
-const NINJA: Package = Package {
-    registry: Registry::PyPi,
-    name: "ninja",
-    version: "1.11.1.1",
-    sha256: "95da904130bfa02ea74ff9c0116b4ad266174fafb1c707aa50212bc7859aebf1",
-    program: "ninja/data/bin/ninja.exe",
-};
-const CLANG_FORMAT: Package = Package {
-    registry: Registry::PyPi,
-    name: "clang-format",
-    version: "16.0.6",
-    sha256: "e59d80c1ebb4caa744ab6a47200d24bf27bca773834eec0386c7a90e5a6caf1c",
-    program: "clang_format/data/bin/clang-format.exe",
-};
-const RUFF: Package = Package {
-    registry: Registry::PyPi,
-    name: "ruff",
-    version: "0.1.9",
-    sha256: "c497d769164df522fdaf54c6eba93f397342fe4ca2123a2e014a5b8fc7df81c7",
-    program: "ruff-0.1.9.data/scripts/ruff.exe",
-};
-/// A program of 32 bits.
-const SWIG: Package = Package {
-    registry: Registry::PyPi,
-    name: "swig",
-    version: "4.1.1.post1",
-    sha256: "d173b2b97ee3af97370207b35097c40e74cd5fcdd8358604d4b54b66dac7d77a",
-    program: "swig/data/bin/swig.exe",
-};
-const SEVEN_ZIP: Package = Package {
-    registry: Registry::Npm,
-    name: "7zip-bin",
-    version: "5.2.0",
-    sha256: "04f9738ee00be8be53f5d06254a9e6e4b5117b17f8b74058477d870e62764a7d",
-    program: "package/win/x64/7za.exe",
-};
-const ESBUILD: Package = Package {
-    registry: Registry::Npm,
-    name: "@esbuild/win32-x64",
-    version: "0.19.8",
-    sha256: "9f49a67b61c375b7edb37bf834f693c13cd75b046a408d3a6c32c90c430b2172",
-    program: "package/esbuild.exe",
-};
+use brant_windows_tests::packages::{CLANG_FORMAT, ESBUILD, NINJA, RUFF, SEVEN_ZIP, SWIG};
+use brant_windows_tests::{Built, Folder, Package, Wine, compile, shipped};
 
 /// Runs the program in folders with the same files, bare, recorded, and with virtual handles.
 fn check(package: &Package, arguments: &[&str], files: &[(&str, &str)], made: &[&str], expected: &str) {

@@ -3,9 +3,19 @@
 
 use std::process::Command;
 
-use brant_testkit::{Sandbox, Who};
+use brant_testkit::{Sandbox, Started, Who};
 
 use super::{compile, compile_rust, expect, is_unloaded, make_stress, start, state, unwrap, wrap};
+
+/// The wrapper `count` is put on and taken off again; its library stays.
+fn comes_and_goes(sandbox: &Sandbox, program: &Started) {
+    wrap(sandbox, "count.wrap", program).expect(0);
+    let before = state(sandbox);
+    expect(sandbox, "mediated", |state| state[1] > before[1] + 2 && state[4] == 0);
+    assert!(!is_unloaded(&unwrap(sandbox, "count", program)));
+    let before = state(sandbox);
+    expect(sandbox, "bare again", |state| state[2] > before[2] + 2 && state[4] == 0);
+}
 
 /// Each function natively, alone and with other wrappers before and behind it.
 #[test]
@@ -64,12 +74,7 @@ fn the_malloc_family_is_mediated_natively_under_load() {
     let mut program = start(&sandbox, &stress, &["aapsfw"]);
     expect(&sandbox, "bare", |state| state[0] > 3);
     for _ in 0..15 {
-        wrap(&sandbox, "count.wrap", &program).expect(0);
-        let before = state(&sandbox);
-        expect(&sandbox, "mediated", |state| state[1] > before[1] + 2 && state[4] == 0);
-        assert!(!is_unloaded(&unwrap(&sandbox, "count", &program)));
-        let before = state(&sandbox);
-        expect(&sandbox, "bare again", |state| state[2] > before[2] + 2 && state[4] == 0);
+        comes_and_goes(&sandbox, &program);
     }
     assert_eq!(program.ended(), None, "{}", sandbox.text("err"));
 }
@@ -86,12 +91,7 @@ fn native_mediators_are_written_in_rust() {
     );
     let mut program = start(&sandbox, &stress, &["a"]);
     expect(&sandbox, "bare", |state| state[0] > 3);
-    wrap(&sandbox, "count.wrap", &program).expect(0);
-    let before = state(&sandbox);
-    expect(&sandbox, "mediated", |state| state[1] > before[1] + 2 && state[4] == 0);
-    assert!(!is_unloaded(&unwrap(&sandbox, "count", &program)));
-    let before = state(&sandbox);
-    expect(&sandbox, "bare again", |state| state[2] > before[2] + 2 && state[4] == 0);
+    comes_and_goes(&sandbox, &program);
     assert_eq!(program.ended(), None, "{}", sandbox.text("err"));
 }
 

@@ -88,6 +88,15 @@ const LONG_SLEEP_NS: u64 = 10_000_000;
 
 /// Whether our stop found a thread waiting in one of these calls, or in a long sleep.
 pub(crate) fn is_waiting(memory: &Memory, thread: &HandThread) -> bool {
+    waits(memory, thread, LONG_SLEEP_NS)
+}
+
+/// The same, or in any sleep: what no function of a C library does while it holds one of its own locks.
+pub(crate) fn is_at_rest(memory: &Memory, thread: &HandThread) -> bool {
+    waits(memory, thread, 0)
+}
+
+fn waits(memory: &Memory, thread: &HandThread, least_sleep_ns: u64) -> bool {
     let registers = &thread.registers;
     let number = match registers.interrupted() {
         Interrupted::Restart { number }
@@ -104,7 +113,7 @@ pub(crate) fn is_waiting(memory: &Memory, thread: &HandThread) -> bool {
     };
     let is_long = |at: u64| {
         let time = memory.read_value::<[u64; 2]>(Addr(at));
-        time.is_ok_and(|[seconds, ns]| seconds > 0 || ns >= LONG_SLEEP_NS)
+        time.is_ok_and(|[seconds, ns]| seconds > 0 || ns >= least_sleep_ns)
     };
     match number as i64 {
         libc::SYS_nanosleep => is_long(registers.rdi),

@@ -152,6 +152,7 @@ pub(crate) fn target(pid: Pid, maps: Vec<MapEntry>) -> Target {
         loader: Loader { open: none, close: none, error: None, iterate: none, debug: 0, flags: 0 },
         is_alone: true,
         guarded: Vec::new(),
+        library: Vec::new(),
         allocator: Allocator::Libc,
         descriptions: Descriptions::default(),
         exports: Vec::new(),

@@ -405,15 +405,17 @@ fn unwrap_running(name: &str, pid: Pid) -> Result<(Unwrapped, Option<Vec<u8>>), 
     let TakenOff { wrapper, following, is_quiet, pause } = match taken {
         Ok(taken) => taken,
         Err(error) => {
-            session.close()?;
+            // Where the thread does not come back, that is why.
+            let _ = session.close();
             return Err(error);
         }
     };
     if is_quiet {
         let implementation = unload(&target, &mut session, &wrapper);
-        session.close()?;
-        let interceptions = wrapper.functions;
-        return Ok((Unwrapped { implementation: implementation?, interceptions, pause }, following));
+        let closed = session.close();
+        let (implementation, interceptions) = (implementation?, wrapper.functions);
+        closed?;
+        return Ok((Unwrapped { implementation, interceptions, pause }, following));
     }
     session.close()?;
     if !wait_until_quiet(&target, &wrapper)? {
@@ -422,8 +424,10 @@ fn unwrap_running(name: &str, pid: Pid) -> Result<(Unwrapped, Option<Vec<u8>>), 
     }
     let mut session = Session::open(&waiter, &target, false, &[])?;
     let implementation = unload(&target, &mut session, &wrapper);
-    session.close()?;
-    Ok((Unwrapped { implementation: implementation?, interceptions: wrapper.functions, pause }, following))
+    let closed = session.close();
+    let (implementation, interceptions) = (implementation?, wrapper.functions);
+    closed?;
+    Ok((Unwrapped { implementation, interceptions, pause }, following))
 }
 
 /// A wrapper whose layers are out.
@@ -541,8 +545,10 @@ pub fn wrappers(pid: Pid) -> Result<Vec<Listed>, Error> {
     }
     let mut session = Session::open(&waiter, &target, false, &[])?;
     let known = listed(&mut session);
-    session.close()?;
-    known
+    let closed = session.close();
+    let known = known?;
+    closed?;
+    Ok(known)
 }
 
 fn listed(session: &mut Session<'_>) -> Result<Vec<Listed>, Error> {

@@ -4,6 +4,11 @@
 //! protects. So it must be outside of the loader and the allocator, with no return address into them on its stack. All
 //! other threads run meanwhile, so that they let go of what they hold.
 //!
+//! Nor must it hold what another thread waits for that has such a lock: they would wait for each other. The C library's locks
+//! are in an order that a call from within it would break (found: the list of open files, held by the thread; a fork that
+//! waits for it with the list of fork's handlers; dlclose, which needs that). Whose lock a thread has cannot be seen from
+//! outside, so one is preferred that is not at work in the C library at all, and one that waits is as good.
+//!
 //! State of the target: while a session is open the thread is away; it comes back by itself if brant is killed
 //! (`kernel::remote::Errand`). A library that was loaded stays loaded then.
 
@@ -16,7 +21,7 @@ use brant_kernel::ptrace::{self, Waiter};
 use brant_kernel::remote::{Errand, Hand, HandThread, Memory, RemoteError};
 
 use crate::Wrapper;
-use crate::allocator::{Allocator, is_waiting};
+use crate::allocator::{Allocator, is_at_rest, is_waiting};
 use crate::by_hand::{self, Library, is_by_hand};
 use crate::carried::{self, Carried};
 use crate::error::Error;
@@ -30,6 +35,9 @@ const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The gate is tried at each thread in turn, with pauses that grow to the last.
 const GATE_TRIES: u32 = 60;
+/// Before these, one that is at work in the C library will not do; it may be all that a program does.
+const GATE_TRIES_STRICT: u32 = 60;
+const GATE_PAUSE_STRICT: Duration = Duration::from_millis(4);
 const GATE_PAUSE: Duration = Duration::from_micros(500);
 const GATE_PAUSE_MAX: Duration = Duration::from_millis(50);
 
@@ -335,9 +343,10 @@ pub(crate) fn pass_gate<'w>(waiter: &'w Waiter, target: &Target) -> Result<(Held
     let memory = Memory::open(target.pid).map_err(|error| Error::NotAllowed(target.pid, error))?;
     let mut why = "it has no thread that could be stopped";
     let mut pause = GATE_PAUSE;
-    for attempt in 0..GATE_TRIES {
+    for attempt in 0..GATE_TRIES_STRICT + GATE_TRIES {
         let tasks = proc::tasks(target.pid).map_err(|error| Error::looking(target.pid, error))?;
         let count = tasks.len();
+        let is_strict = attempt < GATE_TRIES_STRICT;
         // Another thread first each time.
         for tid in tasks.into_iter().cycle().skip(attempt as usize % count.max(1)).take(count.min(8)) {
             let mut held = Held::none(waiter, target.pid);
@@ -349,12 +358,13 @@ pub(crate) fn pass_gate<'w>(waiter: &'w Waiter, target: &Target) -> Result<(Held
             };
             let maps = proc::maps(target.pid).map_err(|error| Error::looking(target.pid, error))?;
             match look(&memory, &maps, target, &thread) {
+                None if is_strict && is_at_work(&memory, &maps, target, &thread) => {}
                 None => return Ok((held, thread)),
                 Some(reason) => why = reason,
             }
         }
         std::thread::sleep(pause);
-        pause = (pause * 2).min(GATE_PAUSE_MAX);
+        pause = (pause * 2).min(if is_strict { GATE_PAUSE_STRICT } else { GATE_PAUSE_MAX });
     }
     Err(Error::Gate { pid: target.pid, why })
 }
@@ -386,6 +396,23 @@ fn look(memory: &Memory, maps: &[MapEntry], target: &Target, thread: &HandThread
             "its allocator is part of the program itself, and no thread was looked at that waited for something",
         ),
     }
+}
+
+/// Whether a thread was stopped in the middle of a function of the C library, by us or, before, by a signal whose handler it is
+/// in.
+fn is_at_work(memory: &Memory, maps: &[MapEntry], target: &Target, thread: &HandThread) -> bool {
+    /// mov $15, %rax (or %eax in musl); syscall: where every handler returns to.
+    const RETURN: [u8; 9] = [0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05];
+    const RETURN_MUSL: [u8; 7] = [0xb8, 0x0f, 0, 0, 0, 0x0f, 0x05];
+    let is_library = |address: u64| target.library.iter().any(|range| range.contains(&address));
+    let is_return = |address: u64| {
+        let code = memory.read_value::<[u8; 9]>(Addr(address)).unwrap_or_default();
+        is_library(address) && (code == RETURN || code.starts_with(&RETURN_MUSL))
+    };
+    if is_library(thread.registers.rip) && !is_at_rest(memory, thread) {
+        return true;
+    }
+    Stacks { memory, maps, descriptions: &target.descriptions }.returns_inside(thread, is_return)
 }
 
 /// The start of the runtime's mappings in a process, with the name of its file: one in memory, or one that had a name for as

@@ -31,6 +31,8 @@ pub(crate) struct Target {
     pub(crate) is_alone: bool,
     /// Code that holds locks which dlopen needs.
     pub(crate) guarded: Vec<Range<u64>>,
+    /// All code of its C library, much of which holds locks for a moment.
+    pub(crate) library: Vec<Range<u64>>,
     pub(crate) allocator: Allocator,
     pub(crate) descriptions: Descriptions,
     /// Functions of its C library, which libraries need that brant carries.
@@ -115,6 +117,7 @@ impl Target {
         let modules = modules(&memory, debug);
         let loader = find_loader(&modules, debug).ok_or(Error::NoLoader(pid))?;
         let guarded = guarded_code(&modules, &maps, interpreter);
+        let library = library_code(&modules, &maps);
         let libc = modules.iter().find(|module| module.is(b"libc")).map(|module| module.base);
         let allocator = Allocator::find(&memory, &maps, debug, |base| Some(base) == libc);
         let listed = listed(&memory, debug, (headers, count));
@@ -126,6 +129,7 @@ impl Target {
             loader,
             is_alone: false,
             guarded,
+            library,
             allocator,
             descriptions: Descriptions::default(),
             exports,
@@ -194,7 +198,7 @@ fn module(memory: &Memory, link_map: u64) -> Option<Module> {
     let base = word(memory, link_map)?;
     let path = string(memory, word(memory, link_map + 8)?)?;
     // Only a C library's functions are asked for here.
-    let is_wanted = [&b"libc"[..], b"libdl"].iter().any(|name| is_library(name, None, &path));
+    let is_wanted = [&b"libc"[..], b"libdl", b"libpthread"].iter().any(|name| is_library(name, None, &path));
     let file = path.rsplit(|byte| *byte == b'/').next().unwrap_or(&path);
     if !is_wanted && !file.starts_with(b"libc") {
         return None;
@@ -277,8 +281,9 @@ pub(crate) fn exported_ranges(memory: &Memory, base: u64) -> Option<Vec<(Vec<u8>
     Some(tables.functions().map(range).collect())
 }
 
-/// The loader's code, where it is a file of its own, and that of the C library's allocator. musl is its own loader: there,
-/// the functions around dlopen.
+/// The loader's code, where it is a file of its own, that of the C library's allocator, and what holds other locks that a
+/// library needs which comes or goes, or holds what others wait for who have these. musl is its own loader: there, the
+/// functions around dlopen.
 fn guarded_code(modules: &[Module], maps: &[MapEntry], interpreter: u64) -> Vec<Range<u64>> {
     const ALLOCATOR: [&[u8]; 8] = [
         b"malloc",
@@ -291,6 +296,11 @@ fn guarded_code(modules: &[Module], maps: &[MapEntry], interpreter: u64) -> Vec<
         b"posix_memalign",
     ];
     const LOADER: [&[u8]; 6] = [b"dlopen", b"dlclose", b"dlsym", b"dladdr", b"dl_iterate_phdr", b"dlinfo"];
+    /// The list of open files, which fork waits for while it has the list of its handlers, which dlclose waits for.
+    const FILES: [&[u8]; 5] =
+        [b"_IO_link_in", b"_IO_un_link", b"_IO_flush_all", b"_IO_flush_all_linebuffered", b"_IO_list_lock"];
+    /// The lists that dlclose takes a library's entries from.
+    const HANDLERS: [&[u8]; 3] = [b"__cxa_atexit", b"__register_atfork", b"__cxa_finalize"];
     let mut guarded = Vec::new();
     let is_musl = modules.iter().any(|module| module.base == interpreter && module.is(b"libc"));
     let at = maps.iter().find(|entry| entry.range.contains(Addr(interpreter)));
@@ -307,11 +317,27 @@ fn guarded_code(modules: &[Module], maps: &[MapEntry], interpreter: u64) -> Vec<
         guarded.extend(around(libc, &ALLOCATOR));
         // It holds every lock of the allocator, whosever that is, from before it forks to behind that.
         guarded.extend(from(libc, b"fork"));
+        guarded.extend(FILES.iter().chain(&HANDLERS).filter_map(|name| from(libc, name)));
         if is_musl {
             LOADER.iter().for_each(|name| guarded.extend(around(libc, &[name])));
         }
     }
     guarded
+}
+
+/// The code of the C library, and of libpthread where that is another.
+fn library_code(modules: &[Module], maps: &[MapEntry]) -> Vec<Range<u64>> {
+    let is_one = |module: &&Module| module.is(b"libc") || module.is(b"libpthread");
+    let files: Vec<_> = modules
+        .iter()
+        .filter(is_one)
+        .filter_map(|module| maps.iter().find(|entry| entry.range.contains(Addr(module.base))))
+        .map(|entry| (entry.device, entry.inode))
+        .collect();
+    maps.iter()
+        .filter(|entry| entry.permissions.execute && files.contains(&(entry.device, entry.inode)))
+        .map(|entry| entry.range.start().0..entry.range.end().0)
+        .collect()
 }
 
 /// From the exported function before these ones, which lie together, to the one behind them: the static functions of the

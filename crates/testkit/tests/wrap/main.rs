@@ -137,7 +137,7 @@ fn exceptions_and_jumps_pass_mediators() {
 #[test]
 fn programs_under_stress_are_wrapped_and_unwrapped() {
     let rounds = if is_full() { 250 } else { 15 };
-    for kinds in ["aaw", "lw", "ppfs", "alpfs"] {
+    for kinds in ["aaw", "lw", "ppfs", "alpfs", "offs"] {
         let sandbox = Sandbox::new(Who::Plain);
         let stress = make_stress(&sandbox, "stress_mediators.c");
         sandbox.write("count.wrap", COUNT);

@@ -4,7 +4,8 @@
 //! `BRANT_FAULT=NAME=ACTION` or `NAME#N=ACTION` (the N-th time that this process reaches it), several separated by
 //! commas. Actions: `kill` (it ends at once with
 //! nothing cleaned up, as by SIGKILL; also where it is process 1 of a namespace, which no signal of its own kills), `pause:MS`, and, where the place can fail, `fail:ERRNO` with its number.
-//! `BRANT_FAULT_LOG` names a file that gets a line for each fault that is made.
+//! `BRANT_FAULT_LOG` names a file that gets a line for each fault that is made. The action `hold` waits until that file is
+//! gone again, so that a test need not be in time.
 
 use std::io;
 
@@ -62,6 +63,9 @@ pub const POINTS: &[&str] = &[
     "keeper.published",
     "keeper.program-forked",
     "keeper.ready",
+    "job.judged",
+    "job.found",
+    "job.reached",
     "migrate.send",
     "migrate.sent",
     "migrate.heard-ready",
@@ -116,6 +120,7 @@ mod active {
     enum Action {
         Kill,
         Pause(Duration),
+        Hold,
         Fail(i32),
     }
 
@@ -132,6 +137,7 @@ mod active {
         let (name, occasion) = place.split_once('#').unwrap_or((place, "1"));
         let action = match action.split_once(':') {
             None if action == "kill" => Action::Kill,
+            None if action == "hold" => Action::Hold,
             Some(("pause", ms)) => Action::Pause(Duration::from_millis(ms.parse().ok()?)),
             Some(("fail", errno)) => Action::Fail(errno.parse().ok()?),
             _ => return None,
@@ -177,10 +183,24 @@ mod active {
         note(&fault.name);
         match fault.action {
             Action::Pause(pause) => std::thread::sleep(pause),
+            Action::Hold => hold(),
             Action::Fail(errno) => return Err(io::Error::from_raw_os_error(errno)),
             Action::Kill => std::process::abort(),
         }
         Ok(())
+    }
+
+    /// Nobody waits for a test that was broken off.
+    fn hold() {
+        const LOOKS_MAX: u32 = 12_000;
+        const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+        let Some(log) = std::env::var_os("BRANT_FAULT_LOG") else { return };
+        for _ in 0..LOOKS_MAX {
+            if !std::path::Path::new(&log).exists() {
+                return;
+            }
+            std::thread::sleep(BETWEEN_LOOKS);
+        }
     }
 
     fn note(name: &str) {
@@ -198,6 +218,8 @@ mod active {
         fn faults_are_read() {
             let kill = Fault { name: "a.b".into(), occasion: 1, action: Action::Kill };
             assert_eq!(parse("a.b=kill"), Some(kill));
+            let hold = Fault { name: "a".into(), occasion: 2, action: Action::Hold };
+            assert_eq!(parse("a#2=hold"), Some(hold));
             let fail = Fault { name: "a".into(), occasion: 3, action: Action::Fail(28) };
             assert_eq!(parse("a#3=fail:28"), Some(fail));
             assert_eq!(parse("a=never"), None);

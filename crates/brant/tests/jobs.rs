@@ -3,8 +3,9 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::process::Stdio;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::process::{Child, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use support::{Place, eventually, is_alive, signal, state_of};
@@ -142,12 +143,16 @@ fn the_job_outlives_its_client() {
 
 #[test]
 fn a_client_killed_at_any_instant_leaves_a_job_or_nothing() {
+    const STEPS: u32 = 40;
     let place = Place::new("instants");
-    for step in 0..40u64 {
+    let begun = Instant::now();
+    place.ok(["run", "-d", "-n", "whole", "--", "sleep", "30"]);
+    let span = begun.elapsed();
+    for step in 0..STEPS {
         let name = format!("j{step}");
         let mut brant = place.brant(["run", "-n", &name, "--", "sleep", "30"]);
         let mut client = brant.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_micros(step * 250));
+        std::thread::sleep(span * step / STEPS);
         client.kill().unwrap();
         client.wait().unwrap();
         eventually("running or gone", 5, || {
@@ -157,6 +162,112 @@ fn a_client_killed_at_any_instant_leaves_a_job_or_nothing() {
         if !place.job(&name).is_null() {
             place.ok(["kill", &name]);
         }
+    }
+}
+
+/// Whoever finds the killed client's job lost and removes it may be overtaken by the keeper that the client has just
+/// forked: there must be no program then that nobody lists.
+#[test]
+fn a_job_that_is_found_lost_while_its_keeper_begins_does_not_run() {
+    if !has_fault_points() {
+        return;
+    }
+    let place = Place::new("overtaken");
+    let script = ": > began; sleep 30";
+    let mut client = Held::at("keeper.forked", &place, &["run", "-n", "j", "--", "sh", "-c", script]);
+    client.child.kill().unwrap();
+    client.child.wait().unwrap();
+    let mut sweeper = Held::at("job.judged", &place, &["ps"]);
+    client.let_go();
+    // Time for a keeper that does not wait for the sweeper.
+    std::thread::sleep(Duration::from_secs(1));
+    sweeper.let_go();
+    assert!(sweeper.child.wait().unwrap().success());
+    assert!(place.job("j").is_null());
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(place.job("j").is_null());
+    assert!(!place.work().join("began").exists(), "a program runs that is no job");
+    place.ok(["run", "-d", "-n", "j", "--", "sleep", "60"]);
+}
+
+/// Between the look at a job and the word to its keeper: the end of the job is told as such, and without its keeper the
+/// program is not said to have ended while it runs.
+#[test]
+fn what_ends_while_it_is_being_told_to() {
+    if !has_fault_points() {
+        return;
+    }
+    let place = Place::new("between");
+    let begin = || {
+        place.ok(["run", "-d", "-n", "j", "--", "sleep", "60"]);
+        (place.pid_of("j"), place.job("j")["keeper_pid"].as_i64().unwrap() as i32)
+    };
+    for verb in [&["kill", "j"][..], &["stop", "j"], &["kill", "-s", "USR1", "j"], &["attach", "j"]] {
+        let (pid, _) = begin();
+        let held = Held::at("job.found", &place, verb);
+        signal(pid, Signal::SIGTERM);
+        eventually("it ends", 10, || place.job("j")["state"] == "exited");
+        let output = held.finish();
+        assert_eq!(output.status.code(), Some(4), "{verb:?}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("B-0110"), "{verb:?}: {output:?}");
+    }
+    for (verb, code) in [(&["kill", "j"][..], 0), (&["stop", "j"], 0), (&["attach", "j"], 143)] {
+        let (pid, _) = begin();
+        let held = Held::at("job.reached", &place, verb);
+        signal(pid, Signal::SIGTERM);
+        eventually("it ends", 10, || place.job("j")["state"] == "exited");
+        let output = held.finish();
+        assert_eq!(output.status.code(), Some(code), "{verb:?}: {output:?}");
+    }
+    for point in ["job.found", "job.reached"] {
+        let (pid, keeper) = begin();
+        let held = Held::at(point, &place, &["kill", "j"]);
+        signal(keeper, Signal::SIGKILL);
+        eventually("it is seen to be unkept", 5, || place.job("j")["state"] == "unkept");
+        let output = held.finish();
+        let is_said = String::from_utf8_lossy(&output.stderr).contains("B-0107");
+        assert_eq!(
+            (output.status.success(), is_said),
+            (!is_alive(pid), is_alive(pid)),
+            "{point}: {output:?}"
+        );
+        if is_alive(pid) {
+            place.ok(["stop", "j"]);
+        }
+    }
+}
+
+fn has_fault_points() -> bool {
+    if !cfg!(debug_assertions) {
+        println!("SKIPPED: this build has no fault points");
+    }
+    cfg!(debug_assertions)
+}
+
+/// A brant that waits at a fault point.
+struct Held {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Held {
+    fn at(point: &str, place: &Place, arguments: &[&str]) -> Held {
+        let log = place.work().join(point);
+        let mut brant = place.brant(arguments);
+        brant.env("BRANT_FAULT", format!("{point}=hold")).env("BRANT_FAULT_LOG", &log);
+        brant.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = brant.spawn().unwrap();
+        eventually(point, 10, || log.exists());
+        Held { child, log }
+    }
+
+    fn let_go(&mut self) {
+        std::fs::remove_file(&self.log).unwrap();
+    }
+
+    fn finish(mut self) -> Output {
+        self.let_go();
+        self.child.wait_with_output().unwrap()
     }
 }
 

@@ -32,12 +32,14 @@ const RESTORE: [&str; 2] = ["restore.", "keeper.adopting"];
 const MOVE: [&str; 3] = ["migrate.", "receive.", "carried."];
 /// Walked by the tests of wrapping without memory files.
 const WRAP: [&str; 1] = ["wrap."];
+/// Walked by the tests of jobs, beside the binary.
+const JOB: [&str; 1] = ["job."];
 const RUN: [&str; 4] = ["keeper.forked", "keeper.published", "keeper.program-forked", "keeper.ready"];
 
 #[test]
 fn every_point_is_walked() {
     let walked: BTreeSet<&str> =
-        [&CAPTURE[..], &RESTORE, &RUN, &MOVE, &WRAP].iter().flat_map(|part| points(part)).collect();
+        [&CAPTURE[..], &RESTORE, &RUN, &MOVE, &WRAP, &JOB].iter().flat_map(|part| points(part)).collect();
     let all: BTreeSet<&str> = POINTS.iter().copied().collect();
     assert_eq!(walked, all);
 }

@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::Done;
-use crate::client::{Blocked, Foreground, Link, Outcome};
+use super::reach::{keeper_lost, reach, settled, unreachable};
+use crate::client::{Blocked, Foreground, Outcome};
 use crate::failure::{Failure, exit};
-use crate::job::{Job, Meta, Moved, Runtime, State, connect};
+use crate::job::{Meta, Moved, Runtime, State};
 use crate::report::{Report, wait_status};
-use crate::target::{Target, ended};
+use crate::target::Target;
 
 /// Bring a job into the foreground: its terminal or output, its signals, its exit code
 ///
@@ -37,31 +38,6 @@ impl Attach {
     }
 }
 
-/// Connects to the keeper of a job that runs.
-pub(super) fn reach(job: &Job) -> Result<Link, Failure> {
-    match job.state {
-        State::Exited(_) | State::Lost => Err(ended(job)),
-        State::Unkept => Err(keeper_lost(&job.meta)),
-        _ => connect(&job.folder).and_then(Link::new).map_err(|error| unreachable(job, &error)),
-    }
-}
-
-fn unreachable(job: &Job, error: &std::io::Error) -> Failure {
-    Failure::new("B-0107", exit::FAILED, format!("the keeper of \"{}\" cannot be reached", job.name()))
-        .why(error)
-        .next("brant ps -a")
-}
-
-fn keeper_lost(meta: &Meta) -> Failure {
-    let failure = Failure::new("B-0107", exit::FAILED, format!("the keeper of \"{}\" is gone", meta.name));
-    match meta.root.filter(|root| root.is_alive()) {
-        Some(root) => failure
-            .why(format!("somebody ended it; the program itself runs on as process {}", root.pid))
-            .next(format!("brant stop {}", meta.name)),
-        None => failure.why("somebody ended it, and the program with it").next("brant ps -a"),
-    }
-}
-
 /// How long a move may take from the program's end here until it is written down.
 const MOVED_TIMEOUT: Duration = Duration::from_secs(5);
 const MOVED_PAUSE: Duration = Duration::from_millis(10);
@@ -87,6 +63,14 @@ fn moved_to(meta: &Meta, status: i32) -> Option<String> {
 
 /// Turns the end of a foreground into brant's own.
 pub(super) fn finish(report: &Report, meta: &Meta, outcome: Outcome) -> Done {
+    let outcome = match outcome {
+        // A keeper that was about to end has nothing more to say to a client that came late.
+        Outcome::Lost => match Runtime::open().map(|runtime| settled(&runtime.folder(&meta.name), meta)) {
+            Ok(State::Exited(ended)) => Outcome::Exited { status: ended.wait_status },
+            _ => Outcome::Lost,
+        },
+        outcome => outcome,
+    };
     match outcome {
         Outcome::Exited { status } => match moved_to(meta, status) {
             Some(host) => {

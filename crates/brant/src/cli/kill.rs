@@ -6,7 +6,7 @@ use brant_kernel::task;
 use nix::sys::signal::Signal;
 
 use super::Done;
-use super::attach::reach;
+use super::reach::{reach, unreachable};
 use super::stop::{end_job, no_signal};
 use crate::failure::{Failure, exit};
 use crate::job::State;
@@ -34,9 +34,7 @@ impl Kill {
             }
             Target::Job(job) if job.state != State::Unkept => {
                 let mut link = reach(&job)?;
-                link.send(&Request::Signal(signal)).map_err(|error| {
-                    Failure::new("B-0107", exit::FAILED, "the keeper cannot be reached").why(error)
-                })?;
+                link.send(&Request::Signal(signal)).map_err(|error| unreachable(&job, &error))?;
                 report.note(&format!("sent {} to {}", signal_name(signal), job.name()));
             }
             target => {

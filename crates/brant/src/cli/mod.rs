@@ -19,6 +19,7 @@ mod migrate;
 mod ps;
 #[cfg(test)]
 mod quoted;
+mod reach;
 mod receive;
 mod reference;
 mod restore;

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 
 use super::Done;
-use super::attach::reach;
+use super::reach::{reach, settled};
 use crate::failure::{Failure, exit};
 use crate::job::{Job, State};
 use crate::protocol::Request;
@@ -63,10 +63,15 @@ pub(super) fn end_job(job: &Job, request: &Request, grace: Duration) -> Result<(
             .why("a process of it is in a system call that cannot be interrupted, or its keeper is stopped")
             .next(format!("brant kill {}", job.name()))
     };
-    link.send(request).map_err(|_| still_there())?;
+    // One that cannot be told any more is ending, or the wait for its end will say that it is not.
+    let _ = link.send(request);
     while link.next(deadline).is_some() {}
     match keeper {
         Ok(keeper) if !ends_before(&keeper, deadline) => Err(still_there()),
+        // Somebody else may have killed it, and not the program.
+        _ if settled(&job.folder, &job.meta) == State::Unkept => {
+            job.roots().into_iter().try_for_each(|pid| end_process(pid, grace))
+        }
         _ => Ok(()),
     }
 }

@@ -58,7 +58,7 @@ folder.",
         code: "B-0107",
         title: "the job's keeper is gone or cannot be reached",
         text: "\
-The process that keeps the job was ended by somebody, is stopped, or was about to end. Where the program
+The process that keeps the job was ended by somebody, or its socket was taken out of the runtime folder. Where the program
 still runs, `brant ps` shows it as \"running, keeper lost\"; stop, kill and checkpoint still work on it, but
 nobody keeps its terminal, output or exit status any more.",
     },

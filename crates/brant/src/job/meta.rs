@@ -125,12 +125,31 @@ pub(crate) struct Job {
 impl Job {
     /// Reads the job in `folder`; `None` where there is none or it is not readable.
     pub(crate) fn read(folder: &Path) -> Option<Job> {
+        /// Who keeps a job changes once, from the client that starts it to its keeper.
+        const LOOKS_MAX: usize = 3;
+        let mut job = Job::look(folder)?;
+        for _ in 1..LOOKS_MAX {
+            if !matches!(job.state, State::Lost | State::Unkept) {
+                break;
+            }
+            // Its keeper may have been named, and the client have ended, since the description was read.
+            let again = Job::look(folder)?;
+            if std::mem::replace(&mut job, again).meta == job.meta {
+                break;
+            }
+        }
+        Some(job)
+    }
+
+    fn look(folder: &Path) -> Option<Job> {
         let mut meta: Meta = read_json(&folder.join("meta.json"))?;
         if meta.boot_id != boot_id() {
             meta.keeper.start_ticks = u64::MAX;
             meta.root = None;
         }
-        let state = state(&meta, read_json(&folder.join("ended.json")));
+        // Asked first: what a keeper writes, it writes before it ends.
+        let is_kept = meta.keeper.is_alive();
+        let state = state(&meta, is_kept, read_json(&folder.join("ended.json")));
         Some(Job { folder: folder.to_path_buf(), meta, state })
     }
 
@@ -163,8 +182,8 @@ impl Job {
     }
 }
 
-fn state(meta: &Meta, ended: Option<Ended>) -> State {
-    match (meta.keeper.is_alive(), ended, meta.root) {
+fn state(meta: &Meta, is_kept: bool, ended: Option<Ended>) -> State {
+    match (is_kept, ended, meta.root) {
         (true, Some(ended), _) => State::Orphans(ended),
         (true, None, None) => State::Starting,
         (true, None, Some(root)) if stat(root.pid()).is_some_and(|stat| stat.state == 'T') => State::Stopped,

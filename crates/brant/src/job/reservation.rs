@@ -1,10 +1,12 @@
 //! A name that is taken for a job that does not run yet.
 //!
 //! Until it is handed over, the reservation belongs to the process that made it: if that dies, anybody may
-//! sweep the folder away; if it gives up, `Drop` removes it.
+//! sweep the folder away; if it gives up, `Drop` removes it. A keeper that was forked before its client died may come too
+//! late: so a description is only ever written under the lock that sweepers hold, into the folder that was reserved.
 
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -13,14 +15,29 @@ use super::runtime::{check_name, unusable};
 use super::{Meta, Process, Runtime};
 use crate::failure::{Failure, exit};
 
+/// Where a keeper listens, in its job's folder.
+const SOCKET: &str = "socket";
+
 /// A job's folder with its listening socket.
 #[derive(Debug)]
 pub(crate) struct Reservation {
+    runtime: Runtime,
     folder: PathBuf,
+    socket: FileId,
     meta: Meta,
     listener: UnixListener,
     /// Who must remove the folder if it comes to nothing; `None` once it is handed over.
     owner: Option<nix::unistd::Pid>,
+}
+
+/// Device and inode of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileId(u64, u64);
+
+impl FileId {
+    fn of(path: &Path) -> io::Result<FileId> {
+        fs::symlink_metadata(path).map(|found| FileId(found.dev(), found.ino()))
+    }
 }
 
 impl Runtime {
@@ -40,11 +57,47 @@ impl Runtime {
         let folder = self.folder(&name);
         let _ = fs::remove_dir_all(&folder);
         fs::DirBuilder::new().mode(0o700).create(&folder).map_err(|error| unusable(&folder, &error))?;
-        let made = fill(&folder, name, command);
+        let made = self.fill(&folder, name, command);
         if made.is_err() {
             let _ = fs::remove_dir_all(&folder);
         }
         made
+    }
+
+    /// Makes socket and meta in the new folder.
+    fn fill(&self, folder: &Path, name: String, command: &[String]) -> Result<Reservation, Failure> {
+        let bind = || -> io::Result<UnixListener> {
+            let handle = fs::File::open(folder)?;
+            let fd = std::os::fd::AsRawFd::as_raw_fd(&handle);
+            UnixListener::bind(format!("/proc/self/fd/{fd}/{SOCKET}"))
+        };
+        let listener = bind().map_err(|error| unusable(folder, &error))?;
+        let socket = FileId::of(&folder.join(SOCKET)).map_err(|error| unusable(folder, &error))?;
+        let own = nix::unistd::getpid();
+        let keeper = Process::now(brant_base::Pid(own.as_raw()))
+            .ok_or_else(|| unusable(Path::new("/proc"), &io::ErrorKind::NotFound.into()))?;
+        let meta = Meta {
+            schema_version: 1,
+            name,
+            command: command.to_vec(),
+            keeper,
+            root: None,
+            inside_pid: None,
+            started_unix_ms: unix_ms(),
+            boot_id: boot_id(),
+            image: None,
+            terminal: false,
+            logged: false,
+        };
+        meta.write(folder)?;
+        Ok(Reservation {
+            runtime: self.clone(),
+            folder: folder.to_path_buf(),
+            socket,
+            meta,
+            listener,
+            owner: Some(own),
+        })
     }
 
     fn check_free(&self, name: &str) -> Result<(), Failure> {
@@ -73,34 +126,6 @@ impl Runtime {
     }
 }
 
-/// Makes socket and meta in the new folder.
-fn fill(folder: &Path, name: String, command: &[String]) -> Result<Reservation, Failure> {
-    let bind = || -> std::io::Result<UnixListener> {
-        let handle = fs::File::open(folder)?;
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&handle);
-        UnixListener::bind(format!("/proc/self/fd/{fd}/socket"))
-    };
-    let listener = bind().map_err(|error| unusable(folder, &error))?;
-    let own = nix::unistd::getpid();
-    let keeper = Process::now(brant_base::Pid(own.as_raw()))
-        .ok_or_else(|| unusable(Path::new("/proc"), &std::io::ErrorKind::NotFound.into()))?;
-    let meta = Meta {
-        schema_version: 1,
-        name,
-        command: command.to_vec(),
-        keeper,
-        root: None,
-        inside_pid: None,
-        started_unix_ms: unix_ms(),
-        boot_id: boot_id(),
-        image: None,
-        terminal: false,
-        logged: false,
-    };
-    meta.write(folder)?;
-    Ok(Reservation { folder: folder.to_path_buf(), meta, listener, owner: Some(own) })
-}
-
 impl Reservation {
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
@@ -116,9 +141,29 @@ impl Reservation {
         self.listener.try_clone().map_err(|error| unusable(&self.folder, &error))
     }
 
-    /// Writes the description as it is now. Once its keeper is another process, that one's life is the job's.
+    /// Writes the description as it is now. Once its keeper is another process, that one's life is the job's. Fails where
+    /// the job was found lost before that, since who reserved it is dead: nothing may run then that nobody would list.
     pub(crate) fn publish(&self) -> Result<(), Failure> {
+        let _lock = self.runtime.lock()?;
+        if !self.is_there() {
+            return Err(unusable(&self.folder, &io::ErrorKind::NotFound.into()));
+        }
         self.meta.write(&self.folder)
+    }
+
+    /// Removes the folder, unless that has happened already; the name may be another job's since.
+    pub(crate) fn remove(&self) {
+        if let Ok(_lock) = self.runtime.lock()
+            && self.is_there()
+        {
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+    }
+
+    /// Whether what has the folder's name is what was made for this job. Our listener keeps the inode of its socket from
+    /// being used for another file.
+    fn is_there(&self) -> bool {
+        FileId::of(&self.folder.join(SOCKET)).is_ok_and(|found| found == self.socket)
     }
 
     /// The job is its keeper's from here on: the folder stays.
@@ -131,7 +176,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if self.owner == Some(nix::unistd::getpid()) {
-            let _ = fs::remove_dir_all(&self.folder);
+            self.remove();
         }
     }
 }

@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use brant_base::fault;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::meta::unix_ms;
@@ -88,7 +89,10 @@ impl Runtime {
         for folder in entries.flatten().map(|entry| entry.path()) {
             match Job::read(&folder).map(|job| job.state) {
                 None if folder.join("meta.json").exists() => {} // another version's: not ours to judge
-                None | Some(State::Lost) => drop(fs::remove_dir_all(&folder)),
+                None | Some(State::Lost) => {
+                    fault::reach("job.judged");
+                    drop(fs::remove_dir_all(&folder));
+                }
                 Some(State::Exited(how)) => ended.push((how.ended_unix_ms, folder)),
                 Some(_) => {}
             }

@@ -110,7 +110,7 @@ pub(crate) fn launch(
                 Err(error) => error,
             };
             if nix::unistd::getppid() != client {
-                let _ = std::fs::remove_dir_all(reservation.folder());
+                reservation.remove();
             }
             let _ = ready.write_all(&report(&Err(error)));
             task::exit_now(1)

@@ -41,6 +41,7 @@ pub const POINTS: &[&str] = &[
     "carried.written",
     "carried.synced",
     "carried.named",
+    "restore.opened",
     "restore.entered",
     "restore.keeper-forked",
     "restore.keeper-mounted",

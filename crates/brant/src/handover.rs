@@ -257,6 +257,13 @@ pub(crate) fn check_restore(image: &str, path: &Path, take_over: bool) -> Result
             Whereabouts::Nowhere => {}
         }
     }
+    // It was opened before its mark was looked for, and who throws it away takes the mark away last: without this, a program
+    // that was found to run on at its source would be let go here too.
+    if !path.exists() {
+        return Err(Failure::new("B-0606", exit::NO_TARGET, format!("{} is gone", path.display()))
+            .why("it was removed meanwhile; a move that is given up does that, as the program runs on where it was")
+            .next("brant image ls"));
+    }
     Ok(())
 }
 

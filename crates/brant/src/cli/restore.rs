@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use brant_base::Pid;
+use brant_base::{Pid, fault};
 use brant_image::inspect::readable;
 use brant_kernel::facts::HostFacts;
 use brant_restore::{AddressPair, FilesPolicy, Options, Way};
@@ -111,6 +111,7 @@ impl Restore {
             return Ok(self.tell_plan(report, &prepared));
         }
         let id = prepared.image.id().to_string();
+        fault::reach("restore.opened");
         check_restore(&id, path, self.take_over).map_err(&unless_built)?;
         let checkpoint = prepared.image.checkpoint();
         let command: Vec<String> = checkpoint.command.iter().map(|word| readable(word)).collect();

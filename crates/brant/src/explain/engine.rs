@@ -295,7 +295,8 @@ needed (`brant image ls`, `brant image rm`), compress more (`--compress zstd`), 
         title: "no such image",
         text: "\
 IMAGE is a path if it has a slash or exists; else the name of a job (its newest image); else the name of a file in
-the store; else the beginning of an image's id. `brant image ls` lists the store.",
+the store; else the beginning of an image's id. `brant image ls` lists the store. One that goes while `brant restore` looks at
+it is not restored either: a broken-off move throws its image away once the program is known to run on where it was.",
     },
     Entry {
         code: "B-0607",

@@ -13,12 +13,13 @@ export HOME=@/far XDG_STATE_HOME=@/far/state XDG_RUNTIME_DIR=@/far/run
 exec /bin/sh -c "$*"
 "#;
 
-/// As the stand-in, with processes of its own that carry the bytes.
-pub(crate) const RELAY: &str = r#"#!/bin/sh
+/// As the stand-in, with processes of its own that carry the bytes. It ends as what it ran, as ssh does.
+pub(crate) const RELAY: &str = r#"#!/bin/bash
 shift
 echo "Welcome to the other host"
 export HOME=@/far XDG_STATE_HOME=@/far/state XDG_RUNTIME_DIR=@/far/run
 cat | /bin/sh -c "$*" | cat
+exit ${PIPESTATUS[1]}
 "#;
 
 pub(crate) struct Hosts {
@@ -120,8 +121,10 @@ impl Hosts {
         let of = |record: &serde_json::Value, key: &str| record[key].as_str().unwrap_or_default().to_owned();
         if is_here {
             if let Some(record) = held.first() {
-                let refused = self.far(&["restore", "-d", &of(record, "image")]);
+                // The program goes on writing to its files, which is to be no reason.
+                let refused = self.far(&["restore", "-d", "--files", "keep", &of(record, "image")]);
                 assert_ne!(refused.code, 0, "a copy that may be a second one was let go, {told}");
+                assert!(refused.stderr.contains("B-0910"), "{}, {told}", refused.stderr);
             }
             assert!(out.iter().all(|record| of(record, "whereabouts") == "here"), "{told}");
             let before = self.beat();

@@ -1,9 +1,11 @@
 //! What may happen at any instant of a move: either brant is killed, the connection is lost, somebody interrupts it.
 
-use std::process::Child;
+use std::io::BufRead as _;
+use std::path::Path;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use brant_testkit::{Outcome, Random, Sandbox, Who, is_full};
+use brant_testkit::{Outcome, Random, Sandbox, Who, is_full, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -82,6 +84,8 @@ fn the_destination_is_killed() {
 #[test]
 fn the_connection_is_lost() {
     let hosts = Hosts::new(Sandbox::new(Who::Plain)).with_stand_in(RELAY);
+    // What is refused there is judged by it.
+    assert_eq!(hosts.far(&["restore", "no-such-image"]).code, 4, "the stand-in hides what it ran");
     // One direction, or what holds both, by a signal that can be refused or one that cannot.
     let end = |_: &mut Child, random: &mut Random| {
         let parts = hosts.transport();
@@ -91,6 +95,44 @@ fn the_connection_is_lost() {
         }
     };
     hosts.disturb_often("loss of the connection", 0x6272_616e_7413, end, any_outcome);
+}
+
+/// The destination throws a held image away once it hears that the program runs on at the source. Who has opened the image
+/// before that and looks for its mark behind it finds none.
+#[test]
+fn an_image_that_is_thrown_away_while_it_is_brought_back() {
+    let hosts = Hosts::new(Sandbox::with_faults(Who::Plain));
+    let mut program = hosts.begin("busy");
+    let target = program.pid().to_string();
+    let fault = "receive.said-ready=kill";
+    let (broken_off, made) = hosts.sandbox.brant_with_fault(fault, &hosts.migrate_words(&target));
+    assert!(made, "{fault} was not reached: {}", broken_off.stderr);
+    let held = hosts.listed(&hosts.far(&["ps", "--json"]), "held");
+    let of = |key: &str| held[0][key].as_str().expect("a held image has it").to_owned();
+    let (image, path) = (of("image"), of("path"));
+    let refused = hosts.far(&["restore", "-d", "--files", "keep", &image]);
+    assert!(refused.stderr.contains("B-0910"), "a held image was not refused: {}", refused.stderr);
+
+    let log = hosts.sandbox.path("opened");
+    let mut command = hosts.sandbox.command(&hosts.rsh);
+    command.arg("elsewhere").arg(format!("{} restore -d --files keep {image}", hosts.far_brant));
+    command.env("BRANT_FAULT", "restore.opened=hold").env("BRANT_FAULT_LOG", &log);
+    let mut restore = command.stderr(Stdio::piped()).spawn().expect("the stand-in starts");
+    assert!(wait_until(LIFE_TIMEOUT_S, || log.exists()), "the image was not opened");
+    let mark = hosts.sandbox.path("far/state/brant/handovers").join(format!("in-{image}.json"));
+    for thrown_away in [Path::new(&path), &mark, &log] {
+        std::fs::remove_file(thrown_away).expect("the test may remove it");
+    }
+    let mut said = String::new();
+    let stderr = restore.stderr.take().expect("it is piped");
+    std::io::BufReader::new(stderr).read_line(&mut said).expect("it is readable");
+    let status = restore.wait().expect("our own child can be waited for");
+    assert_eq!(status.code(), Some(4), "{said}");
+    assert!(said.contains("B-0606"), "{said}");
+    assert!(hosts.listed(&hosts.far(&["ps", "--json"]), "jobs").is_empty(), "two copies");
+    hosts.expect_good_end("beside it");
+    assert_eq!(program.wait(LIFE_TIMEOUT_S), Some(0));
+    hosts.sandbox.expect_no_leftovers();
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! The repository's Markdown as the guide has it: links lead to pages of the site, names of documents and sources become
-//! links, and blocks of pictures become pictures.
+//! links, blocks of pictures become pictures, and comments are left out.
 
 use std::path::{Component, Path};
 
@@ -18,6 +18,11 @@ pub(crate) fn rewrite(text: &str, source: &str, places: &dyn Places) -> (String,
     let mut faults = Vec::new();
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
+        // What tests of the documents read.
+        if line.starts_with("<!--") {
+            let _ = line.contains("-->") || lines.any(|line| line.contains("-->"));
+            continue;
+        }
         let Some(fence) = fence(line) else {
             out.push_str(&prose(line, source, places, &mut faults));
             out.push('\n');
@@ -161,6 +166,14 @@ mod tests {
     fn blocks_are_left_alone() {
         let (text, faults) = rewrite("```\n[a](b) `docs/format.md`\n```\nx\n", "docs/a.md", &Two);
         assert_eq!(text, "```text\n[a](b) `docs/format.md`\n```\nx\n");
+        assert!(faults.is_empty());
+    }
+
+    #[test]
+    fn comments_are_left_out() {
+        let text = "a\n<!-- not typed, form: b -->\n<!-- typed\n$ c [d](e)\n-->\nf\n";
+        let (text, faults) = rewrite(text, "docs/a.md", &Two);
+        assert_eq!(text, "a\nf\n");
         assert!(faults.is_empty());
     }
 

@@ -33,6 +33,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("prlimit", "util-linux"),
     ("useradd", "passwd"),
     ("script", "bsdutils"),
+    ("curl", "curl"),
+    ("ip", "iproute2"),
     ("unshare", "util-linux"),
     ("nsenter", "util-linux"),
     ("debootstrap", "debootstrap"),

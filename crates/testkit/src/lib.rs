@@ -10,6 +10,7 @@ mod ability;
 mod check;
 mod compiler;
 mod denied;
+mod document;
 mod other_root;
 mod program;
 mod random;
@@ -19,11 +20,12 @@ mod small_disk;
 
 pub use ability::{Who, have_command, is_full, is_root, skip};
 pub use check::{Action, Mode, Verdict, check, refused};
+pub use document::faults_of_blocks;
 pub use other_root::OtherRoot;
 pub use program::{
     Program, brant_binary, faulty_brant_binary, fixture_binary, repository, static_brant_binary,
 };
 pub use random::Random;
 pub use sandbox::{Outcome, Sandbox, Started, wait_until};
-pub use session::{Session, Step};
+pub use session::{Prompt, Session, Step};
 pub use small_disk::SmallDisk;

@@ -1,10 +1,22 @@
 //! Terminal sessions in documents: what is typed, what it printed, and whether it prints that again.
 //!
 //! A block ```` ```console ```` is a session: a line that begins with `$ ` is typed, those up to the next one are what it printed;
-//! a line `...` stands for any number of lines. A block ```` ```python,file=NAME ```` (of any language) is a file that the session has.
-//! The blocks of one document are one session, from top to bottom, in one shell.
+//! a line `...` stands for any number of lines, and `...` within a line for any of it. Where `> ` stands in the place of `$ `, it is
+//! typed on Windows. The blocks of one document are one session, from top to bottom, in one shell, with the files and the hidden steps
+//! that the document has (`document.rs`).
 //!
 //! Two runs are never the same to the letter: numbers, sizes, times and ids are compared as what they are.
+
+use crate::document::{Part, parts};
+
+/// Whose prompt a session shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prompt {
+    /// `$ `
+    Linux,
+    /// `> `
+    Windows,
+}
 
 /// What a document says.
 #[derive(Debug, Default)]
@@ -21,27 +33,47 @@ pub struct Step {
 }
 
 impl Session {
-    /// Reads a document.
+    /// Reads a document: what is typed on Linux.
     pub fn of(document: &str) -> Session {
+        Session::typed_at(Prompt::Linux, document)
+    }
+
+    /// Reads what is typed at one of the prompts.
+    pub fn typed_at(prompt: Prompt, document: &str) -> Session {
         let mut session = Session::default();
-        let mut lines = document.lines();
-        while let Some(line) = lines.next() {
-            let Some(info) = line.strip_prefix("```").filter(|info| !info.is_empty()) else { continue };
-            let block: Vec<&str> = lines.by_ref().take_while(|line| !line.starts_with("```")).collect();
-            if let Some((_, name)) = info.split_once(",file=") {
-                session.files.push((name.to_owned(), block.join("\n") + "\n"));
-            } else if info == "console" {
-                session.steps.extend(steps(&block));
+        for part in parts(document) {
+            match part {
+                Part::Block(block) => {
+                    if let Some(name) = block.file() {
+                        session.files.push((name.to_owned(), block.lines.join("\n") + "\n"));
+                    } else if block.is_session() {
+                        session.steps.extend(steps(prompt, &block.lines));
+                    }
+                }
+                Part::Hidden(hidden) => {
+                    if let Some(name) = hidden.what.strip_prefix("file=") {
+                        session.files.push((name.to_owned(), hidden.lines.join("\n") + "\n"));
+                    } else if hidden.what == "typed" {
+                        session.steps.extend(steps(prompt, &hidden.lines));
+                    }
+                }
+                Part::Stray(..) => {}
             }
         }
         session
     }
 
-    /// The session as a script of bash, which prints a line [`Session::mark`] before what each command prints.
+    /// The session as a script of bash, which prints a line with the step's number before what each command prints.
     pub fn script(&self) -> String {
+        self.script_of(str::to_owned)
+    }
+
+    /// The same with each command as `in_bash` writes it.
+    pub fn script_of(&self, in_bash: impl Fn(&str) -> String) -> String {
         let mut script = String::from("exec 2>&1\n");
         for (number, step) in self.steps.iter().enumerate() {
-            script.push_str(&format!("echo; echo '{}'\n{}\n", Session::mark(number), step.command));
+            let command = in_bash(&step.command);
+            script.push_str(&format!("echo; echo '{}'\n{command}\n", Session::mark(number)));
         }
         // Whoever a session leaves running would be waited for.
         script + "echo; kill $(jobs -pr) 2>/dev/null\n"
@@ -83,14 +115,22 @@ impl Session {
     }
 }
 
-fn steps(block: &[&str]) -> Vec<Step> {
+/// The steps of a block, if it is one of this prompt.
+fn steps(prompt: Prompt, block: &[String]) -> Vec<Step> {
+    let sign = match prompt {
+        Prompt::Linux => "$ ",
+        Prompt::Windows => "> ",
+    };
     let mut steps: Vec<Step> = Vec::new();
+    if !block.first().is_some_and(|line| line.starts_with(sign)) {
+        return steps;
+    }
     for line in block {
-        match line.strip_prefix("$ ") {
+        match line.strip_prefix(sign) {
             Some(command) => steps.push(Step { command: command.to_owned(), printed: Vec::new() }),
             None => {
                 if let Some(step) = steps.last_mut() {
-                    step.printed.push((*line).to_owned());
+                    step.printed.push(line.clone());
                 }
             }
         }
@@ -147,7 +187,13 @@ fn word_shape(word: &str) -> String {
         let (part, after) =
             rest.split_at(length.max(rest.chars().next().map_or(1, char::len_utf8)).min(rest.len()));
         let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-        if is_id(part) && !is_number(part) {
+        let is_address = |part: &str| {
+            let digits = part.strip_prefix("0x").unwrap_or_default();
+            !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+        };
+        if is_address(part) {
+            shaped.push_str("0xN");
+        } else if is_id(part) && !is_number(part) {
             shaped.push_str("ID");
         } else if is_number(part) {
             // `12.5` is one number.
@@ -171,7 +217,19 @@ fn matches(wanted: &[String], found: &[String]) -> bool {
         Some((first, rest)) if first == "..." => {
             (0..=found.len()).any(|skipped| matches(rest, &found[skipped..]))
         }
-        Some((first, rest)) => found.first() == Some(first) && matches(rest, &found[1..]),
+        Some((first, rest)) => {
+            found.first().is_some_and(|line| fits(first, line)) && matches(rest, &found[1..])
+        }
+    }
+}
+
+/// Whether a line is as it is written, `...` in it standing for any part.
+fn fits(written: &str, line: &str) -> bool {
+    match written.split_once("...") {
+        None => written == line,
+        Some((before, after)) => line.strip_prefix(before).is_some_and(|rest| {
+            (0..=rest.len()).any(|at| rest.get(at..).is_some_and(|rest| fits(after, rest)))
+        }),
     }
 }
 
@@ -221,6 +279,7 @@ not a session
         let same = |a: &str, b: &str| assert_eq!(shape(a, "/tmp/x"), shape(b, "/tmp/x"));
         same("in 852.7 KiB; it stood for 35 ms", "in 1.2 MiB; it stood for 1 s");
         same("/tmp/x/sim-af9df1436bcb.brant", "/home/you/sim-51e5975ba9d5.brant");
+        same("opendir() = 0x5650ccfcd010", "opendir() = 0x1");
         assert_ne!(shape("a 3", ""), shape("b 3", ""));
         assert_ne!(shape("failed", ""), shape("ID", ""));
     }
@@ -231,5 +290,19 @@ not a session
         assert!(matches(&lines("a\n...\nd"), &lines("a\nb\nc\nd")));
         assert!(matches(&lines("...\nd"), &lines("d")));
         assert!(!matches(&lines("a\n...\nd"), &lines("a\nb")));
+        assert!(matches(&lines("read(N, ...) = N"), &lines("read(N, N, N) = N")));
+        assert!(!matches(&lines("read(N, ...) = N"), &lines("read(N, N, N) = x")));
+    }
+
+    #[test]
+    fn each_prompt_has_its_own_steps() {
+        let text = "<!-- typed\n$ touch x\n-->\n```console\n> brant.exe ps\nNAME\n```\n<!-- file=y\nz\n-->\n```console\n$ ls\nx\n```\n";
+        let commands = |session: &Session| -> Vec<String> {
+            session.steps.iter().map(|step| step.command.clone()).collect()
+        };
+        let session = Session::of(text);
+        assert_eq!(commands(&session), ["touch x", "ls"]);
+        assert_eq!(session.files, [("y".to_owned(), "z\n".to_owned())]);
+        assert_eq!(commands(&Session::typed_at(Prompt::Windows, text)), ["brant.exe ps"]);
     }
 }

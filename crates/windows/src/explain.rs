@@ -117,4 +117,11 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
         "A checkpoint needs all threads of the program to stand still, and one of them was in a function that brant cannot interrupt for \
          longer than five seconds. The program goes on; try again.",
     ),
+    (
+        "B-1335",
+        "The program was started with --heaps raw: its heaps are the system's own and are brought back as they were, so each must lie where \
+         it was, the process heap too. Where Windows puts heaps depends on the size of the environment, on what is loaded, and on the Windows \
+         version; the one that lies elsewhere is named. Nothing of the program has run. Without --heaps raw (brant.exe run --carry -- PROGRAM) a \
+         program's heaps are in ranges of addresses that are free everywhere.",
+    ),
 ];

@@ -9,7 +9,7 @@ use crate::record::Shown;
 use crate::{Refused, Spec};
 
 /// Another number for each change of what is here.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// The agent's file, beside brant.exe.
 pub const AGENT_FILE: &str = "brant_agent.dll";
 /// What the agent exports for requests: a thread's function.
@@ -64,7 +64,10 @@ pub enum Request {
         renew: bool,
     },
     /// Prepare a program that has not begun for being captured.
-    Carry,
+    Carry {
+        /// Its heaps are the system's own, and are brought back at their addresses or not at all.
+        raw_heaps: bool,
+    },
     /// Write an image to this path, which is absolute.
     Checkpoint {
         path: String,

@@ -73,6 +73,8 @@ codes! {
     NotRestored = "B-1333",
     /// Threads that do not come to a stand.
     Moving = "B-1334",
+    /// Heaps of the system that are not where they were.
+    HeapsElsewhere = "B-1335",
 }
 
 impl fmt::Display for Code {

@@ -69,11 +69,11 @@ fn answer(request: Request) -> Result<Reply, Refused> {
             Ok(Reply::Handles(if renew { handles::renew() } else { handles::list() }))
         }
         Request::Wrappers => Ok(Reply::Wrappers(hook::wrappers())),
-        Request::Carry | Request::Checkpoint { .. } if !hook::wrappers().is_empty() => {
+        Request::Carry { .. } | Request::Checkpoint { .. } if !hook::wrappers().is_empty() => {
             Err(Refused::new(Code::NotCarried, "the program has wrappers, which would not come back with it")
                 .next("brant.exe unwrap NAME PID"))
         }
-        Request::Carry => brant_carry::begin().map(|()| Reply::Prepared),
+        Request::Carry { raw_heaps } => brant_carry::begin(raw_heaps).map(|()| Reply::Prepared),
         Request::Checkpoint { path, stop } => {
             brant_carry::checkpoint(Path::new(&path), stop).map(|bytes| Reply::Written { bytes })
         }

@@ -25,7 +25,7 @@ use crate::objects::{self, Kind};
 use crate::places::{PRIVATE_MODULE_BYTES, PRIVATE_MODULES, PRIVATE_MODULES_MAX, STATE};
 use crate::state::{self, Object, State, state, store};
 use crate::thread::{Thread, threads};
-use crate::{entry, freeze, registers, reserve, thunk};
+use crate::{entry, freeze, raw, registers, reserve, thunk};
 
 fn failed(what: impl Into<String>) -> Refused {
     Refused::new(Code::NotRestored, what)
@@ -38,6 +38,7 @@ pub(crate) fn restore(path: &Path) -> Result<(), Refused> {
         image.checkpoint().windows.clone().ok_or_else(|| failed("the image holds no Windows program"))?;
     check(&image, &windows)?;
     reserve::all()?;
+    let heaps = heaps_in_place(&image, &windows)?;
     // The loader tells the executable of each new thread: of these it is told while its memory is still its own.
     let count = windows.threads.len();
     let natives =
@@ -46,6 +47,7 @@ pub(crate) fn restore(path: &Path) -> Result<(), Refused> {
     if state().bytes.load(Ordering::Acquire) != size_of::<State>() as u64 {
         return Err(failed("the image was made by another agent"));
     }
+    heaps.iter().try_for_each(raw::Made::finish)?;
     clocks_go_on(&image);
     if !heaps::bring_space_back() || !thunk::make() {
         return Err(failed("there is no memory for thunks"));
@@ -63,6 +65,16 @@ pub(crate) fn restore(path: &Path) -> Result<(), Refused> {
     console::bring_back();
     entry::resume_at_entry();
     Ok(())
+}
+
+/// Where the program's heaps are the system's, these are made before anything else needs memory. What is known of them is in our records.
+fn heaps_in_place(image: &Image, windows: &Windows) -> Result<Vec<raw::Made>, Refused> {
+    if windows.heaps.is_empty() {
+        return Ok(Vec::new());
+    }
+    let records = STATE..STATE + size_of::<State>();
+    put_pages(image, |at| records.contains(&at))?;
+    raw::make(windows)
 }
 
 fn open(path: &Path) -> Result<Image, Refused> {
@@ -127,6 +139,7 @@ fn fill(image: &Image, windows: &Windows) -> Result<(), Refused> {
     for region in &windows.regions {
         let (at, bytes) = (region.range.start().0 as usize, region.range.bytes() as usize);
         let is_program = program.contains(region.range.start());
+        let is_heap = windows.heaps.iter().any(|range| range.contains(region.range.start()));
         let mut old = 0;
         let is_ready = if is_program {
             // SAFETY: pages of the executable, whose code has not begun.
@@ -139,21 +152,12 @@ fn fill(image: &Image, windows: &Windows) -> Result<(), Refused> {
             let why = std::io::Error::last_os_error();
             return Err(failed(format!("the memory at {at:#x} is not to be had ({bytes} bytes)")).why(why));
         }
-        if is_program {
+        if is_program || is_heap {
             // SAFETY: as above; what is not in the image is zero.
             unsafe { (at as *mut u8).write_bytes(0, bytes) };
         }
     }
-    image
-        .visit_pages(PageOwner::Process(image.checkpoint().root), |run| {
-            if let PageContent::Bytes(bytes) = run.content {
-                let at = (run.first_page * brant_base::PAGE_SIZE) as *mut u8;
-                // SAFETY: the image's pages lie in its regions, which were just made writable.
-                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), at, bytes.len()) };
-            }
-            Ok::<(), ImageError>(())
-        })
-        .map_err(|error| failed("the image cannot be read").why(error))?;
+    put_pages(image, |_| true)?;
     for region in &windows.regions {
         let (at, bytes) = (region.range.start().0 as usize, region.range.bytes() as usize);
         let mut old = 0;
@@ -169,6 +173,25 @@ fn fill(image: &Image, windows: &Windows) -> Result<(), Refused> {
         }
     }
     Ok(())
+}
+
+/// Writes those of the image's pages that are wanted, by their addresses, to where they belong.
+fn put_pages(image: &Image, is_wanted: impl Fn(usize) -> bool) -> Result<(), Refused> {
+    image
+        .visit_pages(PageOwner::Process(image.checkpoint().root), |run| {
+            if let PageContent::Bytes(bytes) = run.content {
+                let start = (run.first_page * brant_base::PAGE_SIZE) as usize;
+                for (index, page) in bytes.chunks(brant_base::PAGE_SIZE as usize).enumerate() {
+                    let at = start + index * brant_base::PAGE_SIZE as usize;
+                    if is_wanted(at) {
+                        // SAFETY: the image's pages lie in its regions, which are writable when they are wanted.
+                        unsafe { std::ptr::copy_nonoverlapping(page.as_ptr(), at as *mut u8, page.len()) };
+                    }
+                }
+            }
+            Ok::<(), ImageError>(())
+        })
+        .map_err(|error| failed("the image cannot be read").why(error))
 }
 
 fn clocks_go_on(image: &Image) {

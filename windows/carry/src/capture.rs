@@ -26,7 +26,7 @@ use crate::places::{PRIVATE_MODULE_BYTES, PRIVATE_MODULES, PRIVATE_MODULES_MAX, 
 use crate::scan::Scan;
 use crate::state::{self, State, load, state, store};
 use crate::thread::{IN_BETWEEN, threads};
-use crate::{registers, thunk};
+use crate::{raw, registers, thunk};
 
 /// What the program has that cannot be carried; all of it.
 pub(crate) fn refusals() -> Vec<String> {
@@ -80,6 +80,7 @@ fn end_now() {
 fn write(path: &Path, _frozen: &Frozen) -> Result<u64, Refused> {
     threads().for_each(registers::settle);
     settle_objects()?;
+    raw::settle()?;
     store(&state().xstate, registers::xstate().0);
     // The image has what was spent until now; here it goes on as it was.
     let before = [0, 1].map(|which| load(&state().spent[which]));
@@ -252,6 +253,9 @@ fn describe() -> Result<Checkpoint, Refused> {
     }
     regions(STATE, STATE + size_of::<State>().next_multiple_of(4096), &mut all);
     regions(SPACE, SPACE + SPACE_BYTES, &mut all);
+    let heaps = raw::ranges();
+    heaps.iter().for_each(|range| regions(range.start, range.end, &mut all));
+    let heaps = heaps.iter().filter_map(|range| PageRange::new(range.start as u64, range.end as u64).ok());
     all.sort_by_key(|region| region.range.start());
     let environment = environment::environment();
     let texts = environment.split(|&unit| unit == 0).filter(|text| !text.is_empty());
@@ -268,6 +272,7 @@ fn describe() -> Result<Checkpoint, Refused> {
         state: Addr(STATE as u64),
         modules: vec![module(program, &program_path)?],
         regions: all,
+        heaps: heaps.collect(),
         threads: threads().map(thread_line).collect(),
         handles: objects::all().map(handle_line).collect(),
     };

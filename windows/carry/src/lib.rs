@@ -18,6 +18,7 @@ mod freeze;
 mod objects;
 mod pe;
 mod places;
+mod raw;
 mod registers;
 mod reserve;
 mod scan;
@@ -46,7 +47,8 @@ fn begin_once() -> Result<(), Refused> {
 }
 
 /// Prepares a program that has not begun: its first thread will find our world. Where it fails, the process must be ended.
-pub fn begin() -> Result<(), Refused> {
+/// With `raw_heaps` its heaps are the system's own.
+pub fn begin(raw_heaps: bool) -> Result<(), Refused> {
     begin_once()?;
     let failed = |what: &str| Refused::new(Code::NotCarried, "the program cannot be carried").why(what);
     let program = libraries::program();
@@ -68,6 +70,10 @@ pub fn begin() -> Result<(), Refused> {
     }
     if !heaps::create_space() || !thunk::make() || !thunk::protect() || !environment::begin() {
         return Err(failed("there is not enough memory"));
+    }
+    heaps::begin();
+    if raw_heaps {
+        raw::begin()?;
     }
     files::begin_standard();
     libraries::bind(program).map_err(|why| failed(&why))?;

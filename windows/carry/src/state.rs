@@ -11,13 +11,15 @@ use crate::places;
 use crate::thread::Thread;
 
 /// Raised when a record changes.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 pub(crate) const OBJECTS_MAX: usize = 2048;
 pub(crate) const THREADS_MAX: usize = 256;
 pub(crate) const INPUT_BYTES: usize = 4096;
 pub(crate) const TLS_SLOTS: usize = 64;
 pub(crate) const CTRL_HANDLERS_MAX: usize = 16;
+pub(crate) const RAW_HEAPS_MAX: usize = 64;
+pub(crate) const RAW_OWN_MAX: usize = 8;
 
 const TEXT_MAX: usize = 276;
 
@@ -85,6 +87,24 @@ pub(crate) struct Module {
     pub(crate) order: AtomicU64,
 }
 
+/// A heap of the system's that is the program's ([`crate::raw`]).
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct RawHeap {
+    /// Its handle, which is where it lies; 0 is free.
+    pub(crate) handle: AtomicU64,
+    /// What it was made with.
+    pub(crate) options: AtomicU32,
+    /// How many of `own` there are.
+    pub(crate) own_count: AtomicU32,
+    pub(crate) initial: AtomicU64,
+    pub(crate) maximum: AtomicU64,
+    /// What belongs to the process in it and not to the program ([`crate::raw::own`]).
+    pub(crate) own: [AtomicU32; RAW_OWN_MAX],
+    /// Written by a checkpoint: a digest of all of its blocks' places.
+    pub(crate) blocks: [AtomicU64; 4],
+}
+
 #[repr(C)]
 pub(crate) struct State {
     pub(crate) version: AtomicU32,
@@ -118,7 +138,11 @@ pub(crate) struct State {
     pub(crate) input_end: AtomicU32,
     /// 1: the input has ended.
     pub(crate) input_over: AtomicU32,
-    pub(crate) padding: AtomicU32,
+    /// 1: the program's heaps are the system's own.
+    pub(crate) has_raw_heaps: AtomicU32,
+    /// Where the system's process heap was when the program began.
+    pub(crate) process_heap: AtomicU64,
+    pub(crate) raw_heaps: [RawHeap; RAW_HEAPS_MAX],
     pub(crate) input: [AtomicU8; INPUT_BYTES],
     /// Whether a function was called.
     pub(crate) called: [AtomicU8; places::FUNCTIONS_MAX],

@@ -13,10 +13,10 @@ use crate::wrap::unexpected;
 /// How long a checkpoint or a restore may take.
 const IMAGE_LIMIT_MS: u32 = 600_000;
 
-/// Prepares a program that has not begun.
-pub fn carry(starting: &Starting, home: &Path) -> Result<(), Refused> {
+/// Prepares a program that has not begun. With `raw_heaps` its heaps are the system's own.
+pub fn carry(starting: &Starting, home: &Path, raw_heaps: bool) -> Result<(), Refused> {
     starting.process().load_agent(&home.join(AGENT_FILE))?;
-    match starting.process().ask(&Request::Carry, IMAGE_LIMIT_MS)? {
+    match starting.process().ask(&Request::Carry { raw_heaps }, IMAGE_LIMIT_MS)? {
         Reply::Prepared => Ok(()),
         other => Err(unexpected(&other)),
     }
@@ -63,9 +63,36 @@ pub fn restored(path: &Path, home: &Path, taken: &[u64]) -> Result<Starting, Ref
         starting.process().begin_loader()?;
     }
     starting.process().load_agent(&home.join(AGENT_FILE))?;
+    keep_free(starting.process(), &windows)?;
     match starting.process().ask(&Request::Restore { path: text }, IMAGE_LIMIT_MS)? {
         Reply::Prepared => Ok(starting),
         other => Err(unexpected(&other)),
+    }
+}
+
+/// Keeps the addresses of the system's heaps free before the agent needs memory. What the loader needs must lie where it did, so it comes first, and
+/// by the same steps as when the program was started.
+///
+/// Wine gives the stack of a thread back when the next one has ended, and the one that has loaded the agent may lie there. So another one is run, with all taken that
+/// is free there, so that its own stack is elsewhere.
+fn keep_free(process: &Process, windows: &Windows) -> Result<(), Refused> {
+    let ranges = windows.heaps.iter().map(|range| (range.start().0, range.bytes()));
+    let taken: Vec<(u64, u64)> = ranges.filter(|&(at, bytes)| !process.reserve(at, bytes)).collect();
+    if taken.is_empty() {
+        return Ok(());
+    }
+    let free = taken.iter().flat_map(|&(at, bytes)| process.reserve_parts(at, bytes));
+    let free: Vec<u64> = free.collect();
+    process.begin_loader()?;
+    free.into_iter().for_each(|at| process.release(at));
+    match taken.into_iter().find(|&(at, bytes)| !process.reserve(at, bytes)) {
+        None => Ok(()),
+        Some((at, bytes)) => Err(Refused::new(
+            Code::HeapsElsewhere,
+            format!("a heap of the program was at {at:#x}, where something else is in this process"),
+        )
+        .why(format!("it needs {bytes:#x} bytes there"))
+        .next("brant.exe explain B-1335")),
     }
 }
 

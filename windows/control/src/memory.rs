@@ -5,7 +5,8 @@ use std::ffi::c_void;
 use windows_sys::Win32::Foundation::HANDLE;
 use windows_sys::Win32::System::Diagnostics::Debug::{ReadProcessMemory, WriteProcessMemory};
 use windows_sys::Win32::System::Memory::{
-    MEM_COMMIT, MEM_RELEASE, MEM_RESERVE, PAGE_READWRITE, VirtualAllocEx, VirtualFreeEx,
+    MEM_COMMIT, MEM_FREE, MEM_RELEASE, MEM_RESERVE, MEMORY_BASIC_INFORMATION, PAGE_READWRITE, VirtualAllocEx,
+    VirtualFreeEx, VirtualQueryEx,
 };
 
 /// Fills `into` from there; tells whether that could be done.
@@ -45,6 +46,32 @@ pub(crate) fn release(process: HANDLE, at: u64) {
 /// Reserves the 64 KiB at an address, if they are free.
 pub(crate) fn take(process: HANDLE, at: u64) {
     const BYTES: usize = 0x1_0000;
+    reserve(process, at, BYTES);
+}
+
+/// Reserves memory at an address; tells whether it was free.
+pub(crate) fn reserve(process: HANDLE, at: u64, bytes: usize) -> bool {
     // SAFETY: asks for pages at an address; where something is, it fails.
-    unsafe { VirtualAllocEx(process, at as *const c_void, BYTES, MEM_RESERVE, PAGE_READWRITE) };
+    let got = unsafe { VirtualAllocEx(process, at as *const c_void, bytes, MEM_RESERVE, PAGE_READWRITE) };
+    got as u64 == at
+}
+
+/// What is free in a range of addresses, as addresses and bytes.
+pub(crate) fn free_parts(process: HANDLE, at: u64, bytes: u64) -> Vec<(u64, u64)> {
+    let (end, mut next, mut free) = (at + bytes, at, Vec::new());
+    while next < end {
+        let mut found = MEMORY_BASIC_INFORMATION::default();
+        // SAFETY: there is room for the record.
+        let got =
+            unsafe { VirtualQueryEx(process, next as *const c_void, &raw mut found, size_of_val(&found)) };
+        if got == 0 || found.RegionSize == 0 {
+            break;
+        }
+        let stop = (found.BaseAddress as u64 + found.RegionSize as u64).min(end);
+        if found.State == MEM_FREE {
+            free.push((next, stop - next));
+        }
+        next = stop;
+    }
+    free
 }

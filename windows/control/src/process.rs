@@ -82,6 +82,25 @@ impl Process {
         memory::take(self.handle.raw(), at);
     }
 
+    /// Reserves memory at an address; tells whether it was free.
+    pub(crate) fn reserve(&self, at: u64, bytes: u64) -> bool {
+        memory::reserve(self.handle.raw(), at, bytes as usize)
+    }
+
+    /// Reserves what is free in a range of addresses. Where.
+    pub(crate) fn reserve_parts(&self, at: u64, bytes: u64) -> Vec<u64> {
+        memory::free_parts(self.handle.raw(), at, bytes)
+            .into_iter()
+            .filter(|&(at, bytes)| self.reserve(at, bytes))
+            .map(|(at, _)| at)
+            .collect()
+    }
+
+    /// Gives back what was reserved.
+    pub(crate) fn release(&self, at: u64) {
+        memory::release(self.handle.raw(), at);
+    }
+
     pub fn pid(&self) -> u32 {
         self.pid
     }

@@ -29,6 +29,9 @@ pub struct Windows {
     pub modules: Vec<WindowsModule>,
     /// Sorted and disjoint: all memory that travels.
     pub regions: Vec<WindowsRegion>,
+    /// Sorted and disjoint: what the system had reserved for the program's heaps, where these are the system's own (`--heaps raw`). A
+    /// restore needs these addresses.
+    pub heaps: Vec<PageRange>,
     /// At least one.
     pub threads: Vec<WindowsThread>,
     pub handles: Vec<WindowsHandle>,

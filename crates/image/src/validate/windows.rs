@@ -39,5 +39,9 @@ pub(super) fn check(checkpoint: &Checkpoint, windows: &Windows) -> Result<(), Im
     })?;
     require(regions.iter().any(|range| range.contains(windows.state)), || {
         "the agent's own pages are in no region".into()
+    })?;
+    require(windows.heaps.iter().all(|range| range.pages() > 0), || "a heap is empty".into())?;
+    require(windows.heaps.windows(2).all(|pair| pair[0].end() <= pair[1].start()), || {
+        "heaps are not sorted or overlap".into()
     })
 }

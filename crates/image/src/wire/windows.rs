@@ -32,6 +32,8 @@ pub(super) struct Windows {
     threads: Vec<WindowsThread>,
     #[prost(message, repeated, tag = "12")]
     handles: Vec<WindowsHandle>,
+    #[prost(message, repeated, tag = "13")]
+    heaps: Vec<WindowsHeap>,
 }
 
 impl From<&model::Windows> for Windows {
@@ -49,6 +51,7 @@ impl From<&model::Windows> for Windows {
             regions: list(&from.regions),
             threads: list(&from.threads),
             handles: list(&from.handles),
+            heaps: list(&from.heaps),
         }
     }
 }
@@ -70,6 +73,7 @@ impl TryFrom<Windows> for model::Windows {
             regions: parse(from.regions)?,
             threads: parse(from.threads)?,
             handles: parse(from.handles)?,
+            heaps: parse(from.heaps)?,
         })
     }
 }
@@ -125,6 +129,28 @@ impl TryFrom<WindowsRegion> for model::WindowsRegion {
     fn try_from(from: WindowsRegion) -> Result<model::WindowsRegion, Malformed> {
         let range = range("WindowsRegion", from.start, from.end)?;
         Ok(model::WindowsRegion { range, protection: from.protection })
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct WindowsHeap {
+    #[prost(uint64, tag = "1")]
+    start: u64,
+    #[prost(uint64, tag = "2")]
+    end: u64,
+}
+
+impl From<&PageRange> for WindowsHeap {
+    fn from(from: &PageRange) -> WindowsHeap {
+        WindowsHeap { start: from.start().0, end: from.end().0 }
+    }
+}
+
+impl TryFrom<WindowsHeap> for PageRange {
+    type Error = Malformed;
+
+    fn try_from(from: WindowsHeap) -> Result<PageRange, Malformed> {
+        range("WindowsHeap", from.start, from.end)
     }
 }
 

@@ -146,6 +146,7 @@ impl Generator {
             state_version: self.u32(),
             state: state.start(),
             modules: vec![module(&program), module("C:\\x.dll")],
+            heaps: if self.below(2) == 0 { Vec::new() } else { vec![range(0x10000, 16), range(0x40000, 2)] },
             regions,
             threads: vec![WindowsThread { number: self.u32(), function: self.text() }],
             handles: self.many(3, |g, _| WindowsHandle { value: g.u64(), what: g.text() }),

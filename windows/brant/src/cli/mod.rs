@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use brant_windows::{Code, Refused};
 
 pub(crate) const USAGE: &str = "\
-brant.exe run [--carry] [--pid-file FILE] [--wrap WRAPPER]... [--callers all] [--log FILE] -- PROGRAM [ARGUMENT]...
+brant.exe run [--carry [--heaps arenas|raw]] [--pid-file FILE] [--wrap WRAPPER]... [--callers all] [--log FILE] -- PROGRAM [ARGUMENT]...
 brant.exe wrap WRAPPER PID [--callers all] [--log FILE]
 brant.exe unwrap NAME PID [--log FILE]
 brant.exe wrappers [PID] [--json]

@@ -19,6 +19,7 @@ pub(crate) struct Options {
     pub(crate) is_all: bool,
     pub(crate) is_renewed: bool,
     pub(crate) carry: bool,
+    pub(crate) raw_heaps: bool,
     pub(crate) stop: bool,
     pub(crate) output: Option<String>,
     pub(crate) pid_file: Option<String>,
@@ -43,6 +44,13 @@ impl Options {
                 "--pid-file" => options.pid_file = Some(value()?),
                 "-o" | "--output" => options.output = Some(value()?),
                 "--taken" => options.taken = addresses(&value()?)?,
+                "--heaps" => {
+                    options.raw_heaps = match value()?.as_str() {
+                        "arenas" => false,
+                        "raw" => true,
+                        _ => return Err(usage("--heaps takes \"arenas\" or \"raw\"")),
+                    }
+                }
                 "--callers" => {
                     options.callers = match value()?.as_str() {
                         "program" => Callers::Program,

@@ -42,13 +42,16 @@ fn start(arguments: &[OsString]) -> Result<u32, Refused> {
     if options.carry && !options.wrappers.is_empty() {
         return Err(usage("--carry and --wrap do not go together"));
     }
+    if options.raw_heaps && !options.carry {
+        return Err(usage("--heaps is for programs that are carried: run --carry --heaps raw"));
+    }
     let home = home()?;
     let log = options.log()?;
     let specs = options.wrappers.iter().map(|name| definitions::find(name, options.callers, &home));
     let specs: Vec<_> = specs.collect::<Result<_, _>>()?;
     let starting = Starting::new(program, rest)?;
     if options.carry {
-        carry(&starting, &home)?;
+        carry(&starting, &home, options.raw_heaps)?;
     }
     if !specs.is_empty() {
         starting.process().load_agent(&home.join(AGENT_FILE))?;

@@ -16,6 +16,8 @@ use windows_sys::Win32::System::Threading::SwitchToThread;
 
 use super::{fails, ours};
 use crate::places::{SPACE, SPACE_BYTES};
+use crate::raw;
+use crate::state::{load, state, store};
 
 /// Memory of the range, from the system.
 #[derive(Debug)]
@@ -65,13 +67,23 @@ pub(crate) fn process_heap() -> HeapId {
     HeapId(0)
 }
 
+/// Remembers where the system's process heap is.
+pub(crate) fn begin() {
+    // SAFETY: a call without arguments.
+    store(&state().process_heap, unsafe { native_process_heap() } as u64);
+}
+
+/// C libraries read the handle of the process heap from the process's block (the PEB), and keep it: it may be the one of the process in which the program began.
+pub(crate) fn is_system_process_heap(handle: usize) -> bool {
+    // SAFETY: a call without arguments.
+    handle == load(&state().process_heap) as usize || handle == unsafe { native_process_heap() } as usize
+}
+
 /// Values of heap handles.
 const FIRST: usize = 0x00a0_0000;
 
 fn heap_of(handle: usize) -> Option<HeapId> {
-    // C libraries read the handle of the process heap from the process's block (the PEB).
-    // SAFETY: a call without arguments.
-    if handle == unsafe { native_process_heap() } as usize {
+    if is_system_process_heap(handle) {
         return Some(process_heap());
     }
     let number = handle.checked_sub(FIRST)? / 16;
@@ -96,11 +108,17 @@ ours! {
     GlobalAlloc GlobalFree GlobalReAlloc GlobalSize GlobalLock GlobalUnlock GlobalHandle GlobalFlags;
 }
 
-extern "system" fn HeapCreate(_options: u32, _initial: usize, _maximum: usize) -> usize {
+extern "system" fn HeapCreate(options: u32, initial: usize, maximum: usize) -> usize {
+    if raw::is_on() {
+        return raw::create_heap(options, initial, maximum);
+    }
     space().create_heap().map_or_else(|| fails(ERROR_NOT_ENOUGH_MEMORY) as usize, handle_of)
 }
 
 extern "system" fn HeapDestroy(heap: usize) -> i32 {
+    if raw::is_on() {
+        return raw::destroy_heap(heap);
+    }
     match heap_of(heap) {
         Some(heap) if heap != process_heap() && space().destroy_heap(heap) => 1,
         _ => fails(ERROR_INVALID_HANDLE) as i32,
@@ -108,6 +126,9 @@ extern "system" fn HeapDestroy(heap: usize) -> i32 {
 }
 
 extern "system" fn HeapAlloc(heap: usize, flags: u32, bytes: usize) -> *mut u8 {
+    if raw::is_on() {
+        return raw::allocate(heap, flags, bytes) as *mut u8;
+    }
     let Some(heap) = heap_of(heap) else { return fails(ERROR_INVALID_HANDLE) as *mut u8 };
     let block = space().allocate(heap, bytes, flags & HEAP_ZERO_MEMORY != 0);
     if block.is_null() {
@@ -120,6 +141,9 @@ extern "system" fn HeapFree(heap: usize, flags: u32, block: usize) -> i32 {
     if block == 0 {
         return 1;
     }
+    if raw::is_on() && is_native(block) {
+        return raw::free(heap, block);
+    }
     if is_native(block) {
         // SAFETY: the system gave the block to the program, from its own heap.
         return unsafe { native_free(native_process_heap(), flags, block as *const c_void) };
@@ -129,6 +153,9 @@ extern "system" fn HeapFree(heap: usize, flags: u32, block: usize) -> i32 {
 }
 
 extern "system" fn HeapReAlloc(heap: usize, flags: u32, block: usize, bytes: usize) -> *mut u8 {
+    if raw::is_on() && is_native(block) {
+        return raw::reallocate(heap, flags, block, bytes) as *mut u8;
+    }
     if is_native(block) {
         // SAFETY: as for HeapFree.
         return unsafe { native_reallocate(native_process_heap(), flags, block as *const c_void, bytes) }
@@ -144,6 +171,9 @@ extern "system" fn HeapReAlloc(heap: usize, flags: u32, block: usize, bytes: usi
 }
 
 extern "system" fn HeapSize(heap: usize, flags: u32, block: usize) -> usize {
+    if raw::is_on() && is_native(block) {
+        return raw::size(heap, block);
+    }
     if is_native(block) {
         // SAFETY: as for HeapFree.
         return unsafe { native_size(native_process_heap(), flags, block as *const c_void) };
@@ -156,6 +186,9 @@ extern "system" fn HeapSize(heap: usize, flags: u32, block: usize) -> usize {
 }
 
 extern "system" fn HeapValidate(heap: usize, _flags: u32, block: usize) -> i32 {
+    if raw::is_on() {
+        return raw::validate(heap, block);
+    }
     let Some(heap) = heap_of(heap) else { return 0 };
     i32::from(block == 0 || space().size(heap, block).is_some())
 }
@@ -173,6 +206,9 @@ struct Entry {
 extern "system" fn HeapWalk(heap: usize, entry: *mut Entry) -> i32 {
     const BUSY: u16 = 4;
     const ERROR_NO_MORE_ITEMS: u32 = 259;
+    if raw::is_on() {
+        return raw::walk_heap(heap, entry.cast());
+    }
     let Some(heap) = heap_of(heap) else { return fails(ERROR_INVALID_HANDLE) as i32 };
     // SAFETY: the program's record.
     let last = unsafe { (*entry).data };
@@ -194,12 +230,16 @@ extern "system" fn HeapCompact(_heap: usize, _flags: u32) -> usize {
     1 << 20
 }
 
+fn is_heap(handle: usize) -> bool {
+    if raw::is_on() { raw::is_heap(handle) } else { heap_of(handle).is_some() }
+}
+
 extern "system" fn HeapLock(heap: usize) -> i32 {
-    i32::from(heap_of(heap).is_some())
+    i32::from(is_heap(heap))
 }
 
 extern "system" fn HeapUnlock(heap: usize) -> i32 {
-    i32::from(heap_of(heap).is_some())
+    i32::from(is_heap(heap))
 }
 
 /// The low-fragmentation heap and the end on corruption: neither is needed here.
@@ -227,19 +267,17 @@ extern "system" fn HeapQueryInformation(
 }
 
 extern "system" fn GetProcessHeap() -> usize {
-    handle_of(process_heap())
+    if raw::is_on() { raw::process_heap() } else { handle_of(process_heap()) }
 }
 
 extern "system" fn GetProcessHeaps(room: u32, into: *mut usize) -> u32 {
-    let mut count = 0;
-    for heap in space().heaps() {
-        if count < room {
-            // SAFETY: the program has room for so many handles.
-            unsafe { into.add(count as usize).write(handle_of(heap)) };
-        }
-        count += 1;
+    let heaps: Vec<usize> =
+        if raw::is_on() { raw::handles().collect() } else { space().heaps().map(handle_of).collect() };
+    for (index, &heap) in heaps.iter().enumerate().take(room as usize) {
+        // SAFETY: the program has room for so many handles.
+        unsafe { into.add(index).write(heap) };
     }
-    count
+    heaps.len() as u32
 }
 
 extern "system" fn RtlAllocateHeap(heap: usize, flags: u32, bytes: usize) -> *mut u8 {

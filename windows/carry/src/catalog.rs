@@ -355,15 +355,4 @@ const PLAIN: &[&str] = &[
     "lstrcpynW",
     "lstrlenA",
     "lstrlenW",
-    // Locks that are plain words of memory. A thread that waits for one is in the system's code, and no checkpoint is made meanwhile.
-    "AcquireSRWLockExclusive",
-    "AcquireSRWLockShared",
-    "InitializeConditionVariable",
-    "InitializeSRWLock",
-    "ReleaseSRWLockExclusive",
-    "ReleaseSRWLockShared",
-    "TryAcquireSRWLockExclusive",
-    "TryAcquireSRWLockShared",
-    "WakeAllConditionVariable",
-    "WakeConditionVariable",
 ];

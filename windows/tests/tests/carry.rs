@@ -128,6 +128,7 @@ fn what_cannot_be_carried_is_named_and_the_program_goes_on() {
         ("mapping", "CreateFileMappingA"),
         ("search", "search of files"),
         ("child", "CreateProcessA"),
+        ("exception handler", "AddVectoredExceptionHandler"),
     ] {
         let mut running = wine.start_by_brant(&folder, &["run", "--carry", "--", &program, what]);
         running.wait_for("ready");
@@ -218,4 +219,29 @@ fn heaps_of_one_execution_are_shown_by_the_next() {
         "4 heaps\nmalloc: of malloc\nheap 1: of the first heap, 1 blocks\nheap 2: of the second heap, 11 blocks\n\
          region: of the region\n"
     );
+}
+
+/// Threads that wait in condition variables and for slim locks stand still like others, and go on in the next process.
+#[test]
+fn condition_variables_and_slim_locks_go_on() {
+    let (mut wine, folder) = (Wine::new("win10"), Folder::new());
+    let program = windows_path(&compile(&folder, "conditions", Built::Program, &[]));
+    let mut running = wine.start_by_brant(&folder, &["run", "--carry", "--", &program]);
+    running.wait_for("ready");
+    let mut round = 0;
+    for version in ["win7", "winxp64"] {
+        check(&mut running, round + 1);
+        checkpoint(&wine, &folder, &running.pid(), &format!("{round}a.brant"), &[]).ok();
+        check(&mut running, round + 2);
+        let image = format!("{round}b.brant");
+        checkpoint(&wine, &folder, &running.pid(), &image, &["--stop"]).ok();
+        assert_eq!(running.end().0, 137);
+        wine = Wine::new(version);
+        running = wine.start_by_brant(&folder, &["restore", &image, "--taken", USUAL_PLACES]);
+        round += 2;
+    }
+    check(&mut running, round + 1);
+    running.say("end");
+    let (code, output) = running.end();
+    assert_eq!((code, output.ends_with("over 1\n")), (7, true), "{output}");
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use super::heaps::{process_heap, space};
 use super::threads::number;
 use super::{ours, waits};
+use crate::thread::Frame;
 
 ours! {
     InitializeCriticalSection InitializeCriticalSectionAndSpinCount InitializeCriticalSectionEx RtlInitializeCriticalSection
@@ -109,6 +110,11 @@ extern "system" fn RtlTryEnterCriticalSection(at: usize) -> i32 {
 }
 
 extern "system" fn EnterCriticalSection(at: usize) {
+    enter(at, |_| {});
+}
+
+/// Enters a section. `remember` is told when the thread stands still meanwhile.
+pub(super) fn enter(at: usize, remember: impl Fn(&mut Frame)) {
     for _ in 0..SPINS {
         if TryEnterCriticalSection(at) == 1 {
             return;
@@ -121,8 +127,9 @@ extern "system" fn EnterCriticalSection(at: usize) {
         let entered = TryEnterCriticalSection(at) == 1;
         if !entered {
             // Who stands still waits anew when it is brought back, and is not counted until then.
-            waits::wait_for_word(at, |_| {
+            waits::wait_for_word(at, |frame| {
                 section.waiting.fetch_sub(1, Ordering::SeqCst);
+                remember(frame);
             });
         }
         let waiting = &section.waiting;
@@ -140,6 +147,11 @@ extern "system" fn RtlEnterCriticalSection(at: usize) -> i32 {
 }
 
 extern "system" fn LeaveCriticalSection(at: usize) {
+    leave(at);
+}
+
+/// Leaves a section.
+pub(super) fn leave(at: usize) {
     let section = section(at);
     if section.recursion.fetch_sub(1, Ordering::AcqRel) > 1 {
         return;

@@ -17,6 +17,7 @@ mod memory;
 mod objects;
 pub(crate) mod process;
 mod registry;
+mod slim;
 pub(crate) mod slots;
 pub(crate) mod threads;
 pub(crate) mod waits;
@@ -47,6 +48,7 @@ pub(crate) fn find(name: &str) -> Option<&'static Ours> {
             process::OURS,
             registry::OURS,
             registry::reading::OURS,
+            slim::OURS,
             slots::OURS,
             threads::OURS,
             waits::OURS,

@@ -9,7 +9,7 @@ use crate::{root, target};
 
 /// Links in rustdoc's source pages lead to definitions; the wrapper `site/rustdoc.sh` makes both possible.
 const RUSTDOC_FLAGS: &str = "-Z unstable-options --generate-link-to-definition --document-private-items \
-                             --document-hidden-items -D rustdoc::broken_intra_doc_links";
+                             --document-hidden-items -D warnings";
 
 /// Builds and checks it.
 pub(crate) fn steps() -> Vec<Step> {

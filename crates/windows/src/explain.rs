@@ -46,8 +46,9 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
     ),
     (
         "B-1309",
-        "The part of brant that is in the program did not answer in time: the program's loader may be held by a thread that \
-         waits. What was asked for may still be done later; `brant.exe wrappers PID` tells.",
+        "The part of brant that is in the program did not answer: half a minute has passed without a step of it. A thread that waits may hold \
+         the program's loader, or the machine is too busy. What had not begun is not done any more; what had may still be: \
+         `brant.exe wrappers PID` tells. Try again.",
     ),
     (
         "B-1310",

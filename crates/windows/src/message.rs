@@ -9,7 +9,7 @@ use crate::record::Shown;
 use crate::{Refused, Spec};
 
 /// Another number for each change of what is here.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 /// The agent's file, beside brant.exe.
 pub const AGENT_FILE: &str = "brant_agent.dll";
 /// What the agent exports for requests: a thread's function.
@@ -24,24 +24,41 @@ pub struct Block {
     /// Where the answer is, memory of VirtualAlloc that who asked gives back; 0 until there is one.
     pub reply: u64,
     pub reply_bytes: u64,
+    /// The agent counts its steps here: who asked waits as long as it goes on.
+    pub steps: u64,
+    /// Not 0: who asked does not wait any more. What has not been done by then is not done.
+    pub is_withdrawn: u64,
 }
 
 impl Block {
-    pub const BYTES: usize = 24;
+    pub const BYTES: usize = 40;
+    /// Where [`Block::steps`] is.
+    pub const STEPS: usize = std::mem::offset_of!(Block, steps);
+    /// Where [`Block::is_withdrawn`] is.
+    pub const IS_WITHDRAWN: usize = std::mem::offset_of!(Block, is_withdrawn);
 
     pub fn to_bytes(self) -> [u8; Block::BYTES] {
         let mut bytes = [0; Block::BYTES];
         bytes[..4].copy_from_slice(&self.protocol.to_le_bytes());
         bytes[4..8].copy_from_slice(&self.request_bytes.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.reply.to_le_bytes());
-        bytes[16..].copy_from_slice(&self.reply_bytes.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.reply_bytes.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.steps.to_le_bytes());
+        bytes[32..].copy_from_slice(&self.is_withdrawn.to_le_bytes());
         bytes
     }
 
     pub fn from_bytes(bytes: [u8; Block::BYTES]) -> Block {
         let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| bytes[at + byte]));
         let word = |at: usize| u32::from_le_bytes(std::array::from_fn(|byte| bytes[at + byte]));
-        Block { protocol: word(0), request_bytes: word(4), reply: long(8), reply_bytes: long(16) }
+        Block {
+            protocol: word(0),
+            request_bytes: word(4),
+            reply: long(8),
+            reply_bytes: long(16),
+            steps: long(24),
+            is_withdrawn: long(32),
+        }
     }
 }
 
@@ -164,11 +181,19 @@ mod tests {
 
     #[test]
     fn a_block_is_read_as_it_is_written() {
-        let block =
-            Block { protocol: 1, request_bytes: 0x0102_0304, reply: 0x1122_3344_5566_7788, reply_bytes: 9 };
+        let block = Block {
+            protocol: 1,
+            request_bytes: 0x0102_0304,
+            reply: 0x1122_3344_5566_7788,
+            reply_bytes: 9,
+            steps: 10,
+            is_withdrawn: 11,
+        };
         let again = Block::from_bytes(block.to_bytes());
         assert_eq!((again.protocol, again.request_bytes), (1, 0x0102_0304));
         assert_eq!((again.reply, again.reply_bytes), (0x1122_3344_5566_7788, 9));
+        assert_eq!((again.steps, again.is_withdrawn), (10, 11));
         assert_eq!(block.to_bytes()[4..8], [4, 3, 2, 1]);
+        assert_eq!((block.to_bytes()[Block::STEPS], block.to_bytes()[Block::IS_WITHDRAWN]), (10, 11));
     }
 }

@@ -1,16 +1,41 @@
 //! Memory of another process.
 
 use std::ffi::c_void;
+use std::time::Duration;
 
-use windows_sys::Win32::Foundation::HANDLE;
+use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, GetLastError, HANDLE};
 use windows_sys::Win32::System::Diagnostics::Debug::{ReadProcessMemory, WriteProcessMemory};
 use windows_sys::Win32::System::Memory::{
     MEM_COMMIT, MEM_FREE, MEM_RELEASE, MEM_RESERVE, MEMORY_BASIC_INFORMATION, PAGE_READWRITE, VirtualAllocEx,
     VirtualFreeEx, VirtualQueryEx,
 };
 
+/// How often it is tried to reach another process's memory.
+const TRIES_MAX: u32 = 60;
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Does it again for a while where access is denied. Whoever calls has the right to it: Wine stops a thread of the process for it, and denies access
+/// where that thread just ends.
+fn again(mut act: impl FnMut() -> bool) -> bool {
+    for _ in 0..TRIES_MAX {
+        if act() {
+            return true;
+        }
+        // SAFETY: a call without arguments.
+        if unsafe { GetLastError() } != ERROR_ACCESS_DENIED {
+            return false;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    act()
+}
+
 /// Fills `into` from there; tells whether that could be done.
 pub(crate) fn read(process: HANDLE, at: u64, into: &mut [u8]) -> bool {
+    again(|| read_once(process, at, into))
+}
+
+fn read_once(process: HANDLE, at: u64, into: &mut [u8]) -> bool {
     let mut done = 0;
     // SAFETY: there is room for so many bytes; a wrong address fails.
     let is_read = unsafe {
@@ -21,6 +46,10 @@ pub(crate) fn read(process: HANDLE, at: u64, into: &mut [u8]) -> bool {
 
 /// Writes all of `bytes` there; tells whether that could be done.
 pub(crate) fn write(process: HANDLE, at: u64, bytes: &[u8]) -> bool {
+    again(|| write_once(process, at, bytes))
+}
+
+fn write_once(process: HANDLE, at: u64, bytes: &[u8]) -> bool {
     let mut done = 0;
     // SAFETY: so many bytes are there; who calls this owns the memory that is written.
     let is_written = unsafe {

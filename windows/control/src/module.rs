@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::os::windows::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use brant_windows::exports::Memory;
 use brant_windows::{Code, Refused};
@@ -21,6 +22,9 @@ use crate::error::last;
 use crate::handle::Handle;
 use crate::memory;
 
+/// How often a process's libraries are listed until one is known to be missing.
+const LOOKS_MAX: u32 = 50;
+const LOOK_PAUSE: Duration = Duration::from_millis(2);
 /// A path has at most so many units.
 const PATH_UNITS_MAX: usize = 32_768;
 
@@ -40,21 +44,44 @@ impl Memory for Module {
 }
 
 /// The library with this file name; nothing where the process has not loaded it, or cannot be looked at.
+///
+/// The process's own list is read while it may change, and then a part of it may be missed. So it is not there only if it is missing in two lists
+/// that are the same.
 pub(crate) fn find(process: HANDLE, pid: u32, name: &str) -> Option<Module> {
+    let mut before = None;
+    for _ in 0..LOOKS_MAX {
+        let libraries = list(pid);
+        let is_meant = |(_, _, other): &&(u64, u32, String)| other.eq_ignore_ascii_case(name);
+        if let Some((base, bytes, _)) = libraries.iter().find(is_meant) {
+            return Some(Module { process, base: *base, bytes: *bytes });
+        }
+        if before.as_ref() == Some(&libraries) {
+            return None;
+        }
+        before = Some(libraries);
+        std::thread::sleep(LOOK_PAUSE);
+    }
+    None
+}
+
+/// Where the libraries are, their lengths and file names, as far as they can be told now.
+fn list(pid: u32) -> Vec<(u64, u32, String)> {
+    let mut found = Vec::new();
     // SAFETY: a call without pointers.
-    let snapshot = Handle::new(unsafe { CreateToolhelp32Snapshot(TH32CS_SNAPMODULE, pid) })?;
+    let Some(snapshot) = Handle::new(unsafe { CreateToolhelp32Snapshot(TH32CS_SNAPMODULE, pid) }) else {
+        return found;
+    };
     let mut entry = MODULEENTRY32W { dwSize: size_of::<MODULEENTRY32W>() as u32, ..Default::default() };
     // SAFETY: the snapshot is open; the entry says how long it is.
     let mut is_there = unsafe { Module32FirstW(snapshot.raw(), &raw mut entry) };
     while is_there != 0 {
         let length = entry.szModule.iter().position(|unit| *unit == 0).unwrap_or(entry.szModule.len());
-        if String::from_utf16_lossy(&entry.szModule[..length]).eq_ignore_ascii_case(name) {
-            return Some(Module { process, base: entry.modBaseAddr as u64, bytes: entry.modBaseSize });
-        }
+        let name = String::from_utf16_lossy(&entry.szModule[..length]);
+        found.push((entry.modBaseAddr as u64, entry.modBaseSize, name));
         // SAFETY: as above.
         is_there = unsafe { Module32NextW(snapshot.raw(), &raw mut entry) };
     }
-    None
+    found
 }
 
 /// The folder of the library or program that this code of ours is in: where the agent lies.

@@ -18,10 +18,14 @@ use crate::error::last;
 use crate::handle::Handle;
 use crate::{memory, module};
 
-/// How long the agent has for an answer.
+/// How long the agent has for each step to an answer.
 pub const ANSWER_LIMIT_MS: u32 = 30_000;
+/// So many times as long for all of them.
+const STEPS_LIMITS_MAX: u32 = 10;
+/// How often it is looked whether it goes on.
+const LOOK_MS: u32 = 1_000;
 /// How long a program's loader has for the agent.
-const LOAD_LIMIT_MS: u32 = 20_000;
+const LOAD_LIMIT_MS: u32 = 60_000;
 const REPLY_BYTES_MAX: u64 = 256 << 20;
 
 /// A process that is or may be wrapped.
@@ -74,7 +78,7 @@ impl Process {
         let ntdll = unsafe { GetModuleHandleW(name.as_ptr()) };
         // SAFETY: a loaded library, and a text that ends with a zero byte.
         let function = unsafe { GetProcAddress(ntdll, c"NtYieldExecution".as_ptr().cast()) };
-        self.run(function.ok_or_else(failed)? as usize as u64, 0, LOAD_LIMIT_MS).map(drop)
+        self.run(function.ok_or_else(failed)? as usize as u64, 0, LOAD_LIMIT_MS, None).map(drop)
     }
 
     /// Takes an address, so that no library will lie there: for tests of what must not depend on it.
@@ -142,7 +146,7 @@ impl Process {
             .or_else(load_library)
             .ok_or_else(|| refused("kernel32 exports no LoadLibraryW"))?;
         let at = self.put(&path)?;
-        let end = self.run(load, at, LOAD_LIMIT_MS);
+        let end = self.run(load, at, LOAD_LIMIT_MS, None);
         if !matches!(end, Err(Refused { code: Code::Slow, .. })) {
             memory::release(self.handle.raw(), at);
         }
@@ -167,7 +171,9 @@ impl Process {
         let block = Block { protocol: PROTOCOL, request_bytes: words.len() as u32, ..Block::default() };
         let at = self.put(&[&block.to_bytes(), words.as_slice()].concat())?;
         // Where it is slow, the agent still has the block, so that stays.
-        self.run(entry, at, limit_ms)?;
+        self.run(entry, at, limit_ms, Some(at + Block::STEPS as u64)).inspect_err(|_| {
+            memory::write(self.handle.raw(), at + Block::IS_WITHDRAWN as u64, &1_u64.to_le_bytes());
+        })?;
         let mut head = [0; Block::BYTES];
         let is_read = memory::read(self.handle.raw(), at, &mut head);
         memory::release(self.handle.raw(), at);
@@ -197,8 +203,8 @@ impl Process {
         Ok(at)
     }
 
-    /// Runs a function of the process on a new thread of it. Its result.
-    fn run(&self, function: u64, argument: u64, limit_ms: u32) -> Result<u32, Refused> {
+    /// Runs a function of the process on a new thread of it. Its result. It has so much time for each of the steps that it counts at `steps`.
+    fn run(&self, function: u64, argument: u64, limit_ms: u32, steps: Option<u64>) -> Result<u32, Refused> {
         // SAFETY: a function of the other process that takes one pointer: LoadLibraryW, or the agent's.
         let function: LPTHREAD_START_ROUTINE = unsafe { std::mem::transmute(function as usize) };
         let argument = argument as *const c_void;
@@ -216,17 +222,7 @@ impl Process {
         };
         let thread = Handle::new(thread)
             .ok_or_else(|| last(Code::Failed, format!("no thread could be made in process {}", self.pid)))?;
-        let begin = Instant::now();
-        let both = [thread.raw(), self.handle.raw()];
-        // SAFETY: both handles are open.
-        let end = unsafe { WaitForMultipleObjects(2, both.as_ptr(), 0, limit_ms) };
-        if end == WAIT_TIMEOUT {
-            let waited = Duration::from_millis(begin.elapsed().as_millis() as u64);
-            return Err(Refused::new(
-                Code::Slow,
-                format!("process {} did not answer in {waited:?}", self.pid),
-            ));
-        }
+        self.wait_for(&thread, Duration::from_millis(u64::from(limit_ms)), steps)?;
         if self.exit_code_now().is_some() {
             return Err(Refused::new(Code::NoProcess, format!("process {} has ended meanwhile", self.pid)));
         }
@@ -234,6 +230,34 @@ impl Process {
         // SAFETY: there is room for the answer.
         unsafe { windows_sys::Win32::System::Threading::GetExitCodeThread(thread.raw(), &raw mut code) };
         Ok(code)
+    }
+}
+
+impl Process {
+    /// Waits until a thread has ended, as long as it goes on.
+    fn wait_for(&self, thread: &Handle, limit: Duration, steps: Option<u64>) -> Result<(), Refused> {
+        let begin = Instant::now();
+        let mut counted = (0, begin);
+        let both = [thread.raw(), self.handle.raw()];
+        // SAFETY: both handles are open.
+        while unsafe { WaitForMultipleObjects(2, both.as_ptr(), 0, LOOK_MS) } == WAIT_TIMEOUT {
+            let mut count = [0; 8];
+            if let Some(at) = steps
+                && memory::read(self.handle.raw(), at, &mut count)
+                && u64::from_le_bytes(count) != counted.0
+            {
+                counted = (u64::from_le_bytes(count), Instant::now());
+            }
+            if counted.1.elapsed() >= limit || begin.elapsed() >= limit * STEPS_LIMITS_MAX {
+                let waited = Duration::from_secs(begin.elapsed().as_secs());
+                let what = format!("process {} did not answer in {waited:?}", self.pid);
+                return Err(match counted.0 {
+                    0 => Refused::new(Code::Slow, what),
+                    count => Refused::new(Code::Slow, what).why(format!("it had done {count} steps by then")),
+                });
+            }
+        }
+        Ok(())
     }
 }
 

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::user;
+
 /// A new folder, which goes with its last use unless BRANT_KEEP is set.
 #[derive(Debug)]
 pub struct Folder(PathBuf);
@@ -14,6 +16,7 @@ impl Folder {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("brant-windows-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&path).expect("a folder");
+        user::give(&path);
         Folder(path)
     }
 
@@ -25,6 +28,7 @@ impl Folder {
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
         std::fs::write(&path, text).expect("a file");
+        user::give(&path);
         path
     }
 

@@ -9,6 +9,7 @@ mod folder;
 pub mod packages;
 mod program;
 mod registry;
+mod user;
 
 pub use fixture::{Built, compile};
 pub use folder::Folder;

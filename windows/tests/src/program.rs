@@ -7,10 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::Folder;
+use crate::{Folder, user};
 
-/// No call takes longer.
-const LIMIT_S: &str = "60";
+/// No command takes longer, on a machine that has a lot to do.
+const LIMIT_S: &str = "120";
+/// No program that a test drives runs longer.
+const RUNNING_LIMIT_S: &str = "300";
+/// How long it is waited for what a program prints.
+const WAIT_LIMIT: Duration = Duration::from_secs(100);
 const POLL: Duration = Duration::from_millis(20);
 
 /// A prefix, and where brant.exe is.
@@ -61,15 +65,35 @@ impl Wine {
 
     /// A command under Wine that is ended when it takes too long.
     pub fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new("timeout");
-        command.args(["-k", "5", LIMIT_S, "wine"]).arg(program);
-        self.in_prefix(&mut command).stdin(Stdio::null());
+        self.limited(program, LIMIT_S)
+    }
+
+    fn limited(&self, program: &Path, limit_s: &str) -> Command {
+        let mut command = user::command("timeout");
+        command.args(["-k", "5", limit_s, "wine"]).arg(program);
+        self.in_prefix(&mut command);
         command
     }
 
-    /// A command that calls Wine by itself.
-    pub fn in_prefix<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        command.env("WINEPREFIX", &self.prefix).env("WINEDEBUG", "-all").env_remove("DISPLAY")
+    /// A command under Wine whose process is the program itself: `timeout` would end before what it started.
+    pub fn direct(&self, program: &Path) -> Command {
+        let mut command = user::command("wine");
+        command.arg(program);
+        self.in_prefix(&mut command);
+        command
+    }
+
+    /// A script of bash that calls Wine by itself, with a limit.
+    pub fn script(&self, script: &str, limit_s: &str) -> Command {
+        let mut command = user::command("timeout");
+        command.args(["-k", "5", limit_s, "bash", script]);
+        self.in_prefix(&mut command);
+        command
+    }
+
+    fn in_prefix(&self, command: &mut Command) {
+        command.env("WINEPREFIX", &self.prefix).env("WINEDEBUG", "-all").env_remove("DISPLAY");
+        command.stdin(Stdio::null());
     }
 
     /// Runs `brant.exe` to its end.
@@ -97,7 +121,7 @@ impl Wine {
 
     /// Starts a program that says `pid NUMBER` first, and waits until it has.
     pub fn start<A: AsRef<OsStr>>(&self, folder: &Folder, program: &Path, arguments: &[A]) -> Running {
-        let mut command = self.command(program);
+        let mut command = self.limited(program, RUNNING_LIMIT_S);
         Running::new(command.args(arguments).current_dir(folder.path()), folder)
     }
 
@@ -108,13 +132,13 @@ impl Wine {
         arguments: &[A],
         pid_file: &str,
     ) -> Running {
-        let mut command = self.command(&self.bin.join("brant.exe"));
+        let mut command = self.limited(&self.bin.join("brant.exe"), RUNNING_LIMIT_S);
         Running::unannounced(command.args(arguments).current_dir(folder.path()), folder, pid_file)
     }
 
     /// The same by `brant.exe run`.
     pub fn start_by_brant<A: AsRef<OsStr>>(&self, folder: &Folder, arguments: &[A]) -> Running {
-        let mut command = self.command(&self.bin.join("brant.exe"));
+        let mut command = self.limited(&self.bin.join("brant.exe"), RUNNING_LIMIT_S);
         Running::new(command.args(arguments).current_dir(folder.path()), folder)
     }
 }
@@ -154,7 +178,7 @@ impl Running {
         let begin = Instant::now();
         while running.pid == 0 {
             running.pid = folder.read(pid_file).trim().parse().unwrap_or(0);
-            assert!(begin.elapsed() < Duration::from_secs(50), "no number in time: {}", running.output());
+            assert!(begin.elapsed() < WAIT_LIMIT, "no number in time: {}", running.output());
             std::thread::sleep(POLL);
         }
         running
@@ -190,7 +214,7 @@ impl Running {
             }
             let is_over = self.child.try_wait().expect("its state").is_some();
             assert!(!is_over, "it ended without {text:?}: {output}{}", self.output());
-            assert!(begin.elapsed() < Duration::from_secs(50), "no {text:?} in time: {output}");
+            assert!(begin.elapsed() < WAIT_LIMIT, "no {text:?} in time: {output}");
             std::thread::sleep(POLL);
         }
     }

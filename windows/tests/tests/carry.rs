@@ -1,7 +1,6 @@
 //! Programs that are captured and brought back, between prefixes of different Windows versions and with the system's libraries elsewhere.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use brant_image::Image;
@@ -177,9 +176,9 @@ fn a_killed_brant_leaves_the_program_running() {
     let mut running = start(&wine, &folder);
     for round in 0..8_u64 {
         let image = format!("{round}.brant");
-        let mut command = Command::new("wine");
-        command.arg(wine.bin().join("brant.exe")).args(["checkpoint", &running.pid(), "-o", &image]);
-        let mut brant = wine.in_prefix(&mut command).current_dir(folder.path()).spawn().unwrap();
+        let mut command = wine.direct(&wine.bin().join("brant.exe"));
+        command.args(["checkpoint", &running.pid(), "-o", &image]);
+        let mut brant = command.current_dir(folder.path()).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(40 * (round + 1)));
         brant.kill().unwrap();
         brant.wait().unwrap();

@@ -1,6 +1,6 @@
 //! The first law on Windows: brant.exe is ended by force at all instants of its work, and the program goes on.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use brant_windows_tests::{Built, Folder, Wine, compile};
@@ -22,12 +22,9 @@ fn a_program_survives_the_end_of_brant_at_any_instant() {
     for turn in 0..TURNS {
         let words: &[&str] =
             if turn % 2 == 0 { &["wrap", "./count.wrap", &pid] } else { &["unwrap", "count", &pid] };
-        // `timeout` would end before the program that it started: this is the process itself.
-        let mut command = Command::new("wine");
-        command.arg(wine.bin().join("brant.exe")).args(words).current_dir(folder.path());
-        command.env("WINEPREFIX", wine.prefix()).env("WINEDEBUG", "-all");
-        let mut brant =
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut command = wine.direct(&wine.bin().join("brant.exe"));
+        command.args(words).current_dir(folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut brant = command.spawn().unwrap();
         std::thread::sleep(Duration::from_millis(20 + 37 * (turn / 2)));
         let _ = brant.kill();
         let _ = brant.wait();

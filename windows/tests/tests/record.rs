@@ -109,3 +109,26 @@ fn a_running_program_is_recorded_from_then_on() {
     assert!(said.err.starts_with("brant: B-1318"), "{said:?}");
     assert_eq!(program.end().0, 0);
 }
+
+#[test]
+fn a_record_ends_and_begins_anew_while_a_thread_waits() {
+    let (wine, folder) = (Wine::new("win10"), Folder::new());
+    let program = compile(&folder, "sleeper", Built::Program, &[]);
+    let mut program = wine.start(&folder, &program, &[""; 0]);
+    let pid = program.pid();
+    for turn in 1..=3 {
+        wine.brant(&folder, &["wrap", "record", &pid]).ok();
+        program.say("");
+        let begin = std::time::Instant::now();
+        // The thread that was made now waits in it for half an hour, those of earlier turns in the records before.
+        while !wine.brant(&folder, &["show", &pid]).ok().contains("Sleep  for 33 min") {
+            assert!(begin.elapsed().as_secs() < 60, "{}", program.output());
+        }
+        let off = wine.brant(&folder, &["unwrap", "record", &pid]).ok();
+        assert_eq!(off, format!("process {pid} is not wrapped by \"record\" any more\n"), "turn {turn}");
+    }
+    let listed = wine.brant(&folder, &["wrappers", &pid]);
+    assert!(listed.err.contains("has no wrappers"), "{listed:?}");
+    let (code, output) = program.end();
+    assert_eq!((code, output.matches("slept\n").count()), (0, 3), "{output}");
+}

@@ -5,7 +5,7 @@
 //! hidden steps may compile by `gcc`, with the headers and from `fixtures`.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use brant_testkit::{Prompt, Session, repository};
 use brant_windows_tests::{Folder, Wine};
@@ -49,11 +49,10 @@ fn typed_again(name: &str) {
         command.replace('\\', r"\\").replace("4814", "$PID").replace("< NUL", "< /dev/null")
     });
     folder.write("script", &format!("{SHELL}{script}"));
-    let mut command = Command::new("timeout");
-    command.args(["-k", "5", LIMIT_S, "bash", "script"]).current_dir(folder.path());
-    wine.in_prefix(&mut command).env("BRANT_WINDOWS_BIN", wine.bin());
+    let mut command = wine.script("script", LIMIT_S);
+    command.current_dir(folder.path()).env("BRANT_WINDOWS_BIN", wine.bin());
     let output = std::fs::File::create(folder.path().join("printed")).expect("the folder is ours");
-    let status = command.stdin(Stdio::null()).stdout(output).stderr(Stdio::null()).status().expect("bash");
+    let status = command.stdout(output).stderr(Stdio::null()).status().expect("bash");
     let printed = folder.read("printed").replace('\r', "").replace(&windows_path(folder.path()), r"C:\you");
     assert!(!matches!(status.code(), None | Some(124 | 137)), "{name} did not end: {printed}");
     let differences = session.differences(&printed, "/home/you");

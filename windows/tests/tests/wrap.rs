@@ -140,9 +140,19 @@ fn the_newest_wrapper_is_called_first_and_one_with_a_call_under_way_stays_loaded
     assert!(off.contains("a call is still under way in its implementation, which stays loaded"), "{off}");
     let listed = wine.brant(&folder, &["wrappers", &pid]).ok();
     assert!(listed.contains("second (dormant)"), "{listed}");
+    // A dormant one takes no calls: that it is there keeps nobody from putting it on again.
+    wine.brant(&folder, &["wrap", "./second.wrap", &pid]).ok();
+    program.say("");
+    let begin = std::time::Instant::now();
+    while program.output().matches("second 2000000\n").count() < 2 {
+        assert!(begin.elapsed().as_secs() < 60, "{}", program.output());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let off = wine.brant(&folder, &["unwrap", "second", &pid]).ok();
+    assert!(off.contains("stays loaded"), "{off}");
     program.say("");
     let output = program.wait_for("slept\n");
-    assert!(output.matches("second 1\n").count() == 1, "{output}");
+    assert!(output.matches("second 1\n").count() == 2, "{output}");
     let (code, output) = program.end();
     assert_eq!(code, 0, "{output}");
 }

@@ -118,6 +118,11 @@ impl Implementation {
         self.telling.tell(event)
     }
 
+    /// Whether there is a library that is to be unloaded: the wrappers that ship have none.
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.library != 0
+    }
+
     /// Gives the library back, without any lock. No call is under way in it, and none will be.
     pub(crate) fn unload(&mut self) {
         let library = std::mem::take(&mut self.library);

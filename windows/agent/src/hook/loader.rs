@@ -3,18 +3,12 @@
 //! Whoever needs the engine's table and the loader takes the loader's lock first, as the loader holds it when it tells us something.
 
 use std::ffi::c_void;
-use std::time::{Duration, Instant};
 
 use brant_windows::{Code, Refused};
 use windows_sys::Win32::Foundation::UNICODE_STRING;
 use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleW, GetProcAddress};
 
-/// How long another thread may hold the loader's lock.
-const LOCK_LIMIT: Duration = Duration::from_secs(10);
-const POLL: Duration = Duration::from_millis(5);
-/// The lock is not waited for.
-const TRY: u32 = 2;
-const IS_TAKEN: u32 = 1;
+use crate::serve;
 
 /// `LDR_DLL_NOTIFICATION_DATA`: the same for both kinds.
 #[repr(C)]
@@ -76,26 +70,21 @@ pub(crate) struct Held {
     cookie: usize,
 }
 
-/// Takes the loader's lock.
+/// Takes the loader's lock. It is waited for in the row of all that wait: where libraries and threads come and go all the time it is never just
+/// free, so that whoever only tries comes too late each time. If it takes longer than whoever asked has patience, nothing is done.
 pub(crate) fn hold() -> Result<Held, Refused> {
     let failed = || Refused::new(Code::Failed, "ntdll exports no lock of its loader");
     let lock = ntdll(c"LdrLockLoaderLock").ok_or_else(failed)?;
     // SAFETY: ntdll's function of this name has this prototype.
     let lock: Lock = unsafe { std::mem::transmute(lock) };
-    let begin = Instant::now();
-    loop {
-        let (mut state, mut cookie) = (0, 0);
-        // SAFETY: there is room for the answers.
-        let status = unsafe { lock(TRY, &raw mut state, &raw mut cookie) };
-        if status >= 0 && state == IS_TAKEN {
-            return Ok(Held { cookie });
-        }
-        if begin.elapsed() > LOCK_LIMIT {
-            return Err(Refused::new(Code::Slow, "the program's loader is held by another thread")
-                .why("a thread is in LoadLibrary or in the first code of a library"));
-        }
-        std::thread::sleep(POLL);
+    let mut cookie = 0;
+    // SAFETY: there is room for the cookie; no state is asked for.
+    if unsafe { lock(0, std::ptr::null_mut(), &raw mut cookie) } < 0 {
+        return Err(failed());
     }
+    let held = Held { cookie };
+    serve::step()?;
+    Ok(held)
 }
 
 impl Drop for Held {

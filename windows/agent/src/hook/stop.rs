@@ -7,6 +7,7 @@
 
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use brant_windows::{Code, Refused};
@@ -16,8 +17,8 @@ use windows_sys::Win32::System::Diagnostics::Debug::{
 };
 use windows_sys::Win32::System::LibraryLoader::{GetModuleHandleW, GetProcAddress};
 use windows_sys::Win32::System::Threading::{
-    CreateEventW, GetCurrentProcess, GetThreadId, INFINITE, ResetEvent, ResumeThread, SetEvent,
-    SuspendThread, THREAD_GET_CONTEXT, THREAD_QUERY_INFORMATION, THREAD_SET_CONTEXT, THREAD_SUSPEND_RESUME,
+    CreateEventW, GetCurrentProcess, GetThreadId, INFINITE, ResumeThread, SetEvent, SuspendThread,
+    THREAD_GET_CONTEXT, THREAD_QUERY_INFORMATION, THREAD_SET_CONTEXT, THREAD_SUSPEND_RESUME,
     THREAD_SYNCHRONIZE, WaitForSingleObject,
 };
 
@@ -64,8 +65,10 @@ const WRITING: u32 = 1;
 /// All were let go, as it took too long.
 const BROKEN: u32 = 2;
 
-/// How long threads stand still before they are let go and it is tried again.
+/// How long threads stand still without one more that does, before they are let go and it is tried again.
 const STANDING_LIMIT_MS: u32 = 2000;
+/// So many times as long at most.
+const STANDING_LIMITS_MAX: u32 = 4;
 
 /// All other threads of the process, standing still.
 #[derive(Debug)]
@@ -218,64 +221,116 @@ impl Drop for Stopped<'_> {
 /// A thread that lets the others go if they stand still for too long.
 #[derive(Debug)]
 pub(crate) struct Guardian {
+    watch: Arc<Watch>,
     thread: u32,
 }
 
-/// Its events: it is to watch, all is over, it is done.
-static EVENTS: [AtomicPtr<c_void>; 3] = [const { AtomicPtr::new(std::ptr::null_mut()) }; 3];
+/// What a guardian and its owner have in common. It is each guardian's own: one that comes too late finds that it is to end.
+#[derive(Debug)]
+struct Watch {
+    /// To watch, or to end; all is over; done.
+    events: [Event; 3],
+    thread: AtomicU32,
+    /// The guardian is to end in the place of watching.
+    is_quitting: AtomicBool,
+}
+
 const WATCH: usize = 0;
 const OVER: usize = 1;
 const DONE: usize = 2;
-/// The guardian is to end in the place of watching.
-static IS_QUITTING: AtomicBool = AtomicBool::new(false);
 
-fn event(which: usize) -> HANDLE {
-    EVENTS[which].load(Ordering::Acquire)
+/// An event that one wait consumes.
+#[derive(Debug)]
+struct Event(AtomicPtr<c_void>);
+
+impl Event {
+    fn new() -> Option<Event> {
+        // SAFETY: a new event.
+        let event = unsafe { CreateEventW(std::ptr::null(), 0, 0, std::ptr::null()) };
+        (!event.is_null()).then(|| Event(event.into()))
+    }
 }
 
-fn set(which: usize) {
-    // SAFETY: an event of ours.
-    unsafe { SetEvent(event(which)) };
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: nobody has it any more.
+        unsafe { CloseHandle(*self.0.get_mut()) };
+    }
 }
 
-fn wait(which: usize, limit_ms: u32) -> bool {
-    // SAFETY: an event of ours.
-    unsafe { WaitForSingleObject(event(which), limit_ms) == WAIT_OBJECT_0 }
+impl Watch {
+    fn new() -> Option<Arc<Watch>> {
+        let events = [Event::new()?, Event::new()?, Event::new()?];
+        Some(Arc::new(Watch { events, thread: 0.into(), is_quitting: false.into() }))
+    }
+
+    fn set(&self, which: usize) {
+        // SAFETY: an event of ours.
+        unsafe { SetEvent(self.events[which].0.load(Ordering::Relaxed)) };
+    }
+
+    fn wait(&self, which: usize, limit_ms: u32) -> bool {
+        // SAFETY: an event of ours.
+        unsafe {
+            WaitForSingleObject(self.events[which].0.load(Ordering::Relaxed), limit_ms) == WAIT_OBJECT_0
+        }
+    }
+
+    /// What the guardian does: nothing that needs memory or a lock while threads stand.
+    fn guard(&self) {
+        loop {
+            self.wait(WATCH, INFINITE);
+            if self.is_quitting.load(Ordering::Acquire) {
+                self.set(DONE);
+                return;
+            }
+            if !self.is_over_in_time() {
+                if STATE.compare_exchange(STOPPING, BROKEN, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                    let_go();
+                }
+                self.wait(OVER, INFINITE);
+            }
+            self.set(DONE);
+        }
+    }
+
+    /// Waits as long as ever more threads stand: on a busy machine that takes its time. Not for ever, as the program stands meanwhile.
+    fn is_over_in_time(&self) -> bool {
+        for _ in 0..STANDING_LIMITS_MAX {
+            let before = COUNT.load(Ordering::Acquire);
+            if self.wait(OVER, STANDING_LIMIT_MS) {
+                return true;
+            }
+            if COUNT.load(Ordering::Acquire) == before {
+                return false;
+            }
+        }
+        false
+    }
 }
 
 impl Guardian {
     /// Without any lock: the loader tells its libraries of a new thread before that runs.
     pub(crate) fn new() -> Result<Guardian, Refused> {
         let failed = || Refused::new(Code::Threads, "there is no thread that could watch over the others");
-        for place in &EVENTS {
-            if place.load(Ordering::Relaxed).is_null() {
-                // SAFETY: a new event, which one wait consumes.
-                place.store(
-                    unsafe { CreateEventW(std::ptr::null(), 0, 0, std::ptr::null()) },
-                    Ordering::Release,
-                );
-            }
-            // SAFETY: an event of ours, or none, which fails.
-            if unsafe { ResetEvent(place.load(Ordering::Relaxed)) } == 0 {
-                return Err(failed());
-            }
-        }
-        IS_QUITTING.store(false, Ordering::Release);
-        let guardian = std::thread::Builder::new().spawn(|| {
+        let watch = Watch::new().ok_or_else(failed)?;
+        let own = Arc::clone(&watch);
+        let guardian = std::thread::Builder::new().spawn(move || {
             let _busy = thread::busy();
-            GUARDIAN.store(thread::thread_id(), Ordering::Release);
-            set(DONE);
-            guard();
+            own.thread.store(thread::thread_id(), Ordering::Release);
+            own.set(DONE);
+            own.guard();
         });
         guardian.map_err(|_| failed())?;
         // Where a thread is stuck in the loader, this one does not come.
-        if !wait(DONE, START_LIMIT_MS) {
-            IS_QUITTING.store(true, Ordering::Release);
-            set(WATCH);
+        if !watch.wait(DONE, START_LIMIT_MS) {
+            watch.is_quitting.store(true, Ordering::Release);
+            watch.set(WATCH);
             return Err(Refused { code: Code::Slow, ..failed() }
                 .why("the program's loader is held by another thread"));
         }
-        Ok(Guardian { thread: GUARDIAN.load(Ordering::Acquire) })
+        let thread = watch.thread.load(Ordering::Acquire);
+        Ok(Guardian { watch, thread })
     }
 
     fn thread(&self) -> u32 {
@@ -283,45 +338,24 @@ impl Guardian {
     }
 
     fn watch(&self) {
-        set(WATCH);
+        self.watch.set(WATCH);
     }
 
     fn end(&self) {
-        set(OVER);
-        wait(DONE, INFINITE);
+        self.watch.set(OVER);
+        self.watch.wait(DONE, INFINITE);
     }
 }
 
 impl Drop for Guardian {
     fn drop(&mut self) {
-        IS_QUITTING.store(true, Ordering::Release);
-        set(WATCH);
-        // The next one has the same events.
-        wait(DONE, INFINITE);
+        self.watch.is_quitting.store(true, Ordering::Release);
+        self.watch.set(WATCH);
     }
 }
 
-static GUARDIAN: AtomicU32 = AtomicU32::new(0);
-/// How long a new thread may take to run.
-const START_LIMIT_MS: u32 = 10_000;
-
-/// What the guardian does: nothing that needs memory or a lock.
-fn guard() {
-    loop {
-        wait(WATCH, INFINITE);
-        if IS_QUITTING.load(Ordering::Acquire) {
-            set(DONE);
-            return;
-        }
-        if !wait(OVER, STANDING_LIMIT_MS) {
-            if STATE.compare_exchange(STOPPING, BROKEN, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                let_go();
-            }
-            wait(OVER, INFINITE);
-        }
-        set(DONE);
-    }
-}
+/// How long a new thread may take to run: less than who asked has patience.
+const START_LIMIT_MS: u32 = 25_000;
 
 fn context(thread: HANDLE) -> Option<Context> {
     let mut context: MaybeUninit<Context> = MaybeUninit::zeroed();

@@ -89,8 +89,11 @@ impl Table {
         self.hooks.iter().flat_map(|hook| hook.writes.iter().cloned()).collect()
     }
 
+    /// The wrapper of this name that is on, or else one that is dormant.
     pub(crate) fn wrapper(&self, name: &str) -> Option<usize> {
-        self.wrappers.iter().position(|wrapper| wrapper.spec.name == name)
+        let is_named = |wrapper: &&Wrapper| wrapper.spec.name == name;
+        let on = self.wrappers.iter().position(|wrapper| wrapper.is_on && is_named(&wrapper));
+        on.or_else(|| self.wrappers.iter().position(|wrapper| is_named(&wrapper)))
     }
 
     /// Makes the code of a planned hook, to which nothing leads yet.

@@ -1,5 +1,6 @@
 //! A wrapper is taken off: its layers are taken out while no other thread runs, and its implementation is unloaded once no call is
-//! under way in it. Otherwise that stays loaded, dormant, and may be tried again.
+//! under way in it. Otherwise that stays loaded, dormant, and may be tried again. What the agent has in itself (`record`, `handles`) stays in
+//! any case, so that no call is waited for there: a thread may be in one as long as it waits for something.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -10,10 +11,10 @@ use super::call::{Layer, Link};
 use super::code::Write;
 use super::event::Event;
 use super::list::interceptions;
-use super::table::{Placed, Table, table};
+use super::table::{Placed, Table, Wrapper, table};
 use super::wrap::attempt;
 use super::{commit, loader, stop};
-use crate::{handles, thread};
+use crate::{handles, serve, thread};
 
 /// How long calls that are under way are waited for.
 const CALLS_LIMIT: Duration = Duration::from_secs(5);
@@ -21,45 +22,47 @@ const POLL: Duration = Duration::from_millis(2);
 
 /// Takes a wrapper off this process.
 pub(crate) fn unwrap(name: &str) -> Result<(Vec<Interception>, Left), Refused> {
-    let interceptions = take_out(name)?;
+    let (interceptions, number) = take_out(name)?;
     let telling = table()
         .wrappers
         .iter()
-        .find(|wrapper| wrapper.spec.name == name)
+        .find(|wrapper| wrapper.number == number)
         .map(|wrapper| wrapper.implementation.telling());
     // Without the table: what the implementation does then is its own business, and may need the loader.
     if let Some(telling) = telling {
         let _ = telling.tell(Event::Off);
     }
-    let layers: Vec<&Layer> = {
+    // Dormant ones of this name have the same library, and go together with it.
+    let is_left = |wrapper: &Wrapper| !wrapper.is_on && wrapper.spec.name == name;
+    let (is_loaded, layers): (bool, Vec<&Layer>) = {
         let table = table();
-        let wrapper = table.wrappers.iter().find(|wrapper| wrapper.spec.name == name);
-        wrapper.map(|wrapper| wrapper.layers.iter().map(|placed| placed.layer).collect()).unwrap_or_default()
+        let left: Vec<&Wrapper> = table.wrappers.iter().filter(|wrapper| is_left(wrapper)).collect();
+        let is_loaded = left.iter().any(|wrapper| wrapper.implementation.is_loaded());
+        (is_loaded, left.iter().flat_map(|wrapper| &wrapper.layers).map(|placed| placed.layer).collect())
     };
-    if !wait(&layers) {
+    if is_loaded && !wait(&layers) {
         return Ok((interceptions, Left::Dormant));
     }
-    let gone = {
-        let mut table = table();
-        table.wrapper(name).map(|at| table.wrappers.remove(at))
-    };
-    if let Some(mut wrapper) = gone {
+    let gone: Vec<Wrapper> = table().wrappers.extract_if(.., |wrapper| is_left(wrapper)).collect();
+    for mut wrapper in gone {
         let _ = wrapper.implementation.tell(Event::Unload);
         wrapper.implementation.unload();
     }
     Ok((interceptions, Left::Nothing))
 }
 
-/// From then on no call begins in the wrapper.
-fn take_out(name: &str) -> Result<Vec<Interception>, Refused> {
+/// From then on no call begins in the wrapper. Where it was, and its number.
+fn take_out(name: &str) -> Result<(Vec<Interception>, u64), Refused> {
     let guardian = stop::Guardian::new()?;
+    serve::step()?;
     let _loader = loader::hold()?;
     let mut table = table();
     let at = table
         .wrapper(name)
         .ok_or_else(|| Refused::new(Reason::NotWrapped, format!("the process has no wrapper {name:?}")))?;
+    let number = table.wrappers[at].number;
     if !table.wrappers[at].is_on {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), number));
     }
     if table.wrappers[at].spec.shipped() == Some(handles::NAME) {
         handles::may_end()?;
@@ -83,7 +86,7 @@ fn take_out(name: &str) -> Result<Vec<Interception>, Refused> {
     drop(opened);
     ending.iter().for_each(|hook| table.hooks[*hook].is_written = !is_ours);
     table.wrappers[at].is_on = false;
-    Ok(listed)
+    Ok((listed, number))
 }
 
 fn stop_to_write(guardian: &stop::Guardian) -> Result<stop::Stopped<'_>, Refused> {
@@ -140,6 +143,8 @@ fn wait(layers: &[&Layer]) -> bool {
         if begin.elapsed() > CALLS_LIMIT {
             return false;
         }
+        // It is out: that is told to whoever still waits.
+        let _ = serve::step();
         std::thread::sleep(POLL);
     }
     true

@@ -14,6 +14,7 @@ use super::list::interceptions;
 use super::modules::{self, Module};
 use super::table::{Placed, Table, Wrap, Wrapper, table};
 use super::{commit, later, loader, stop};
+use crate::serve;
 
 /// How long it is tried until no thread is in the way.
 const ATTEMPTS_LIMIT: Duration = Duration::from_secs(12);
@@ -53,7 +54,8 @@ impl Found {
 pub(crate) fn wrap(spec: Spec) -> Result<Wrapped, Refused> {
     let taken =
         Refused::new(Reason::AlreadyWrapped, format!("the process is already wrapped by {:?}", spec.name));
-    if table().wrapper(&spec.name).is_some() {
+    // A dormant one of this name takes no calls: it has nothing to do with the new one.
+    if table().wrappers.iter().any(|wrapper| wrapper.is_on && wrapper.spec.name == spec.name) {
         return Err(taken);
     }
     let mut implementation = Implementation::load(&spec)?;
@@ -81,7 +83,9 @@ type Places = (MutexGuard<'static, Table>, u64, Vec<Placed>, Vec<Missing>);
 
 /// Finds, plans and writes. The table stays locked: libraries that are loaded next are told to the wrapper.
 fn place(spec: &Spec, mediators: &[usize]) -> Result<Places, Refused> {
+    serve::step()?;
     let guardian = stop::Guardian::new()?;
+    serve::step()?;
     let _loader = loader::hold()?;
     let mut table = table();
     if !table.is_listening {
@@ -107,6 +111,7 @@ fn place(spec: &Spec, mediators: &[usize]) -> Result<Places, Refused> {
 pub(super) fn attempt<T>(mut act: impl FnMut() -> Result<T, Refused>) -> Result<T, Refused> {
     let begin = Instant::now();
     loop {
+        serve::step()?;
         match act() {
             Err(refused) if refused.code == Reason::Threads && begin.elapsed() < ATTEMPTS_LIMIT => {
                 std::thread::sleep(PAUSE)
@@ -174,6 +179,8 @@ fn plan(table: &mut Table, spec: &Spec, found: &mut Found) {
         }
         let code = Code::of(&module, &own);
         for address in own {
+            // Where nobody waits any more it ends before anything is written.
+            let _ = serve::step();
             let taken = table.taken();
             match code::plan(address, &code, &mut table.room, &taken) {
                 Ok(plan) => table.add_hook(plan),

@@ -25,16 +25,21 @@ pub(crate) fn show() -> Result<Shown, Refused> {
         Refused::new(Code::NotRecorded, format!("process {pid} keeps no record"))
             .next(format!("brant.exe wrap record {pid}"))
     };
-    if !hook::wrappers().iter().any(|wrapper| wrapper.name == super::NAME) {
+    if !hook::wrappers().iter().any(|wrapper| wrapper.name == super::NAME && wrapper.is_on) {
         return Err(none());
     }
-    let mut shown = state::with(told).ok_or_else(none)?;
+    let held = || {
+        Refused::new(Code::Slow, format!("the record of process {pid} cannot be read"))
+            .why("a thread of the program has it, and does not run, or was ended meanwhile")
+    };
+    // What asks the kernel is done without the record, which the program's threads need.
+    let living: Vec<u32> = hook::living().into_iter().filter(|id| *id != thread::thread_id()).collect();
+    let mut shown = state::ask(|record| told(record, &living)).ok_or_else(held)?;
     shown.pid = pid;
     shown.program = std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default();
     shown.heaps = heaps::all();
     shown.calls = calls();
     shown.lost = state::lost();
-    // What asks the kernel is done without the record, which the program's threads need.
     shown
         .handles
         .iter_mut()
@@ -46,8 +51,7 @@ pub(crate) fn show() -> Result<Shown, Refused> {
     Ok(shown)
 }
 
-fn told(record: &mut Record) -> Shown {
-    let living: Vec<u32> = hook::living().into_iter().filter(|id| *id != thread::thread_id()).collect();
+fn told(record: &mut Record, living: &[u32]) -> Shown {
     record.waits.retain(|thread, _| living.contains(thread));
     let now = |since: std::time::Instant| since.elapsed().as_millis() as u64;
     let mut threads: Vec<Thread> = record

@@ -3,14 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, TryLockError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use brant_windows::record::{Object, Process, Region, Socket};
 
 use super::acts::Known;
 
-/// How often a thread looks whether the record is free.
-const LOOKS_MAX: u32 = 20_000;
+/// How often a thread looks whether the record is free, and then how often again after a pause: on a busy machine who has it may not run for a while.
+const LOOKS_MAX: u32 = 2_000;
+const PAUSED_LOOKS_MAX: u32 = 300;
+const PAUSE: Duration = Duration::from_millis(1);
+/// How long it is waited for to tell it.
+const ASK_LIMIT: Duration = Duration::from_secs(10);
 /// What of each kind is kept at most.
 const KEPT_MAX: usize = 65_536;
 
@@ -78,6 +82,8 @@ pub(crate) struct Record {
 static RECORD: Mutex<Option<Record>> = Mutex::new(None);
 static LOST: AtomicU64 = AtomicU64::new(0);
 static IS_ON: AtomicBool = AtomicBool::new(false);
+/// Somebody has waited for it in vain: whoever has it may have been ended. Nobody pauses for it any more.
+static IS_STUCK: AtomicBool = AtomicBool::new(false);
 
 /// A new record, empty.
 pub(crate) fn begin() {
@@ -96,6 +102,7 @@ pub(crate) fn begin() {
         waits_done: 0,
         waited_ms: 0,
     };
+    IS_STUCK.store(false, Ordering::Relaxed);
     LOST.store(0, Ordering::Relaxed);
     *RECORD.lock().unwrap_or_else(|broken| broken.into_inner()) = Some(record);
     IS_ON.store(true, Ordering::Release);
@@ -106,16 +113,35 @@ pub(crate) fn with<T>(act: impl FnOnce(&mut Record) -> T) -> Option<T> {
     if !IS_ON.load(Ordering::Acquire) {
         return None;
     }
-    for look in 0..LOOKS_MAX {
+    let pauses = if IS_STUCK.load(Ordering::Relaxed) { 0 } else { PAUSED_LOOKS_MAX };
+    for look in 0..LOOKS_MAX + pauses {
         match RECORD.try_lock() {
-            Ok(mut record) => return record.as_mut().map(act),
+            Ok(mut record) => {
+                IS_STUCK.store(false, Ordering::Relaxed);
+                return record.as_mut().map(act);
+            }
             Err(TryLockError::Poisoned(broken)) => return broken.into_inner().as_mut().map(act),
+            Err(TryLockError::WouldBlock) if look >= LOOKS_MAX => std::thread::sleep(PAUSE),
             Err(TryLockError::WouldBlock) if look % 16 == 15 => std::thread::yield_now(),
             Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
         }
     }
+    IS_STUCK.store(true, Ordering::Relaxed);
     LOST.fetch_add(1, Ordering::Relaxed);
     None
+}
+
+/// The same for whoever asks from outside, who has more time; nothing where it does not become free.
+pub(crate) fn ask<T>(act: impl FnOnce(&mut Record) -> T) -> Option<T> {
+    let begin = Instant::now();
+    loop {
+        match RECORD.try_lock() {
+            Ok(mut record) => return record.as_mut().map(act),
+            Err(TryLockError::Poisoned(broken)) => return broken.into_inner().as_mut().map(act),
+            Err(TryLockError::WouldBlock) if begin.elapsed() > ASK_LIMIT => return None,
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+        }
+    }
 }
 
 pub(crate) fn lost() -> u64 {

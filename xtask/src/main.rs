@@ -8,6 +8,7 @@
 mod bench;
 mod docs;
 mod packages;
+mod plain_user;
 mod step;
 mod tidy;
 mod windows;

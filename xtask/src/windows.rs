@@ -1,12 +1,14 @@
 //! `cargo xtask windows`: builds the workspace `windows/` and tests it under Wine.
 //!
 //! It is built by Debian's compiler, which has the source of its standard library beside it, for a target that works with Wine 8
-//! (docs/windows.md). The tests run on Linux and start programs in prefixes under `target/wine`, which are made once.
+//! (docs/windows.md). The tests run on Linux and start programs in prefixes under `target/wine`, which are made once. Where this is root, Wine runs
+//! as an ordinary user ([`plain_user`]), who owns the prefixes.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::plain_user::{PlainUser, plain_user};
 use crate::step::Step;
 use crate::{root, target};
 
@@ -61,6 +63,14 @@ impl Run {
             command.env("CARGO_TARGET_DIR", target().join("windows-tests"));
             command.env("BRANT_WINDOWS_BIN", build_folder().join(TRIPLE).join("release"));
             command.env("BRANT_WINE", wine_folder());
+            match user() {
+                Ok(Some(user)) => _ = command.env("BRANT_WINE_AS", user.prefix().join(" ")),
+                Ok(None) => {}
+                Err(why) => {
+                    println!("{why}");
+                    return false;
+                }
+            }
         }
         for key in ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
             command.env_remove(key);
@@ -128,14 +138,32 @@ fn wine_folder() -> PathBuf {
     target().join("wine")
 }
 
-/// Makes what is missing of the prefixes. The first one takes Wine a quarter of a minute; of the others the files are the same.
+/// As whom Wine runs, where it is not whoever runs this. A checkout that other users cannot reach leaves it at that, and says so.
+fn user() -> Result<Option<PlainUser>, String> {
+    let Some(user) = plain_user()? else { return Ok(None) };
+    if user.reaches(&target()) {
+        return Ok(Some(user));
+    }
+    println!("{} is closed to other users: Wine runs as root", target().display());
+    Ok(None)
+}
+
+/// Makes what is missing of the prefixes, and those anew that are another user's, who is another one in Windows too. The first one takes Wine a quarter of a minute; of the others the files are the same.
 pub(crate) fn prefixes() -> Result<(), String> {
     let folder = wine_folder();
     std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let user = user()?;
+    let user = user.as_ref();
+    if let Some(user) = user {
+        user.give(&folder)?;
+        for version in VERSIONS.iter().filter(|version| !user.owns(&folder.join(version))) {
+            let _ = std::fs::remove_dir_all(folder.join(version));
+        }
+    }
     let [first, others @ ..] = VERSIONS;
-    prefix(&folder, first, |at| wine(at, &["wineboot", "-i"]))?;
+    prefix(&folder, first, user, |at| wine(at, user, &["wineboot", "-i"]))?;
     for version in others {
-        prefix(&folder, version, |at| copy(&folder.join(first), at))?;
+        prefix(&folder, version, user, |at| copy(&folder.join(first), at, user))?;
     }
     Ok(())
 }
@@ -144,6 +172,7 @@ pub(crate) fn prefixes() -> Result<(), String> {
 fn prefix(
     folder: &Path,
     version: &str,
+    user: Option<&PlainUser>,
     make: impl FnOnce(&Path) -> Result<(), String>,
 ) -> Result<(), String> {
     let place = folder.join(version);
@@ -153,13 +182,13 @@ fn prefix(
     let partial = folder.join(format!("{version}.partial"));
     let _ = std::fs::remove_dir_all(&partial);
     make(&partial)?;
-    wine(&partial, &["winecfg", "-v", version])?;
-    wait_for_server(&partial)?;
+    wine(&partial, user, &["winecfg", "-v", version])?;
+    wait_for_server(&partial, user)?;
     std::fs::rename(&partial, &place).map_err(|error| format!("{}: {error}", place.display()))
 }
 
 /// Windows's own files are linked, as nobody changes them in place; the rest is copied.
-fn copy(from: &Path, to: &Path) -> Result<(), String> {
+fn copy(from: &Path, to: &Path, user: Option<&PlainUser>) -> Result<(), String> {
     let run = |args: &[&str]| {
         let status = Command::new("cp").args(args).status().map_err(|error| error.to_string())?;
         if status.success() { Ok(()) } else { Err(format!("cp {} failed", args.join(" "))) }
@@ -168,22 +197,27 @@ fn copy(from: &Path, to: &Path) -> Result<(), String> {
     for registry in ["system.reg", "user.reg", "userdef.reg"] {
         std::fs::remove_file(to.join(registry)).map_err(|error| error.to_string())?;
         run(&[&from.join(registry).to_string_lossy(), &to.join(registry).to_string_lossy()])?;
+        if let Some(user) = user {
+            user.give(&to.join(registry))?;
+        }
     }
     Ok(())
 }
 
-fn wine(prefix: &Path, args: &[&str]) -> Result<(), String> {
-    run_wine(prefix, "wine", args)
+fn wine(prefix: &Path, user: Option<&PlainUser>, args: &[&str]) -> Result<(), String> {
+    run_wine(prefix, user, "wine", args)
 }
 
 /// Waits until the prefix's files are written.
-fn wait_for_server(prefix: &Path) -> Result<(), String> {
-    run_wine(prefix, "wineserver", &["-w"])
+fn wait_for_server(prefix: &Path, user: Option<&PlainUser>) -> Result<(), String> {
+    run_wine(prefix, user, "wineserver", &["-w"])
 }
 
-fn run_wine(prefix: &Path, program: &str, args: &[&str]) -> Result<(), String> {
-    let mut command = Command::new("timeout");
-    command.args([WINE_LIMIT_S, program]).args(args);
+fn run_wine(prefix: &Path, user: Option<&PlainUser>, program: &str, args: &[&str]) -> Result<(), String> {
+    let mut words = user.map(PlainUser::prefix).unwrap_or_default();
+    words.extend(["timeout", WINE_LIMIT_S, program].map(str::to_owned));
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).args(args);
     command.env("WINEPREFIX", prefix).env("WINEDEBUG", "-all").env("WINEDLLOVERRIDES", "mscoree,mshtml=");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     match command.status() {

@@ -63,6 +63,7 @@ impl Run {
             command.env("CARGO_TARGET_DIR", target().join("windows-tests"));
             command.env("BRANT_WINDOWS_BIN", build_folder().join(TRIPLE).join("release"));
             command.env("BRANT_WINE", wine_folder());
+            command.env("BRANT_BIN", target().join("debug/brant"));
             match user() {
                 Ok(Some(user)) => _ = command.env("BRANT_WINE_AS", user.prefix().join(" ")),
                 Ok(None) => {}
@@ -113,6 +114,8 @@ pub(crate) fn steps(filter: &str) -> Vec<Step> {
         Run::for_windows(DEBIAN_CARGO, &["build", "--release", BUILD_STD, "--target", TRIPLE, "--quiet"]),
         Run::for_windows(DEBIAN_CLIPPY, &lint),
         Step::WinePrefixes,
+        // Images of Windows programs are looked at with it.
+        Step::cargo(&["build", "--package", "brant", "--quiet"]),
         Run::here(&[
             "clippy",
             "--package",

@@ -1,6 +1,7 @@
 //! Programs that are captured and brought back, between prefixes of different Windows versions and with the system's libraries elsewhere.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use brant_image::Image;
@@ -116,6 +117,52 @@ fn an_image_is_one_of_linux_too() {
     ] {
         assert!(text.contains(wanted), "{wanted} is not in {text}");
     }
+}
+
+/// The tools of the Linux brant, as a person has them.
+#[test]
+fn the_linux_brant_tells_of_an_image_and_does_not_restore_it() {
+    let (wine, folder) = (Wine::new("win7"), Folder::new());
+    let running = start(&wine, &folder);
+    checkpoint(&wine, &folder, &running.pid(), "image.brant", &[]).ok();
+    let pid = running.pid();
+    let brant = |words: &[&str]| {
+        let program = std::env::var_os("BRANT_BIN").expect("BRANT_BIN: cargo xtask windows sets it");
+        let output = Command::new(program).args(words).current_dir(folder.path()).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, text, err) = brant(&["image", "inspect", "image.brant"]);
+    assert_eq!(code, Some(0), "{err}");
+    let program = windows_path(&folder.path().join("carried.exe"));
+    for wanted in [
+        "(Windows 6.1.7601, x86_64)\n",
+        &format!("Windows program {pid}, {program}\n"),
+        "threads (4)\n",
+        " mutex, owned\n",
+        "  brant.exe, on Windows or under Wine, x86_64\n",
+    ] {
+        assert!(text.contains(wanted), "{wanted} is not in {text}");
+    }
+    let (_, json, err) = brant(&["image", "inspect", "--json", "image.brant"]);
+    let json: serde_json::Value =
+        serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {err}"));
+    assert_eq!(json["windows"]["pid"].to_string(), pid);
+    assert_eq!(json["windows"]["program"], program.as_str());
+    assert_eq!(json["windows"]["threads"].as_array().map(Vec::len), Some(4));
+    let (code, _, err) = brant(&["image", "inspect", "--html", "page.html", "image.brant"]);
+    assert_eq!(code, Some(0), "{err}");
+    let page = folder.read("page.html");
+    // The image's own facts once, and then the program.
+    assert!(page.contains("threads (4)") && !page.contains("needs from the host\n"), "{page}");
+    let (code, text, err) = brant(&["image", "verify", "image.brant"]);
+    assert!(code == Some(0) && text.contains("whole"), "{text}{err}");
+    let (code, _, err) = brant(&["restore", "image.brant"]);
+    assert!(
+        code == Some(5) && err.contains("B-0424") && err.contains("use brant.exe restore"),
+        "{code:?} {err}"
+    );
+    assert_eq!(running.end().0, 7);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use brant_base::Addr;
 
 use super::text::{readable, size, utc};
-use super::{Inspection, ProcessLine, map};
+use super::{Inspection, ProcessLine, map, windows};
 use crate::Image;
 use crate::model::*;
 
@@ -20,8 +20,8 @@ pub fn page(image: &Image) -> String {
         None => inspection.command.join(" "),
     };
     let mut body = format!("<h1>{}</h1>{}", escape(&title), facts(&inspection));
-    if inspection.windows.is_some() {
-        let _ = write!(body, "<pre>{}</pre>", escape(&inspection.to_string()));
+    if let Some(program) = &inspection.windows {
+        let _ = write!(body, "<pre>{}</pre>", escape(&windows::Told(program).to_string()));
     } else {
         body.push_str(&tree(&inspection));
         for process in &inspection.processes {

@@ -17,6 +17,15 @@ fn module(module: &WindowsModule) -> String {
     format!("the file {} (blake3 {digest}), at {}", readable(module.path.as_bytes()), module.range.start())
 }
 
+/// A Windows program, for who has told the image's own facts already.
+pub(super) struct Told<'a>(pub(super) &'a Windows);
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        text(f, self.0)
+    }
+}
+
 pub(super) fn text(f: &mut fmt::Formatter<'_>, windows: &Windows) -> fmt::Result {
     let bytes = windows.regions.iter().map(|region| region.range.bytes()).sum();
     writeln!(f, "\nWindows program {}, {}", windows.pid, readable(windows.program.as_bytes()))?;

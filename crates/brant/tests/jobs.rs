@@ -61,6 +61,20 @@ fn a_reader_sees_the_end_when_the_program_closes_not_when_brant_ends() {
 }
 
 #[test]
+fn the_name_of_a_job_that_has_ended_is_free_at_once() {
+    if !has_fault_points() {
+        return;
+    }
+    let place = Place::new("again");
+    for _ in 0..3 {
+        let mut brant = place.brant(["run", "-n", "again", "--", "true"]);
+        // Its keeper has told of the end, and is not gone yet.
+        let output = brant.env("BRANT_FAULT", "keeper.told-end=pause:200").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+#[test]
 fn a_detached_job_is_listed_logged_and_stopped() {
     let place = Place::new("detached");
     let script = "trap 'echo bye; exit 7' TERM; echo hello; echo world >&2; while :; do sleep 0.05; done";

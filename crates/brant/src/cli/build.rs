@@ -19,7 +19,6 @@ use nix::unistd::pipe2;
 use serde_json::{Value, json};
 
 use super::mediate::mediate;
-use super::stop::ends_before;
 use crate::failure::{Failure, exit};
 use crate::job::{Job, Meta, Process, Reservation};
 use crate::keeper::{Inheritance, adopt};
@@ -269,8 +268,7 @@ fn runs_alone(reservation: &Reservation) -> bool {
     let Some(job) = Job::read(reservation.folder()).filter(|job| job.meta.keeper.pid() != own) else {
         return false;
     };
-    let Ok(keeper) = task::pidfd_open(job.meta.keeper.pid()) else { return false };
-    job.meta.keeper.is_alive() && !ends_before(&keeper, Instant::now() + ORPHAN_TIMEOUT)
+    !job.meta.keeper.ends_before(Instant::now() + ORPHAN_TIMEOUT)
 }
 
 /// What descriptors 0 to 2 become where their other ends were outside the tree; and the log's end of them.

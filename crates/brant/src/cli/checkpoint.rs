@@ -21,7 +21,6 @@ use serde_json::json;
 use super::Done;
 use super::check::{failed, host_facts};
 use super::saving::tell_wrappers;
-use super::stop::ends_before;
 use super::stream::{self, Outgoing};
 use crate::failure::{Failure, exit, exit_of};
 use crate::job::descendants;
@@ -434,10 +433,8 @@ pub(super) fn program_name(pid: Pid) -> String {
 
 /// A job that was ended is not a running job any more when this returns: its name is free.
 pub(super) fn wait_for_keeper(target: &Target) {
-    if let Some(job) = target.job()
-        && let Ok(keeper) = task::pidfd_open(job.meta.keeper.pid())
-    {
-        ends_before(&keeper, Instant::now() + KEEPER_TIMEOUT);
+    if let Some(job) = target.job() {
+        job.meta.keeper.ends_before(Instant::now() + KEEPER_TIMEOUT);
     }
 }
 

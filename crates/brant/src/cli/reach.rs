@@ -4,9 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use brant_base::fault;
-use brant_kernel::task;
 
-use super::stop::ends_before;
 use crate::client::Link;
 use crate::failure::{Failure, exit};
 use crate::job::{Job, Meta, State, connect};
@@ -38,11 +36,7 @@ pub(super) fn unreachable(job: &Job, error: &std::io::Error) -> Failure {
 
 /// What a job is doing whose keeper took no connection or closed one, once that keeper has ended.
 pub(super) fn settled(folder: &Path, meta: &Meta) -> State {
-    if let Ok(keeper) = task::pidfd_open(meta.keeper.pid())
-        && meta.keeper.is_alive()
-    {
-        ends_before(&keeper, Instant::now() + END_TIMEOUT);
-    }
+    meta.keeper.ends_before(Instant::now() + END_TIMEOUT);
     // The name may be another job's by now, which is none of ours.
     let found = Job::read(folder).filter(|job| job.meta.keeper == meta.keeper);
     found.map_or(State::Lost, |job| job.state)

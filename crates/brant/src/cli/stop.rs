@@ -4,13 +4,11 @@ use std::time::{Duration, Instant};
 
 use brant_base::Pid;
 use brant_kernel::task;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, poll};
 
 use super::Done;
 use super::reach::{reach, settled};
 use crate::failure::{Failure, exit};
-use crate::job::{Job, State};
+use crate::job::{Job, State, ends_before};
 use crate::protocol::Request;
 use crate::report::Report;
 use crate::target::{Target, ended};
@@ -92,20 +90,6 @@ fn end_process(pid: Pid, grace: Duration) -> Result<(), Failure> {
     Err(Failure::new("B-0111", exit::FAILED, format!("process {pid} has not ended"))
         .why("it is in a system call that cannot be interrupted")
         .next(format!("ps -o pid,stat,wchan -p {pid}")))
-}
-
-/// Waits until the process that `pidfd` names has ended.
-pub(super) fn ends_before(pidfd: &std::os::fd::OwnedFd, deadline: Instant) -> bool {
-    loop {
-        let left_ms = deadline.saturating_duration_since(Instant::now()).as_millis().min(60_000) as u16;
-        let mut fds = [PollFd::new(std::os::fd::AsFd::as_fd(pidfd), PollFlags::POLLIN)];
-        match poll(&mut fds, left_ms) {
-            Ok(1..) => return true,
-            Ok(_) if left_ms == 0 => return false,
-            Err(error) if error != Errno::EINTR => return false,
-            _ => {}
-        }
-    }
 }
 
 /// A signal could not be sent.

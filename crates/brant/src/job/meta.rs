@@ -1,8 +1,13 @@
 //! What a job's folder says, and what of it still holds.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use brant_base::Pid;
+use brant_kernel::task;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
 use serde::{Deserialize, Serialize};
 
 use super::{children, stat};
@@ -30,6 +35,26 @@ impl Process {
 
     pub(crate) fn pid(self) -> Pid {
         Pid(self.pid)
+    }
+
+    /// Waits until this very process has ended.
+    pub(crate) fn ends_before(self, deadline: Instant) -> bool {
+        let Ok(pidfd) = task::pidfd_open(self.pid()) else { return true };
+        !self.is_alive() || ends_before(&pidfd, deadline)
+    }
+}
+
+/// Waits until the process that `pidfd` names has ended.
+pub(crate) fn ends_before(pidfd: &OwnedFd, deadline: Instant) -> bool {
+    loop {
+        let left_ms = deadline.saturating_duration_since(Instant::now()).as_millis().min(60_000) as u16;
+        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, left_ms) {
+            Ok(1..) => return true,
+            Ok(_) if left_ms == 0 => return false,
+            Err(error) if error != Errno::EINTR => return false,
+            _ => {}
+        }
     }
 }
 

@@ -9,7 +9,9 @@ mod reservation;
 mod runtime;
 mod tree;
 
-pub(crate) use meta::{Ended, Job, Meta, Moved, Process, State, boot_id, unix_ms, write_placeholders};
+pub(crate) use meta::{
+    Ended, Job, Meta, Moved, Process, State, boot_id, ends_before, unix_ms, write_placeholders,
+};
 pub(crate) use reservation::Reservation;
 pub(crate) use runtime::{Runtime, connect};
 pub(crate) use tree::{children, descendants, stat};

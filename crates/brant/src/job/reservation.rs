@@ -9,10 +9,11 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::meta::{boot_id, unix_ms};
 use super::runtime::{check_name, unusable};
-use super::{Meta, Process, Runtime};
+use super::{Job, Meta, Process, Runtime, State};
 use crate::failure::{Failure, exit};
 
 /// Where a keeper listens, in its job's folder.
@@ -44,6 +45,9 @@ impl Runtime {
     /// Takes `name` for a new job that runs `command`; without a name, one made from the command. The remains
     /// of an ended job of that name are removed.
     pub(crate) fn reserve(&self, name: Option<&str>, command: &[String]) -> Result<Reservation, Failure> {
+        if let Some(job) = name.and_then(|name| self.job(name)) {
+            wait_for_end(&job);
+        }
         let lock = self.lock()?;
         self.sweep(&lock);
         let name = match name {
@@ -123,6 +127,15 @@ impl Runtime {
         names
             .find(|name| self.job(name).is_none_or(|job| !job.state.is_live()))
             .expect("names do not run out before processes do")
+    }
+}
+
+/// Who was told that a job has ended may use its name at once, although its keeper is not gone yet. One that has processes
+/// left to keep stays.
+fn wait_for_end(job: &Job) {
+    const END_TIMEOUT: Duration = Duration::from_secs(1);
+    if matches!(job.state, State::Orphans(_)) {
+        job.meta.keeper.ends_before(Instant::now() + END_TIMEOUT);
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use brant_base::Pid;
+use brant_base::{Pid, fault};
 use brant_kernel::task::{self, Waited, Window};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -326,6 +326,7 @@ impl Keeper {
         self.drain();
         let _ = Ended { wait_status: status, ended_unix_ms: crate::job::unix_ms() }.write(&self.folder);
         self.tell(&Event::Exited { status });
+        fault::reach("keeper.told-end");
         if self.stopping.is_some() && !self.end_with_root {
             self.signal_all(Signal::SIGTERM as i32);
         }

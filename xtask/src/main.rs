@@ -120,12 +120,21 @@ fn e2e(is_full: bool) -> Vec<Step> {
     let build = Step::cargo(&["build", "--package", "brant", "--release", "--quiet"]);
     let brant = target().join("release/brant");
     let skips = target().join("skips.txt");
-    let tests = Step::cargo(&["test", "--package", "brant-testkit", "--tests", "--", "--test-threads", "4"])
-        .env("BRANT_BIN", &brant.to_string_lossy())
-        .env("BRANT_DIST", &dist_binary().to_string_lossy())
-        .env("BRANT_SKIPS", &skips.to_string_lossy())
-        .env("BRANT_KILLS", if is_full { "300" } else { "12" })
-        .env("BRANT_FULL", if is_full { "1" } else { "0" });
+    let tests = Step::cargo(&[
+        "test",
+        "--package",
+        "brant-testkit",
+        "--tests",
+        "--no-fail-fast",
+        "--",
+        "--test-threads",
+        "4",
+    ])
+    .env("BRANT_BIN", &brant.to_string_lossy())
+    .env("BRANT_DIST", &dist_binary().to_string_lossy())
+    .env("BRANT_SKIPS", &skips.to_string_lossy())
+    .env("BRANT_KILLS", if is_full { "300" } else { "12" })
+    .env("BRANT_FULL", if is_full { "1" } else { "0" });
     let judged = vec![Step::ForgetSkips(skips.clone()), tests, Step::JudgeSkips(skips)];
     [vec![Step::Packages, build], dist(), judged].concat()
 }

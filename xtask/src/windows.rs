@@ -129,7 +129,16 @@ pub(crate) fn steps(filter: &str) -> Vec<Step> {
             "warnings",
         ]),
         Run::here(&["test", "--package", "brant-windows-heap", filter]),
-        Run::here(&["test", "--package", "brant-windows-tests", "--", "--test-threads", "2", filter]),
+        Run::here(&[
+            "test",
+            "--package",
+            "brant-windows-tests",
+            "--no-fail-fast",
+            "--",
+            "--test-threads",
+            "2",
+            filter,
+        ]),
     ]
 }
 

@@ -64,7 +64,7 @@ pub const POINTS: &[&str] = &[
     "keeper.published",
     "keeper.program-forked",
     "keeper.ready",
-    "keeper.told-end",
+    "job.told-end",
     "job.judged",
     "job.found",
     "job.reached",

@@ -69,7 +69,7 @@ fn the_name_of_a_job_that_has_ended_is_free_at_once() {
     for _ in 0..3 {
         let mut brant = place.brant(["run", "-n", "again", "--", "true"]);
         // Its keeper has told of the end, and is not gone yet.
-        let output = brant.env("BRANT_FAULT", "keeper.told-end=pause:200").output().unwrap();
+        let output = brant.env("BRANT_FAULT", "job.told-end=pause:200").output().unwrap();
         assert!(output.status.success(), "{output:?}");
     }
 }

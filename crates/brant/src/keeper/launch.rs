@@ -203,6 +203,9 @@ fn keep(
     fault::reach("keeper.published");
 
     let mut ends = Ends::open(io)?;
+    // What may fail comes before the program.
+    let listener = reservation.listener().map_err(|_| io::Error::from_raw_os_error(libc::EMFILE))?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
     let (exec_read, exec_write) = pipe2(OFlag::O_CLOEXEC)?;
     let (held_read, held_write) = pipe2(OFlag::O_CLOEXEC)?;
     let root = match task::fork()? {
@@ -247,8 +250,10 @@ fn keep(
     if shares_session {
         let _ = nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), nix::unistd::Pid::from_raw(0));
     }
-    let listener = reservation.listener().map_err(|_| io::Error::from_raw_os_error(libc::EMFILE))?;
-    stand_aside(&reservation.meta_mut().name)?;
+    if let Err(error) = stand_aside(&null, &reservation.meta_mut().name) {
+        end_program(root);
+        return Err(error.into());
+    }
     let config = KeeperConfig {
         folder: reservation.folder().to_path_buf(),
         listener,
@@ -265,8 +270,7 @@ fn keep(
 
 /// The program was killed: nothing of it is to run.
 fn not_wrapped(root: Pid, error: &brant_connect::Error) -> LaunchError {
-    let _ = brant_kernel::thread::kill(root);
-    let _ = task::wait_for(root);
+    end_program(root);
     let failure = Failure::of_error(error.code(), "", error);
     let lines = match error {
         brant_connect::Error::Unhookable(functions) => {
@@ -277,12 +281,17 @@ fn not_wrapped(root: Pid, error: &brant_connect::Error) -> LaunchError {
     LaunchError::Wrap { code: error.code(), why: lines }
 }
 
+/// It has begun, and must not go on without a keeper.
+fn end_program(root: Pid) {
+    let _ = brant_kernel::thread::kill(root);
+    let _ = task::wait_for(root);
+}
+
 /// Lets go of everything that was the client's: descriptors, folder, name.
-fn stand_aside(name: &str) -> io::Result<()> {
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    dup2_stdin(&null)?;
-    dup2_stdout(&null)?;
-    dup2_stderr(&null)?;
+fn stand_aside(null: &File, name: &str) -> io::Result<()> {
+    dup2_stdin(null)?;
+    dup2_stdout(null)?;
+    dup2_stderr(null)?;
     task::close_inherited()?;
     let _ = std::env::set_current_dir("/");
     task::set_name(&format!("brant:{name}"));

@@ -326,7 +326,7 @@ impl Keeper {
         self.drain();
         let _ = Ended { wait_status: status, ended_unix_ms: crate::job::unix_ms() }.write(&self.folder);
         self.tell(&Event::Exited { status });
-        fault::reach("keeper.told-end");
+        fault::reach("job.told-end");
         if self.stopping.is_some() && !self.end_with_root {
             self.signal_all(Signal::SIGTERM as i32);
         }

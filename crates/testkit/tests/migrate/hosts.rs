@@ -13,13 +13,15 @@ export HOME=@/far XDG_STATE_HOME=@/far/state XDG_RUNTIME_DIR=@/far/run
 exec /bin/sh -c "$*"
 "#;
 
-/// As the stand-in, with processes of its own that carry the bytes. It ends as what it ran, as ssh does.
+/// As the stand-in, with processes of its own that carry the bytes. It ends when and as what it ran, as ssh does: also where
+/// the one that carries the bytes there still waits for some.
 pub(crate) const RELAY: &str = r#"#!/bin/bash
 shift
 echo "Welcome to the other host"
 export HOME=@/far XDG_STATE_HOME=@/far/state XDG_RUNTIME_DIR=@/far/run
-cat | /bin/sh -c "$*" | cat
-exit ${PIPESTATUS[1]}
+exec 3<&0
+/bin/sh -c "$*" < <(exec cat <&3 3<&-) > >(exec cat 3<&-) 3<&-
+exit $?
 "#;
 
 pub(crate) struct Hosts {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use brant_base::PageRange;
+
 use super::text::{readable, size};
 use crate::model::{Windows, WindowsModule};
 
@@ -9,6 +11,10 @@ use crate::model::{Windows, WindowsModule};
 pub(super) fn needs(windows: &Windows) -> Vec<String> {
     let mut needs = vec!["brant.exe, on Windows or under Wine, x86_64".to_owned()];
     needs.extend(windows.modules.iter().map(module));
+    let heap = |range: &PageRange| {
+        format!("the addresses {} to {} free, where a heap of the system was", range.start(), range.end())
+    };
+    needs.extend(windows.heaps.iter().map(heap));
     needs
 }
 

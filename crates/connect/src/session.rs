@@ -383,7 +383,9 @@ fn look(memory: &Memory, maps: &[MapEntry], target: &Target, thread: &HandThread
     let stacks = Stacks { memory, maps, descriptions: &target.descriptions };
     let is_guarded = |address: u64| target.guarded.iter().any(|range| range.contains(&address));
     if is_in_sequence(memory, thread) || stacks.is_inside(thread, is_guarded) {
-        return Some("every thread that was looked at was loading a library or allocating memory");
+        return Some(
+            "every thread that was looked at was loading a library, allocating memory, or using lists of the C library that loading changes",
+        );
     }
     match &target.allocator {
         Allocator::Libc => None,

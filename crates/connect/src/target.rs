@@ -60,6 +60,8 @@ struct Module {
     path: Vec<u8>,
     soname: Vec<u8>,
     functions: Vec<(Vec<u8>, u64)>,
+    /// Where each of these begins and ends.
+    ranges: Vec<Range<u64>>,
 }
 
 impl Target {
@@ -223,8 +225,13 @@ fn module(memory: &Memory, link_map: u64) -> Option<Module> {
     let tables = Tables { symbols: &entries, strings: &strings, ..Tables::default() };
     let functions =
         tables.functions().map(|symbol| (symbol.name.to_vec(), base.wrapping_add(symbol.value))).collect();
+    let range = |symbol: symbols::Symbol<'_>| {
+        let start = base.wrapping_add(symbol.value);
+        start..start.saturating_add(symbol.bytes)
+    };
+    let ranges = tables.functions().map(range).collect();
     let soname = dynamic.soname.and_then(|at| tables.string(at)).unwrap_or_default().to_vec();
-    Some(Module { base, path, soname, functions })
+    Some(Module { base, path, soname, functions, ranges })
 }
 
 impl Module {
@@ -317,7 +324,7 @@ fn guarded_code(modules: &[Module], maps: &[MapEntry], interpreter: u64) -> Vec<
         guarded.extend(around(libc, &ALLOCATOR));
         // It holds every lock of the allocator, whosever that is, from before it forks to behind that.
         guarded.extend(from(libc, b"fork"));
-        guarded.extend(FILES.iter().chain(&HANDLERS).filter_map(|name| from(libc, name)));
+        guarded.extend(FILES.iter().chain(&HANDLERS).filter_map(|name| with_static(libc, name)));
         if is_musl {
             LOADER.iter().for_each(|name| guarded.extend(around(libc, &[name])));
         }
@@ -348,6 +355,15 @@ fn around(libc: &Module, names: &[&[u8]]) -> Option<Range<u64>> {
     let before = libc.functions.iter().map(|(_, address)| *address).filter(|address| *address < first).max();
     let behind = libc.functions.iter().map(|(_, address)| *address).filter(|address| *address > last).min();
     Some(before.unwrap_or(first)..behind.unwrap_or(last + 4096))
+}
+
+/// From the end of the exported function before this one to the one behind it: a static function that does its work lies
+/// before it as a rule, and may be all that is on the stack.
+fn with_static(libc: &Module, name: &[u8]) -> Option<Range<u64>> {
+    let own = from(libc, name)?;
+    let before = libc.ranges.iter().filter(|range| range.start < own.start);
+    let end = before.map(|range| range.end.min(own.start)).max().unwrap_or(own.start);
+    Some(end..own.end)
 }
 
 /// From an exported function to the next one.

@@ -67,8 +67,9 @@ a call, which it would not let pass.",
         code: "B-1108",
         title: "no thread could be borrowed",
         text: "\
-A library is loaded by one of the program's own threads. It must not be in the loader or in the allocator at that moment, nor
-have a return address into them on its stack, as it would wait for its own locks. For some seconds every thread was. Nothing
+A library is loaded by one of the program's own threads. It must not be in the loader, the allocator or fork at that moment, nor
+in the middle of flushing all files or of registering what is done at the end, nor have a return address into these on its
+stack, as it would wait for its own locks, or for who waits for it. For some seconds every thread was. Nothing
 was changed; try again. A program whose only thread waits inside of dlopen cannot be wrapped before that returns.",
     },
     Entry {

@@ -177,6 +177,8 @@ pub struct Unwrapped {
 const QUIET_TIMEOUT: Duration = Duration::from_secs(2);
 const QUIET_PAUSE: Duration = Duration::from_millis(5);
 const QUIET_PAUSE_MAX: Duration = Duration::from_millis(100);
+/// How long it may take until who has ended is not changing wrappers any more.
+const TURN_PATIENCE: Duration = Duration::from_millis(300);
 /// How often a plan is made anew because a library has come or gone meanwhile, and after which pauses.
 const PLAN_TRIES: u32 = 100;
 const PLAN_PAUSE: Duration = Duration::from_millis(1);
@@ -568,7 +570,12 @@ struct Turn {
 }
 
 impl Turn {
+    /// Somebody who reads the descriptors of all processes may hold that of a brant which has ended, for a moment longer.
     fn take(pid: Pid) -> Result<Turn, Error> {
+        Turn::wait(pid, TURN_PATIENCE)
+    }
+
+    fn try_to_take(pid: Pid) -> Result<Turn, Error> {
         let address = SocketAddr::from_abstract_name(format!("brant-connect-{pid}"));
         match address.and_then(|address| UnixListener::bind_addr(&address)) {
             Ok(name) => Ok(Turn { _name: name }),
@@ -580,7 +587,7 @@ impl Turn {
     fn wait(pid: Pid, timeout: Duration) -> Result<Turn, Error> {
         let deadline = Instant::now() + timeout;
         loop {
-            match Turn::take(pid) {
+            match Turn::try_to_take(pid) {
                 Err(Error::Busy(_)) if Instant::now() < deadline => std::thread::sleep(PLAN_PAUSE),
                 other => return other,
             }

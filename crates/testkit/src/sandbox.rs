@@ -71,9 +71,16 @@ impl Sandbox {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         static SESSION: Once = Once::new();
         SESSION.call_once(found_visible_session);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let root = std::env::temp_dir().join(format!("bt-{}-{number}", std::process::id()));
-        std::fs::create_dir(&root).expect("the temporary folder is writable");
+        let root = loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let root = std::env::temp_dir().join(format!("bt-{}-{number}", std::process::id()));
+            match std::fs::create_dir(&root) {
+                Ok(()) => break root,
+                // A test that was killed has left it, and its number is used again.
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => panic!("the temporary folder is not writable: {error}"),
+            }
+        };
         let life = Arc::new(());
         let sandbox = Sandbox { root, who, commands: Cell::new(0), _life: Arc::clone(&life) };
         sandbox.own(&sandbox.root, 0o755);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use brant_base::{Addr, Pid, Refusals, Tid, fault};
 use brant_kernel::ending::{self, Mortal};
 use brant_kernel::proc;
-use brant_kernel::ptrace::{self, Interrupted, Options, Sentinel, Stop, UserRegisters, Waiter};
+use brant_kernel::ptrace::{self, Options, Sentinel, Stop, UserRegisters, Waiter};
 use brant_kernel::remote::Memory;
 use brant_kernel::sleep::{self, Sleep};
 
@@ -107,8 +107,6 @@ struct Tracee {
     registers: UserRegisters,
     interrupted: bool,
     sleep: Option<Sleep>,
-    /// How often it was let go on to its sleep.
-    restarts: u32,
 }
 
 /// Every thread that we hold. Dropping lets all of them go.
@@ -299,7 +297,6 @@ impl Tracees {
     fn poll_thread(&mut self, tid: Tid) -> Result<(), Error> {
         match self.waiter.poll(tid) {
             Ok(None) => {}
-            Ok(Some(Stop::Interrupt)) if self.is_before_its_sleep(tid) => self.let_sleep_on(tid),
             Ok(Some(stop @ (Stop::Interrupt | Stop::Group(_)))) => {
                 self.threads.get_mut(&tid).expect("held").note_stop(tid, stop);
             }
@@ -308,35 +305,6 @@ impl Tracees {
             Ok(Some(_)) => drop(ptrace::resume(tid, 0)),
         }
         Ok(())
-    }
-
-    /// Whether a thread is about to go on with a sleep that was interrupted before. Which call that is only the kernel knows,
-    /// and it tells by where the thread hangs; in another kernel the restart would end the sleep with EINTR.
-    fn is_before_its_sleep(&self, tid: Tid) -> bool {
-        const RESTARTS_MAX: u32 = 24;
-        const RESTART: u64 = libc::SYS_restart_syscall as u64;
-        let Some(tracee) = self.threads.get(&tid) else { return false };
-        let Ok(registers) = ptrace::registers(tid) else { return false };
-        let is_restart = match registers.interrupted() {
-            Interrupted::RestartBlock { number: RESTART } => {
-                tracee.sleep.is_none_or(|sleep| sleep.number == RESTART)
-            }
-            _ => registers.rax == RESTART,
-        };
-        is_restart && tracee.restarts < RESTARTS_MAX
-    }
-
-    fn let_sleep_on(&mut self, tid: Tid) {
-        const PAUSE: Duration = Duration::from_micros(200);
-        const PAUSE_MAX: Duration = Duration::from_millis(10);
-        let Some(tracee) = self.threads.get_mut(&tid) else { return };
-        if ptrace::resume(tid, 0).is_err() {
-            return;
-        }
-        std::thread::sleep((PAUSE * (1 << tracee.restarts.min(8))).min(PAUSE_MAX));
-        tracee.restarts += 1;
-        tracee.sleep = sleep::measure(Pid(tid.0), tid);
-        tracee.interrupted = ptrace::interrupt(tid).is_ok();
     }
 
     /// Lets the stopped ones run for a moment, but those that job control has stopped.

@@ -8,11 +8,11 @@
 
 use std::time::Duration;
 
-use brant_base::{Pid, Tid};
+use brant_base::{Addr, Pid, Tid};
 
 use crate::proc::{self, CurrentCall};
 use crate::ptrace::{self, Interrupted, Queue, UserRegisters};
-use crate::remote::{TimeoutForm, timeout_form};
+use crate::remote::{Memory, TimeoutForm, timeout_form};
 use crate::thread;
 
 /// A timed call that a thread was asleep in before it was disturbed.
@@ -42,8 +42,10 @@ fn switches(of: impl Into<proc::Subject>) -> Option<u64> {
 pub fn measure(process: Pid, tid: Tid) -> Option<Sleep> {
     let of = (process, tid);
     let before = switches(of)?;
-    let CurrentCall::Inside { number, arguments, .. } = proc::current_call(of).ok()? else { return None };
-    let number = original_number(tid, number as u64, arguments);
+    let CurrentCall::Inside { number, arguments, pc, .. } = proc::current_call(of).ok()? else {
+        return None;
+    };
+    let number = original_number(tid, number as u64, arguments, pc.0);
     timeout_form(number as i64, arguments)?;
     let cpu = proc::stat(of).ok()?.processor as u32;
     let own = Pid(std::process::id() as i32);
@@ -57,7 +59,7 @@ pub fn measure(process: Pid, tid: Tid) -> Option<Sleep> {
 
 /// The call that the program made: after an earlier stop, the kernel goes on with a sleep under the number of
 /// restart_syscall. The place where the thread hangs then tells which call it was; the arguments are still there.
-fn original_number(tid: Tid, number: u64, arguments: [u64; 6]) -> u64 {
+fn original_number(tid: Tid, number: u64, arguments: [u64; 6], instruction: u64) -> u64 {
     if number != libc::SYS_restart_syscall as u64 {
         return number;
     }
@@ -73,7 +75,20 @@ fn original_number(tid: Tid, number: u64, arguments: [u64; 6]) -> u64 {
         // clock_nanosleep's first argument is a clock, nanosleep's a pointer.
         return if arguments[0] <= LARGEST_CLOCK { 230 } else { 35 };
     }
-    number
+    number_in_code(tid, instruction).unwrap_or(number)
+}
+
+/// The number that code before a system call's instruction loads into eax, of the calls that restart_syscall goes on with: newer
+/// kernels hang in no function of their own there.
+fn number_in_code(tid: Tid, instruction: u64) -> Option<u64> {
+    const BYTES: u64 = 48;
+    const LOAD: u8 = 0xb8;
+    const RESTARTED: [u32; 4] = [7, 35, 202, 230];
+    let memory = Memory::open(Pid(tid.0)).ok()?;
+    let code: [u8; BYTES as usize] = memory.read_value(Addr(instruction.checked_sub(BYTES)?)).ok()?;
+    let loads = code.windows(5).rev().filter(|bytes| bytes[0] == LOAD);
+    let mut numbers = loads.map(|bytes| u32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]));
+    numbers.find(|number| RESTARTED.contains(number)).map(u64::from)
 }
 
 /// System calls that give EINTR when a stop wakes them, although no signal handler ran, and that have had no effect then

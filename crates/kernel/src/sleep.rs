@@ -38,6 +38,9 @@ fn switches(of: impl Into<proc::Subject>) -> Option<u64> {
     proc::status(of).ok().map(|status| status.voluntary_switches)
 }
 
+/// poll, nanosleep, futex and clock_nanosleep: what restart_syscall goes on with.
+const RESTARTED: [u32; 4] = [7, 35, 202, 230];
+
 /// Looks at a running thread; `None` where it is not asleep in a call with a relative time-out.
 pub fn measure(process: Pid, tid: Tid) -> Option<Sleep> {
     let of = (process, tid);
@@ -46,7 +49,12 @@ pub fn measure(process: Pid, tid: Tid) -> Option<Sleep> {
         return None;
     };
     let number = original_number(tid, number as u64, arguments, pc.0);
-    timeout_form(number as i64, arguments)?;
+    // Of a call with an absolute time-out only the number is of use, where the kernel goes on with it under another.
+    if timeout_form(number as i64, arguments).is_none()
+        && RESTARTED.iter().all(|known| u64::from(*known) != number)
+    {
+        return None;
+    }
     let cpu = proc::stat(of).ok()?.processor as u32;
     let own = Pid(std::process::id() as i32);
     let exec_start = |who: Option<Tid>| {
@@ -75,7 +83,19 @@ fn original_number(tid: Tid, number: u64, arguments: [u64; 6], instruction: u64)
         // clock_nanosleep's first argument is a clock, nanosleep's a pointer.
         return if arguments[0] <= LARGEST_CLOCK { 230 } else { 35 };
     }
-    number_in_code(tid, instruction).unwrap_or(number)
+    number_in_code(tid, instruction).or_else(|| number_by_arguments(arguments)).unwrap_or(number)
+}
+
+/// The same where the number came in a register: what the arguments can only be for.
+fn number_by_arguments([first, second, third, ..]: [u64; 6]) -> Option<u64> {
+    const SMALL: u64 = 4095;
+    const PRIVATE: u64 = 0x80;
+    match (first > SMALL, second) {
+        (false, 0 | 1) if third > SMALL => Some(230),
+        (true, operation) if operation <= SMALL && operation & PRIVATE != 0 => Some(202),
+        (true, rest) if rest == 0 || rest > SMALL => Some(35),
+        _ => None,
+    }
 }
 
 /// The number that code before a system call's instruction loads into eax, of the calls that restart_syscall goes on with: newer
@@ -83,7 +103,6 @@ fn original_number(tid: Tid, number: u64, arguments: [u64; 6], instruction: u64)
 fn number_in_code(tid: Tid, instruction: u64) -> Option<u64> {
     const BYTES: u64 = 48;
     const LOAD: u8 = 0xb8;
-    const RESTARTED: [u32; 4] = [7, 35, 202, 230];
     let memory = Memory::open(Pid(tid.0)).ok()?;
     let code: [u8; BYTES as usize] = memory.read_value(Addr(instruction.checked_sub(BYTES)?)).ok()?;
     let loads = code.windows(5).rev().filter(|bytes| bytes[0] == LOAD);

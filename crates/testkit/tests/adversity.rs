@@ -281,3 +281,20 @@ fn images_that_make_no_sense_are_refused_in_order() {
     }
     assert!(faults.is_empty(), "{faults:?}");
 }
+
+/// A sleep that was interrupted before goes on under another number, and in some kernels in a place that does not tell which
+/// call it was.
+#[test]
+fn sleeps_go_on_after_a_second_checkpoint() {
+    let sandbox = Sandbox::new(Who::Plain);
+    let mut program = sandbox.start(&Program::fixture("sleeps"));
+    assert!(wait_until(60, || sandbox.path("f.ready").exists()), "it did not start");
+    let pid = program.pid().to_string();
+    sandbox.brant(&["checkpoint", &pid, "-o", "./first.img"]).expect(0);
+    sandbox.brant(&["checkpoint", &pid, "--stop", "-o", "./second.img"]).expect(0);
+    assert!(program.wait(60).is_some(), "--stop left the program running");
+    sandbox.brant(&["restore", "-d", "./second.img"]).expect(0);
+    sandbox.write("f.go", "go");
+    assert!(wait_until(60, || sandbox.path("f.result").exists()), "it does not go on");
+    assert_eq!(sandbox.text("f.result"), "ok");
+}

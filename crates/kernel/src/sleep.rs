@@ -38,22 +38,17 @@ fn switches(of: impl Into<proc::Subject>) -> Option<u64> {
     proc::status(of).ok().map(|status| status.voluntary_switches)
 }
 
-/// poll, nanosleep, futex and clock_nanosleep: what restart_syscall goes on with.
-const RESTARTED: [u32; 4] = [7, 35, 202, 230];
-
-/// Looks at a running thread; `None` where it is not asleep in a call with a relative time-out.
+/// Looks at a running thread; `None` where it is not asleep in a call with a relative time-out, nor in one that the kernel goes on
+/// with under another number.
 pub fn measure(process: Pid, tid: Tid) -> Option<Sleep> {
     let of = (process, tid);
     let before = switches(of)?;
     let CurrentCall::Inside { number, arguments, pc, .. } = proc::current_call(of).ok()? else {
         return None;
     };
-    let number = original_number(tid, number as u64, arguments, pc.0);
-    // Of a call with an absolute time-out only the number is of use, where the kernel goes on with it under another.
-    if timeout_form(number as i64, arguments).is_none()
-        && RESTARTED.iter().all(|known| u64::from(*known) != number)
-    {
-        return None;
+    let original = original_number(tid, number as u64, arguments, pc.0);
+    if original == number as u64 {
+        timeout_form(number, arguments)?;
     }
     let cpu = proc::stat(of).ok()?.processor as u32;
     let own = Pid(std::process::id() as i32);
@@ -62,8 +57,15 @@ pub fn measure(process: Pid, tid: Tid) -> Option<Sleep> {
     };
     let elapsed_ns = thread::asleep_for_ns(tid, cpu, exec_start).unwrap_or_default();
     // A thread that went on meanwhile is found out at its stop.
-    Some(Sleep { number, elapsed: Duration::from_nanos(elapsed_ns), switches: before })
+    Some(Sleep { number: original, elapsed: Duration::from_nanos(elapsed_ns), switches: before })
 }
+
+const NANOSLEEP: u64 = libc::SYS_nanosleep as u64;
+const CLOCK_NANOSLEEP: u64 = libc::SYS_clock_nanosleep as u64;
+const FUTEX: u64 = libc::SYS_futex as u64;
+const POLL: u64 = libc::SYS_poll as u64;
+/// A clock's number is not above this, nor that of a futex operation; a pointer is.
+const SMALL: u64 = 4095;
 
 /// The call that the program made: after an earlier stop, the kernel goes on with a sleep under the number of
 /// restart_syscall. The place where the thread hangs then tells which call it was; the arguments are still there.
@@ -71,29 +73,27 @@ fn original_number(tid: Tid, number: u64, arguments: [u64; 6], instruction: u64)
     if number != libc::SYS_restart_syscall as u64 {
         return number;
     }
-    const LARGEST_CLOCK: u64 = 4095;
     let place = std::fs::read_to_string(format!("/proc/{tid}/wchan")).unwrap_or_default();
     if place.contains("futex") {
-        return 202;
+        return FUTEX;
     }
     if place.contains("poll") || place.contains("select") {
-        return 7;
+        return POLL;
     }
     if place.contains("nanosleep") {
         // clock_nanosleep's first argument is a clock, nanosleep's a pointer.
-        return if arguments[0] <= LARGEST_CLOCK { 230 } else { 35 };
+        return if arguments[0] <= SMALL { CLOCK_NANOSLEEP } else { NANOSLEEP };
     }
     number_in_code(tid, instruction).or_else(|| number_by_arguments(arguments)).unwrap_or(number)
 }
 
 /// The same where the number came in a register: what the arguments can only be for.
 fn number_by_arguments([first, second, third, ..]: [u64; 6]) -> Option<u64> {
-    const SMALL: u64 = 4095;
-    const PRIVATE: u64 = 0x80;
+    const PRIVATE: u64 = libc::FUTEX_PRIVATE_FLAG as u64;
     match (first > SMALL, second) {
-        (false, 0 | 1) if third > SMALL => Some(230),
-        (true, operation) if operation <= SMALL && operation & PRIVATE != 0 => Some(202),
-        (true, rest) if rest == 0 || rest > SMALL => Some(35),
+        (false, 0 | 1) if third > SMALL => Some(CLOCK_NANOSLEEP),
+        (true, operation) if operation <= SMALL && operation & PRIVATE != 0 => Some(FUTEX),
+        (true, rest) if rest == 0 || rest > SMALL => Some(NANOSLEEP),
         _ => None,
     }
 }
@@ -106,8 +106,8 @@ fn number_in_code(tid: Tid, instruction: u64) -> Option<u64> {
     let memory = Memory::open(Pid(tid.0)).ok()?;
     let code: [u8; BYTES as usize] = memory.read_value(Addr(instruction.checked_sub(BYTES)?)).ok()?;
     let loads = code.windows(5).rev().filter(|bytes| bytes[0] == LOAD);
-    let mut numbers = loads.map(|bytes| u32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]));
-    numbers.find(|number| RESTARTED.contains(number)).map(u64::from)
+    let mut numbers = loads.map(|bytes| u32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]).into());
+    numbers.find(|number| [NANOSLEEP, CLOCK_NANOSLEEP, FUTEX, POLL].contains(number))
 }
 
 /// System calls that give EINTR when a stop wakes them, although no signal handler ran, and that have had no effect then

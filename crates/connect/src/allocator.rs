@@ -13,7 +13,7 @@ use brant_kernel::proc::MapEntry;
 use brant_kernel::ptrace::Interrupted;
 use brant_kernel::remote::{HandThread, Memory};
 
-use crate::target::{read, string, word, word_32};
+use crate::target::{self, read, string, word, word_32};
 
 const NAME: &[u8] = b"malloc";
 const MODULES_MAX: usize = 65_536;
@@ -129,9 +129,7 @@ fn code_of(memory: &Memory, maps: &[MapEntry], link_map: u64) -> Allocator {
     let own =
         word(memory, link_map + 16).and_then(|at| maps.iter().find(|entry| entry.range.contains(Addr(at))));
     let Some(own) = own.filter(|own| own.inode != 0) else { return Allocator::Program };
-    let is_own = |entry: &&MapEntry| (entry.device, entry.inode) == (own.device, own.inode);
-    let code = maps.iter().filter(is_own).filter(|entry| entry.permissions.execute);
-    Allocator::Library(code.map(|entry| entry.range.start().0..entry.range.end().0).collect())
+    Allocator::Library(target::code_of(maps, (own.device, own.inode)).collect())
 }
 
 fn exports_malloc(memory: &Memory, link_map: u64, base: u64) -> bool {

@@ -213,7 +213,7 @@ fn put_table_on(waiter: &Waiter, pid: Pid, table: &Inherited, log: &Log) -> Resu
     let mut session = Session::open_standing(waiter, &target, &[thread], std::slice::from_ref(&wrapper))?;
     let done = put_on(&target, &mut session, &wrapper);
     log.put_on(pid, numbers::WRAPPER, &done);
-    session.close().and(done.map(drop))
+    session.close_after(done).map(drop)
 }
 
 /// After an execve the thread has the process's number.

@@ -239,10 +239,7 @@ fn wrap_running(wrapper: &Wrapper, pid: Pid) -> Result<Wrapped, Error> {
 
 fn put_on_and_close(target: &Target, mut session: Session<'_>, wrapper: &Wrapper) -> Result<Wrapped, Error> {
     let done = put_on(target, &mut session, wrapper);
-    let closed = session.close();
-    let done = done?;
-    closed?;
-    Ok(done)
+    session.close_after(done)
 }
 
 /// Loads the implementation, asks the runtime for a plan, and carries it out. The refusals that need a look into
@@ -406,30 +403,22 @@ fn unwrap_running(name: &str, pid: Pid) -> Result<(Unwrapped, Option<Vec<u8>>), 
     let taken = take_off(&target, &mut session, name);
     let TakenOff { wrapper, following, is_quiet, pause } = match taken {
         Ok(taken) => taken,
-        Err(error) => {
-            // Where the thread does not come back, that is why.
-            let _ = session.close();
-            return Err(error);
+        Err(error) => return session.close_after(Err(error)),
+    };
+    let unload_and_close = |mut session: Session<'_>| {
+        let unloaded = unload(&target, &mut session, &wrapper);
+        session.close_after(unloaded)
+    };
+    let implementation = if is_quiet {
+        unload_and_close(session)?
+    } else {
+        session.close()?;
+        match wait_until_quiet(&target, &wrapper)? {
+            true => unload_and_close(Session::open(&waiter, &target, false, &[])?)?,
+            false => Implementation::InUse,
         }
     };
-    if is_quiet {
-        let implementation = unload(&target, &mut session, &wrapper);
-        let closed = session.close();
-        let (implementation, interceptions) = (implementation?, wrapper.functions);
-        closed?;
-        return Ok((Unwrapped { implementation, interceptions, pause }, following));
-    }
-    session.close()?;
-    if !wait_until_quiet(&target, &wrapper)? {
-        let interceptions = wrapper.functions;
-        return Ok((Unwrapped { implementation: Implementation::InUse, interceptions, pause }, following));
-    }
-    let mut session = Session::open(&waiter, &target, false, &[])?;
-    let implementation = unload(&target, &mut session, &wrapper);
-    let closed = session.close();
-    let (implementation, interceptions) = (implementation?, wrapper.functions);
-    closed?;
-    Ok((Unwrapped { implementation, interceptions, pause }, following))
+    Ok((Unwrapped { implementation, interceptions: wrapper.functions, pause }, following))
 }
 
 /// A wrapper whose layers are out.
@@ -532,9 +521,7 @@ fn file_of(
 /// The executable mappings of a wrapper's implementation.
 fn code_of(target: &Target, memory: &Memory, wrapper: &Listed) -> Result<Vec<std::ops::Range<u64>>, Error> {
     let (file, maps) = file_of(target, memory, wrapper)?;
-    let is_own = |entry: &&proc::MapEntry| (entry.device, entry.inode) == file;
-    let code = maps.iter().filter(is_own).filter(|entry| entry.permissions.execute);
-    Ok(code.map(|entry| entry.range.start().0..entry.range.end().0).collect())
+    Ok(target::code_of(&maps, file).collect())
 }
 
 /// The wrappers that are in a process, the dormant ones too.
@@ -547,10 +534,7 @@ pub fn wrappers(pid: Pid) -> Result<Vec<Listed>, Error> {
     }
     let mut session = Session::open(&waiter, &target, false, &[])?;
     let known = listed(&mut session);
-    let closed = session.close();
-    let known = known?;
-    closed?;
-    Ok(known)
+    session.close_after(known)
 }
 
 fn listed(session: &mut Session<'_>) -> Result<Vec<Listed>, Error> {

@@ -21,10 +21,7 @@ pub fn tell_of_checkpoint(pid: Pid) -> Result<usize, Error> {
     let target = Target::inspect(pid)?;
     let mut session = Session::open(&waiter, &target, false, &[])?;
     let told = tell(&mut session);
-    let closed = session.close();
-    let told = told?;
-    closed?;
-    Ok(told)
+    session.close_after(told)
 }
 
 fn tell(session: &mut Session<'_>) -> Result<usize, Error> {

@@ -310,6 +310,13 @@ impl<'w> Session<'w> {
         ptrace::set_registers(tid, &other.registers).map_err(|error| Error::thread(tid, "moving it", error))
     }
 
+    /// The same after what was done with it. Where that failed, a thread that does not come back is no news.
+    pub(crate) fn close_after<T>(self, done: Result<T, Error>) -> Result<T, Error> {
+        let closed = self.close();
+        let done = done?;
+        closed.map(|()| done)
+    }
+
     /// Gives the thread back and lets it go.
     pub(crate) fn close(self) -> Result<(), Error> {
         let Session { errand, mut held, file, carried, .. } = self;

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use brant_base::{Addr, PageRange, Pid};
 use brant_hook::symbols::{self, Dynamic, PROGRAM_HEADER_BYTES, SYMBOL_BYTES, Tables, is_library};
-use brant_kernel::proc::{self, MapEntry, MapKind};
+use brant_kernel::proc::{self, Device, MapEntry, MapKind};
 use brant_kernel::remote::Memory;
 
 use crate::allocator::Allocator;
@@ -59,10 +59,11 @@ struct Module {
     base: u64,
     path: Vec<u8>,
     soname: Vec<u8>,
-    functions: Vec<(Vec<u8>, u64)>,
-    /// Where each of these begins and ends.
-    ranges: Vec<Range<u64>>,
+    functions: Functions,
 }
+
+/// Exported functions: where they begin and end, by their names.
+pub(crate) type Functions = Vec<(Vec<u8>, Range<u64>)>;
 
 impl Target {
     /// Looks at a process. Nothing of it is changed or stopped.
@@ -124,7 +125,10 @@ impl Target {
         let allocator = Allocator::find(&memory, &maps, debug, |base| Some(base) == libc);
         let listed = listed(&memory, debug, (headers, count));
         let is_libc = |module: &Module| module.is(b"libc");
-        let exports = modules.into_iter().find(is_libc).map_or(Vec::new(), |libc| libc.functions);
+        let libc = modules.into_iter().find(is_libc);
+        let exports = libc.map_or(Vec::new(), |libc| {
+            libc.functions.into_iter().map(|(name, range)| (name, range.start)).collect()
+        });
         Ok(Target {
             pid,
             maps,
@@ -207,6 +211,14 @@ fn module(memory: &Memory, link_map: u64) -> Option<Module> {
     }
     let section = read(memory, word(memory, link_map + 16)?, 16 * 64)?;
     let dynamic = Dynamic::parse(&section, base);
+    let (functions, strings) = exported(memory, &dynamic, base)?;
+    let tables = Tables { strings: &strings, ..Tables::default() };
+    let soname = dynamic.soname.and_then(|at| tables.string(at)).unwrap_or_default().to_vec();
+    Some(Module { base, path, soname, functions })
+}
+
+/// The functions that a library at `base` exports, and the strings of its symbols.
+fn exported(memory: &Memory, dynamic: &Dynamic, base: u64) -> Option<(Functions, Vec<u8>)> {
     let count = match (dynamic.hash, dynamic.gnu_hash) {
         (Some(hash), _) => u64::from(word_32(memory, hash + 4)?),
         (None, Some(hash)) => {
@@ -223,20 +235,23 @@ fn module(memory: &Memory, link_map: u64) -> Option<Module> {
         read(memory, dynamic.strings, dynamic.string_bytes)?,
     );
     let tables = Tables { symbols: &entries, strings: &strings, ..Tables::default() };
-    let functions =
-        tables.functions().map(|symbol| (symbol.name.to_vec(), base.wrapping_add(symbol.value))).collect();
     let range = |symbol: symbols::Symbol<'_>| {
         let start = base.wrapping_add(symbol.value);
-        start..start.saturating_add(symbol.bytes)
+        (symbol.name.to_vec(), start..start.saturating_add(symbol.bytes))
     };
-    let ranges = tables.functions().map(range).collect();
-    let soname = dynamic.soname.and_then(|at| tables.string(at)).unwrap_or_default().to_vec();
-    Some(Module { base, path, soname, functions, ranges })
+    let functions = tables.functions().map(range).collect();
+    Some((functions, strings))
 }
 
 impl Module {
     fn address_of(&self, name: &[u8]) -> Option<u64> {
-        self.functions.iter().find(|(known, _)| known == name).map(|(_, address)| *address)
+        self.functions.iter().find(|(known, _)| known == name).map(|(_, range)| range.start)
+    }
+
+    /// Where the next exported function begins.
+    fn end_behind(&self, start: u64) -> u64 {
+        let behind = self.functions.iter().map(|(_, range)| range.start).filter(|other| *other > start).min();
+        behind.unwrap_or(start + 4096)
     }
 
     fn is(&self, name: &[u8]) -> bool {
@@ -263,29 +278,15 @@ fn find_loader(modules: &[Module], debug: u64) -> Option<Loader> {
     Some(Loader { open, close, error: None, iterate, debug, flags: RTLD_NOW | RTLD_DLOPEN })
 }
 
-/// The functions that the library at `base` exports: where they begin and end, by their names.
-pub(crate) fn exported_ranges(memory: &Memory, base: u64) -> Option<Vec<(Vec<u8>, Range<u64>)>> {
+/// The functions that the library exports whose first page is at `base`.
+pub(crate) fn exported_ranges(memory: &Memory, base: u64) -> Option<Functions> {
     let from = base + word(memory, base + 32)?;
     let headers =
         read(memory, from, u64::from(word_32(memory, base + 56)? & 0xffff) * PROGRAM_HEADER_BYTES as u64)?;
     let dynamic = symbols::segments(&headers).find(|segment| segment.kind == symbols::PT_DYNAMIC)?;
     let section = read(memory, base + dynamic.address, dynamic.memory_bytes)?;
     let dynamic = Dynamic::parse(&section, base);
-    let table = read_up_to(memory, dynamic.gnu_hash?, 1 << 20);
-    let count = symbols::count_by_gnu_hash(|at| {
-        let at = usize::try_from(at).ok()?;
-        Some(u32::from_le_bytes(table.get(at..at + 4)?.try_into().ok()?))
-    })?;
-    let (entries, strings) = (
-        read(memory, dynamic.symbols, count.checked_mul(SYMBOL_BYTES)?)?,
-        read(memory, dynamic.strings, dynamic.string_bytes)?,
-    );
-    let tables = Tables { symbols: &entries, strings: &strings, ..Tables::default() };
-    let range = |symbol: symbols::Symbol<'_>| {
-        let start = base.wrapping_add(symbol.value);
-        (symbol.name.to_vec(), start..start + symbol.bytes)
-    };
-    Some(tables.functions().map(range).collect())
+    exported(memory, &dynamic, base).map(|(functions, _)| functions)
 }
 
 /// The loader's code, where it is a file of its own, that of the C library's allocator, and what holds other locks that a
@@ -312,13 +313,7 @@ fn guarded_code(modules: &[Module], maps: &[MapEntry], interpreter: u64) -> Vec<
     let is_musl = modules.iter().any(|module| module.base == interpreter && module.is(b"libc"));
     let at = maps.iter().find(|entry| entry.range.contains(Addr(interpreter)));
     if let Some(first) = at.filter(|_| !is_musl) {
-        let same = |entry: &&MapEntry| entry.inode == first.inode && entry.device == first.device;
-        guarded.extend(
-            maps.iter()
-                .filter(same)
-                .filter(|entry| entry.permissions.execute)
-                .map(|entry| entry.range.start().0..entry.range.end().0),
-        );
+        guarded.extend(code_of(maps, (first.device, first.inode)));
     }
     if let Some(libc) = modules.iter().find(|module| module.is(b"libc")) {
         guarded.extend(around(libc, &ALLOCATOR));
@@ -335,16 +330,15 @@ fn guarded_code(modules: &[Module], maps: &[MapEntry], interpreter: u64) -> Vec<
 /// The code of the C library, and of libpthread where that is another.
 fn library_code(modules: &[Module], maps: &[MapEntry]) -> Vec<Range<u64>> {
     let is_one = |module: &&Module| module.is(b"libc") || module.is(b"libpthread");
-    let files: Vec<_> = modules
-        .iter()
-        .filter(is_one)
-        .filter_map(|module| maps.iter().find(|entry| entry.range.contains(Addr(module.base))))
-        .map(|entry| (entry.device, entry.inode))
-        .collect();
-    maps.iter()
-        .filter(|entry| entry.permissions.execute && files.contains(&(entry.device, entry.inode)))
-        .map(|entry| entry.range.start().0..entry.range.end().0)
-        .collect()
+    let of = |module: &Module| maps.iter().find(|entry| entry.range.contains(Addr(module.base)));
+    let files = modules.iter().filter(is_one).filter_map(of);
+    files.flat_map(|entry| code_of(maps, (entry.device, entry.inode))).collect()
+}
+
+/// The executable mappings of a file.
+pub(crate) fn code_of(maps: &[MapEntry], file: (Device, u64)) -> impl Iterator<Item = Range<u64>> {
+    let own = maps.iter().filter(move |entry| (entry.device, entry.inode) == file);
+    own.filter(|entry| entry.permissions.execute).map(|entry| entry.range.start().0..entry.range.end().0)
 }
 
 /// From the exported function before these ones, which lie together, to the one behind them: the static functions of the
@@ -352,25 +346,23 @@ fn library_code(modules: &[Module], maps: &[MapEntry]) -> Vec<Range<u64>> {
 fn around(libc: &Module, names: &[&[u8]]) -> Option<Range<u64>> {
     let addresses: Vec<u64> = names.iter().filter_map(|name| libc.address_of(name)).collect();
     let (first, last) = (*addresses.iter().min()?, *addresses.iter().max()?);
-    let before = libc.functions.iter().map(|(_, address)| *address).filter(|address| *address < first).max();
-    let behind = libc.functions.iter().map(|(_, address)| *address).filter(|address| *address > last).min();
-    Some(before.unwrap_or(first)..behind.unwrap_or(last + 4096))
+    let before = libc.functions.iter().map(|(_, range)| range.start).filter(|start| *start < first).max();
+    Some(before.unwrap_or(first)..libc.end_behind(last))
 }
 
 /// From the end of the exported function before this one to the one behind it: a static function that does its work lies
 /// before it as a rule, and may be all that is on the stack.
 fn with_static(libc: &Module, name: &[u8]) -> Option<Range<u64>> {
     let own = from(libc, name)?;
-    let before = libc.ranges.iter().filter(|range| range.start < own.start);
-    let end = before.map(|range| range.end.min(own.start)).max().unwrap_or(own.start);
+    let before = libc.functions.iter().filter(|(_, range)| range.start < own.start);
+    let end = before.map(|(_, range)| range.end.min(own.start)).max().unwrap_or(own.start);
     Some(end..own.end)
 }
 
 /// From an exported function to the next one.
 fn from(libc: &Module, name: &[u8]) -> Option<Range<u64>> {
     let first = libc.address_of(name)?;
-    let behind = libc.functions.iter().map(|(_, address)| *address).filter(|address| *address > first).min();
-    Some(first..behind.unwrap_or(first + 4096))
+    Some(first..libc.end_behind(first))
 }
 
 pub(crate) fn read(memory: &Memory, at: u64, bytes: u64) -> Option<Vec<u8>> {

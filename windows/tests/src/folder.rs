@@ -44,3 +44,8 @@ impl Drop for Folder {
         }
     }
 }
+
+/// A path as Windows programs know it.
+pub fn windows_path(path: &Path) -> String {
+    format!("Z:{}", path.display()).replace('/', "\\")
+}

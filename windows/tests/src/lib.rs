@@ -12,6 +12,6 @@ mod registry;
 mod user;
 
 pub use fixture::{Built, compile};
-pub use folder::Folder;
+pub use folder::{Folder, windows_path};
 pub use program::{Running, Said, Wine};
 pub use registry::{Package, shipped};

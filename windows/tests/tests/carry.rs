@@ -1,19 +1,14 @@
 //! Programs that are captured and brought back, between prefixes of different Windows versions and with the system's libraries elsewhere.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use brant_image::Image;
 use brant_image::inspect::inspect;
-use brant_windows_tests::{Built, Folder, Running, Said, Wine, compile};
+use brant_windows_tests::{Built, Folder, Running, Said, Wine, compile, windows_path};
 
 /// Where kernelbase, kernel32, msvcrt and the agent lie otherwise.
 const USUAL_PLACES: &str = "7b000000,7b600000,228280000,180000000";
-
-fn windows_path(path: &Path) -> String {
-    format!("Z:{}", path.display()).replace('/', "\\")
-}
 
 /// Starts `carried.c` to be carried, and waits until it is set up.
 fn start(wine: &Wine, folder: &Folder) -> Running {

@@ -1,18 +1,13 @@
 //! The papers' method for heaps: the system's own, written as they are and brought back in place, or refused.
 
 use std::io::Write as _;
-use std::path::Path;
 use std::process::{Output, Stdio};
 
 use brant_image::Image;
-use brant_windows_tests::{Built, Folder, Running, Wine, compile};
+use brant_windows_tests::{Built, Folder, Running, Wine, compile, windows_path};
 
 const SHOWN: &str = "4 heaps\nmalloc: of malloc\nheap 1: of the first heap, 1 blocks\nheap 2: of the second heap, 11 blocks\n\
      region: of the region\n";
-
-fn windows_path(path: &Path) -> String {
-    format!("Z:{}", path.display()).replace('/', "\\")
-}
 
 /// The first execution: it asks for texts, keeps them in its heaps, and is captured.
 fn first_execution(wine: &Wine, folder: &Folder) {

@@ -4,11 +4,10 @@
 //! input, and `start` leaves a program running in a window of its own. `4814` is the number of the program that was started last;
 //! hidden steps may compile by `gcc`, with the headers and from `fixtures`.
 
-use std::path::Path;
 use std::process::Stdio;
 
 use brant_testkit::{Prompt, Session, repository};
-use brant_windows_tests::{Folder, Wine};
+use brant_windows_tests::{Folder, Wine, windows_path};
 
 /// What a whole session may take.
 const LIMIT_S: &str = "300";
@@ -57,10 +56,6 @@ fn typed_again(name: &str) {
     assert!(!matches!(status.code(), None | Some(124 | 137)), "{name} did not end: {printed}");
     let differences = session.differences(&printed, "/home/you");
     assert!(differences.is_empty(), "{name}:\n\n{}", differences.join("\n\n"));
-}
-
-fn windows_path(path: &Path) -> String {
-    format!("Z:{}", path.display()).replace('/', "\\")
 }
 
 #[test]

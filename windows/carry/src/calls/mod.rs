@@ -111,7 +111,7 @@ macro_rules! with_handles {
 pub(super) use {ours, with_handles};
 
 /// Sets the calling thread's error. Gives 0, what most functions say then.
-fn fails(error: u32) -> u64 {
+pub(crate) fn fails(error: u32) -> u64 {
     // SAFETY: a call without pointers.
     unsafe { windows_sys::Win32::Foundation::SetLastError(error) };
     0

@@ -236,11 +236,15 @@ extern "system" fn SetWaitableTimer(
 
 /// Milliseconds until a time of day.
 fn until(file_time: i64) -> i64 {
+    (file_time - system_time()) / 10_000
+}
+
+/// The time of day, in 100 ns as a FILETIME has them.
+pub(super) fn system_time() -> i64 {
     let mut now = windows_sys::Win32::Foundation::FILETIME { dwLowDateTime: 0, dwHighDateTime: 0 };
     // SAFETY: there is room for the answer.
     unsafe { windows_sys::Win32::System::SystemInformation::GetSystemTimeAsFileTime(&raw mut now) };
-    let now = i64::from(now.dwHighDateTime) << 32 | i64::from(now.dwLowDateTime);
-    (file_time - now) / 10_000
+    i64::from(now.dwHighDateTime) << 32 | i64::from(now.dwLowDateTime)
 }
 
 extern "system" fn SetWaitableTimerEx(

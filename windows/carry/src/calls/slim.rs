@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use windows_sys::Win32::System::Threading::INFINITE;
 
 use super::clocks::GetTickCount64;
+use super::objects::system_time;
 use super::{fails, locks, ours, waits};
 use crate::thread::Frame;
 
@@ -243,15 +244,9 @@ fn limit_ms(limit: *const i64) -> u32 {
     }
     // SAFETY: the program's number.
     let limit = unsafe { limit.read() };
-    let remaining = if limit < 0 { limit.unsigned_abs() } else { limit.saturating_sub(now()).max(0) as u64 };
+    let remaining =
+        if limit < 0 { limit.unsigned_abs() } else { limit.saturating_sub(system_time()).max(0) as u64 };
     remaining.div_ceil(10_000).min(u64::from(INFINITE) - 1) as u32
-}
-
-fn now() -> i64 {
-    let mut time = windows_sys::Win32::Foundation::FILETIME::default();
-    // SAFETY: there is room for the time.
-    unsafe { windows_sys::Win32::System::SystemInformation::GetSystemTimeAsFileTime(&raw mut time) };
-    (i64::from(time.dwHighDateTime) << 32) | i64::from(time.dwLowDateTime)
 }
 
 extern "system" fn RtlSleepConditionVariableSRW(at: usize, lock: u64, limit: *const i64, flags: u32) -> u32 {

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 
 use windows_sys::Win32::Foundation::{
-    ERROR_INVALID_HANDLE, ERROR_INVALID_PARAMETER, ERROR_NOT_ENOUGH_MEMORY, HANDLE, SetLastError,
+    ERROR_INVALID_HANDLE, ERROR_INVALID_PARAMETER, ERROR_NOT_ENOUGH_MEMORY, HANDLE,
 };
 use windows_sys::Win32::System::Memory::{
     GetProcessHeap as native_process_heap, HEAP_REALLOC_IN_PLACE_ONLY, HEAP_ZERO_MEMORY, HeapAlloc, HeapFree,
@@ -14,8 +14,7 @@ use super::{create, destroy, heaps, is_of_system, of};
 use crate::state::load;
 
 fn fails<T: Default>(error: u32) -> T {
-    // SAFETY: a call without pointers.
-    unsafe { SetLastError(error) };
+    crate::calls::fails(error);
     T::default()
 }
 

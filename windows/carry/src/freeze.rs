@@ -189,12 +189,11 @@ fn whereabouts(thread: &Thread) -> String {
 
 /// Sends a thread that is in the program's own code to park. Any other one is left as it is.
 fn stop(thread: &Thread) {
-    let is_outside = |thread: &Thread| {
-        thread.inside.load(Ordering::SeqCst) == 0 && thread.has_begun.load(Ordering::SeqCst) == 1
-    };
+    let has_begun = |thread: &Thread| thread.has_begun.load(Ordering::SeqCst) == 1;
+    let is_outside = |thread: &Thread| thread.inside.load(Ordering::SeqCst) == 0 && has_begun(thread);
     let real = load(&thread.real) as HANDLE;
     // SAFETY: the thread's own handle; it is resumed below, whatever happens.
-    if !is_outside(thread) || unsafe { SuspendThread(real) } == u32::MAX {
+    if !(has_begun(thread) && comes_out(thread)) || unsafe { SuspendThread(real) } == u32::MAX {
         return;
     }
     let mut room = Aligned(CONTEXT {
@@ -217,6 +216,16 @@ fn stop(thread: &Thread) {
     }
     // SAFETY: it was suspended above.
     unsafe { ResumeThread(real) };
+}
+
+/// Whether a thread is in the program's own code, or in a function that it is soon out of: one that calls these all the time would hardly be met outside
+/// of them twice, before it is suspended and behind that.
+fn comes_out(thread: &Thread) -> bool {
+    match thread.inside.load(Ordering::SeqCst) {
+        0 => true,
+        IN_BETWEEN => false,
+        inside => catalog::how(&thunk::name_of(inside as usize - 1).1) == How::Quick,
+    }
 }
 
 /// The system wants contexts at multiples of 16.

@@ -12,20 +12,21 @@ use crate::freeze::FrozenThread;
 /// What an image holds of a thread's call: the registers that it goes on with, and what is left of a time-out.
 pub(crate) fn for_image(thread: &FrozenThread, memory: &Memory) -> (UserRegisters, Option<InterruptedCall>) {
     let registers = thread.at_stop;
-    let number = match registers.interrupted() {
-        Interrupted::No => return (registers, None),
+    let again = match registers.interrupted() {
         Interrupted::Restart { .. } => return (registers.as_resumed_by_kernel(), None),
-        Interrupted::RestartBlock { number } => thread
-            .sleep
-            .map(|sleep| sleep.number)
-            .filter(|_| number == libc::SYS_restart_syscall as u64)
-            .unwrap_or(number),
+        Interrupted::RestartBlock { number } if number != libc::SYS_restart_syscall as u64 => {
+            registers.with_call_again(number)
+        }
+        Interrupted::No | Interrupted::RestartBlock { .. } => match again_after_restart(thread, memory) {
+            None => return (registers.as_resumed_by_kernel(), None),
+            Some(again) => again,
+        },
         Interrupted::Eintr { .. } => match sleep::ended_by_stop(thread.host, &registers) {
             None => return (registers, None),
-            Some(number) => number,
+            Some(number) => registers.with_call_again(number),
         },
     };
-    let again = registers.with_call_again(number);
+    let number = again.rax;
     let form = timeout_form(number as i64, again.arguments());
     let elapsed = thread.sleep.map(|sleep| sleep.elapsed).unwrap_or_default();
     let call = form.and_then(|form| timeout_ns(form, &again, memory)).map(|timeout_ns| InterruptedCall {
@@ -33,6 +34,18 @@ pub(crate) fn for_image(thread: &FrozenThread, memory: &Memory) -> (UserRegister
         remaining_ns: timeout_ns.saturating_sub(elapsed.as_nanos() as u64),
     });
     (again, call)
+}
+
+/// The registers of a thread whose call the kernel goes on with under another number, or which is about to.
+fn again_after_restart(thread: &FrozenThread, memory: &Memory) -> Option<UserRegisters> {
+    let registers = &thread.at_stop;
+    let is_restart = |number: &u64| *number == libc::SYS_restart_syscall as u64;
+    match (registers.interrupted(), thread.sleep) {
+        (Interrupted::RestartBlock { .. }, Some(sleep)) if !is_restart(&sleep.number) => {
+            Some(registers.with_call_again(sleep.number))
+        }
+        _ => sleep::with_sleep_again(memory, registers),
+    }
 }
 
 fn timeout_ns(form: TimeoutForm, registers: &UserRegisters, memory: &Memory) -> Option<u64> {

@@ -84,7 +84,28 @@ fn original_number(tid: Tid, number: u64, arguments: [u64; 6], instruction: u64)
         // clock_nanosleep's first argument is a clock, nanosleep's a pointer.
         return if arguments[0] <= SMALL { CLOCK_NANOSLEEP } else { NANOSLEEP };
     }
-    number_in_code(tid, instruction).or_else(|| number_by_arguments(arguments)).unwrap_or(number)
+    let memory = Memory::open(Pid(tid.0)).ok();
+    memory.and_then(|memory| number_gone_on_with(&memory, arguments, instruction)).unwrap_or(number)
+}
+
+/// Which call restart_syscall goes on with, by the code before `behind` its instruction or else by what its arguments can only
+/// be for.
+fn number_gone_on_with(memory: &Memory, arguments: [u64; 6], behind: u64) -> Option<u64> {
+    number_in_code(memory, behind).or_else(|| number_by_arguments(arguments))
+}
+
+/// The registers with which a stopped thread makes a sleep's call itself, where it has been caught just before or in the
+/// restart_syscall by which it would go on with that: what is left of the time-out, which the kernel alone knows, would be lost
+/// with the thread. `None` for all others, and where the call cannot be told.
+pub fn with_sleep_again(memory: &Memory, registers: &UserRegisters) -> Option<UserRegisters> {
+    const CALL: [u8; 2] = [0x0f, 0x05];
+    let again = registers.as_resumed_by_kernel();
+    let stands_at_call = memory.read_value::<[u8; 2]>(Addr(again.rip)).is_ok_and(|code| code == CALL);
+    if again.rax != libc::SYS_restart_syscall as u64 || !stands_at_call {
+        return None;
+    }
+    let number = number_gone_on_with(memory, again.arguments(), again.rip + CALL.len() as u64)?;
+    Some(UserRegisters { rax: number, ..again })
 }
 
 /// The same where the number came in a register: what the arguments can only be for.
@@ -100,11 +121,10 @@ fn number_by_arguments([first, second, third, ..]: [u64; 6]) -> Option<u64> {
 
 /// The number that code before a system call's instruction loads into eax, of the calls that restart_syscall goes on with: newer
 /// kernels hang in no function of their own there.
-fn number_in_code(tid: Tid, instruction: u64) -> Option<u64> {
+fn number_in_code(memory: &Memory, behind: u64) -> Option<u64> {
     const BYTES: u64 = 48;
     const LOAD: u8 = 0xb8;
-    let memory = Memory::open(Pid(tid.0)).ok()?;
-    let code: [u8; BYTES as usize] = memory.read_value(Addr(instruction.checked_sub(BYTES)?)).ok()?;
+    let code: [u8; BYTES as usize] = memory.read_value(Addr(behind.checked_sub(BYTES)?)).ok()?;
     let loads = code.windows(5).rev().filter(|bytes| bytes[0] == LOAD);
     let mut numbers = loads.map(|bytes| u32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]).into());
     numbers.find(|number| [NANOSLEEP, CLOCK_NANOSLEEP, FUTEX, POLL].contains(number))

@@ -25,6 +25,7 @@ use crate::build::files::FdStore;
 use crate::build::script::Script;
 use crate::build::shape::TreeShape;
 use crate::build::threads::{self, Setting};
+use crate::build::trampolines;
 use crate::build::tree::Tasks;
 use crate::build::vdso::{self, Gap, OwnVdso};
 use crate::build::{carried, fill, limits, memory, signals, timers};
@@ -387,12 +388,13 @@ impl<'a> Builder<'a> {
         signals::set_actions(&mut script, body);
         limits::set_limits(&mut script, pid, &body.limits, &self.hard_limits, &mut self.warnings);
         timers::set_interval_timers(&mut script, body);
-        threads::drop_old_trampolines(&mut script, &main, body);
+        let own_registers = trampolines::of_program(&main, body);
+        trampolines::drop_old(&mut script, &main, body, &own_registers);
         script.run(&mut main, pid, &mut self.warnings)?;
         let numbers = &self.store.numbers;
         timers::set_posix_timers(&mut main, pid, body, numbers)?;
         signals::queue(&mut main, (pid, None), numbers, &body.pending)?;
-        let registers = threads::registers(&mut main, pid, body, self.gap)?;
+        let registers = trampolines::registers(&mut main, pid, body, &own_registers, self.gap)?;
         let setting =
             Setting { pid, credentials: &body.credentials, dumpable: body.dumpable, rights: self.rights };
         let is_others = |thread: &&Thread| thread.tid.0 != pid.0;

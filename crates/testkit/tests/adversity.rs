@@ -298,3 +298,32 @@ fn sleeps_go_on_after_a_second_checkpoint() {
     assert!(wait_until(60, || sandbox.path("f.result").exists()), "it does not go on");
     assert_eq!(sandbox.text("f.result"), "ok");
 }
+
+/// What is left of a sleep goes through code that each restore maps anew: it leads to the program, not to that of an earlier
+/// restore, which is unmapped.
+#[test]
+fn sleeps_go_on_after_many_restores() {
+    let sandbox = Sandbox::new(Who::Plain);
+    let mut program = sandbox.start(&Program::fixture("sleeps"));
+    assert!(wait_until(60, || sandbox.path("f.ready").exists()), "it did not start");
+    let mut pid = program.pid().to_string();
+    for _ in 0..5 {
+        sandbox.brant(&["checkpoint", &pid, "--stop", "--force", "-o", "./image"]).expect(0);
+        assert!(program.wait(60).is_some(), "--stop left the program running");
+        sandbox.brant(&["restore", "-d", "--pid-file", "./pid", "./image"]).expect(0);
+        pid = sandbox.text("pid").trim().to_owned();
+        std::fs::remove_file(sandbox.path("pid")).expect("the file of its number");
+    }
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("it runs");
+    let own_code = maps.lines().filter(|line| line.contains(" r-xp ") && line.contains(" 00:00 0 "));
+    let nameless = own_code.filter(|line| !line.contains('[')).count();
+    assert!(nameless <= 1, "{maps}");
+    sandbox.write("f.go", "go");
+    assert!(
+        wait_until(60, || sandbox.path("f.result").exists()),
+        "it does not go on: {} {}",
+        sandbox.text("out"),
+        sandbox.text("err")
+    );
+    assert_eq!(sandbox.text("f.result"), "ok");
+}

@@ -22,7 +22,9 @@ pub use memory::Memory;
 pub(crate) use puppet::CloneArguments;
 pub use puppet::{Call, Fork, Puppet, StubPlace};
 pub use stub::{STUB_BYTES, StubEntry};
-pub use trampoline::{TRAMPOLINE_BYTES, TRAMPOLINE_MARK, TimeoutForm, timeout_form, trampoline};
+pub use trampoline::{
+    ProgramCall, TRAMPOLINE_BYTES, TRAMPOLINE_MARK, TimeoutForm, call_of_program, timeout_form, trampoline,
+};
 
 use std::io;
 use std::time::Duration;

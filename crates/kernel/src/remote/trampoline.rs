@@ -9,6 +9,17 @@ pub const TRAMPOLINE_MARK: &[u8; 16] = b"brant trampoline";
 /// Bytes of one trampoline's slot, its time-out included.
 pub const TRAMPOLINE_BYTES: usize = 128;
 
+/// `mov r64, imm64` for rdi, rsi, rdx, r10, r8, r9.
+const MOVES: [[u8; 2]; 6] =
+    [[0x48, 0xbf], [0x48, 0xbe], [0x48, 0xba], [0x49, 0xba], [0x49, 0xb8], [0x49, 0xb9]];
+const MOVE_TO_RAX: [u8; 2] = [0x48, 0xb8];
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+/// `jmp [rip + 0]`
+const JUMP_TO_NEXT: [u8; 6] = [0xff, 0x25, 0, 0, 0, 0];
+/// Bytes of a `mov` with its number, and where a trampoline makes its call.
+const MOVE_BYTES: usize = 10;
+const CALL_AT: usize = 2 * MOVE_BYTES;
+
 /// How a call takes its time-out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeoutForm {
@@ -49,27 +60,69 @@ pub fn trampoline(
     remaining_ns: u64,
 ) -> [u8; TRAMPOLINE_BYTES] {
     const TIMESPEC_AT: usize = TRAMPOLINE_BYTES - 16;
-    let originals = [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
-    // mov r64, imm64 for rdi, rsi, rdx, r10, r8, r9
-    let moves: [[u8; 2]; 6] =
-        [[0x48, 0xbf], [0x48, 0xbe], [0x48, 0xba], [0x49, 0xba], [0x49, 0xb8], [0x49, 0xb9]];
+    let originals = registers.arguments();
     let (argument, changed) = match form {
         TimeoutForm::Milliseconds { argument } => (argument, remaining_ns.div_ceil(1_000_000)),
         TimeoutForm::Timespec { argument } => (argument, at + TIMESPEC_AT as u64),
     };
     let mut code = Vec::with_capacity(TRAMPOLINE_BYTES);
-    code.extend([0x48, 0xb8]);
+    code.extend(MOVE_TO_RAX);
     code.extend(registers.rax.to_le_bytes()); // mov rax, number
-    code.extend(moves[argument]);
+    code.extend(MOVES[argument]);
     code.extend(changed.to_le_bytes());
-    code.extend([0x0f, 0x05]); // syscall
-    code.extend(moves[argument]);
+    code.extend(SYSCALL);
+    code.extend(MOVES[argument]);
     code.extend(originals[argument].to_le_bytes());
-    code.extend([0xff, 0x25, 0, 0, 0, 0]); // jmp [rip + 0]
-    code.extend((registers.rip + 2).to_le_bytes());
+    code.extend(JUMP_TO_NEXT);
+    code.extend((registers.rip + SYSCALL.len() as u64).to_le_bytes());
     let mut slot = [0xcc; TRAMPOLINE_BYTES];
     slot[..code.len()].copy_from_slice(&code);
     slot[TIMESPEC_AT..TIMESPEC_AT + 8].copy_from_slice(&(remaining_ns / 1_000_000_000).to_le_bytes());
     slot[TIMESPEC_AT + 8..].copy_from_slice(&(remaining_ns % 1_000_000_000).to_le_bytes());
     slot
+}
+
+/// The program's call that a trampoline stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProgramCall {
+    /// Which argument the trampoline has changed (0 is the first), and what the program gave.
+    pub argument: usize,
+    pub original: u64,
+    /// Where the program's `syscall` instruction is.
+    pub at: u64,
+}
+
+/// What the trampoline in `slot` stands for, if its own call is at `offset` of it.
+pub fn call_of_program(slot: &[u8; TRAMPOLINE_BYTES], offset: usize) -> Option<ProgramCall> {
+    let back = CALL_AT + SYSCALL.len();
+    let jump = back + MOVE_BYTES;
+    let target = jump + JUMP_TO_NEXT.len();
+    let is_one = offset == CALL_AT
+        && slot.starts_with(&MOVE_TO_RAX)
+        && slot[CALL_AT..back] == SYSCALL
+        && slot[jump..target] == JUMP_TO_NEXT;
+    let argument = MOVES.iter().position(|code| slot[back..].starts_with(code)).filter(|_| is_one)?;
+    let number = |at: usize| u64::from_le_bytes(slot[at..at + 8].try_into().expect("eight bytes"));
+    let at = number(target).checked_sub(SYSCALL.len() as u64)?;
+    Some(ProgramCall { argument, original: number(back + MOVES[argument].len()), at })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trampoline_says_what_it_stands_for() {
+        let registers =
+            UserRegisters { rip: 0x1234, rdi: 1, rsi: 2, rdx: 3, r10: 4, r8: 5, r9: 6, ..Default::default() };
+        for (argument, original) in registers.arguments().into_iter().enumerate() {
+            for form in [TimeoutForm::Timespec { argument }, TimeoutForm::Milliseconds { argument }] {
+                let slot = trampoline(0x7000, &registers, form, 5);
+                let call = ProgramCall { argument, original, at: 0x1234 };
+                assert_eq!(call_of_program(&slot, CALL_AT), Some(call));
+                assert_eq!(call_of_program(&slot, CALL_AT - 1), None);
+            }
+        }
+        assert_eq!(call_of_program(&[0; TRAMPOLINE_BYTES], CALL_AT), None);
+    }
 }

@@ -17,6 +17,7 @@ mod sockets;
 mod terminals;
 pub(crate) mod threads;
 pub(crate) mod timers;
+pub(crate) mod trampolines;
 pub(crate) mod tree;
 mod unix;
 pub(crate) mod vdso;

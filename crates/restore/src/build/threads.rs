@@ -1,16 +1,13 @@
 //! Threads: their numbers, what each has registered with the kernel, their registers.
 
-use brant_base::{Addr, PAGE_SIZE, Pid};
-use brant_image::model::{
-    Backing, Credentials, Mapping, ProcessBody, Protection, Sharing, Thread, XstateComponent,
-};
+use brant_base::{Addr, Pid};
+use brant_image::model::{Credentials, ProcessBody, Registers, Thread, XstateComponent};
 use brant_kernel::facts::XstateComponent as HostComponent;
 use brant_kernel::ptrace::UserRegisters;
-use brant_kernel::remote::{Call, Fork, Puppet, TRAMPOLINE_BYTES, TRAMPOLINE_MARK, timeout_form, trampoline};
+use brant_kernel::remote::{Fork, Puppet};
 
 use super::credentials::{self, Rights};
 use super::script::Script;
-use super::vdso::Gap;
 use crate::Error;
 use crate::numbers::Numbers;
 
@@ -131,8 +128,7 @@ fn schedule(script: &mut Script, thread: &Thread) {
 }
 
 /// The registers that a thread goes on with, in a task whose segments are `base`'s.
-fn final_registers(thread: &Thread, base: &UserRegisters) -> UserRegisters {
-    let r = &thread.registers;
+pub(crate) fn final_registers(r: &Registers, base: &UserRegisters) -> UserRegisters {
     UserRegisters {
         r15: r.r15,
         r14: r.r14,
@@ -157,107 +153,6 @@ fn final_registers(thread: &Thread, base: &UserRegisters) -> UserRegisters {
         gs_base: r.gs_base,
         ..*base
     }
-}
-
-/// Final registers of all threads of a process, by their order in the image. Calls with a relative time-out go through
-/// trampolines, which are mapped in the gap and stay.
-pub(crate) fn registers(
-    puppet: &mut Puppet,
-    pid: Pid,
-    body: &ProcessBody,
-    gap: &Gap,
-) -> Result<Vec<UserRegisters>, Error> {
-    let base = puppet.base_registers();
-    let mut code = Vec::new();
-    let mut all = Vec::new();
-    for thread in &body.threads {
-        let mut registers = final_registers(thread, &base);
-        if let Some(call) = thread.interrupted {
-            let r = &thread.registers;
-            let arguments = [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9];
-            if let Some(form) = timeout_form(call.number as i64, arguments) {
-                let at = gap.trampolines.start().0 + (TRAMPOLINE_BYTES + code.len()) as u64;
-                code.extend(trampoline(at, &registers, form, call.remaining_ns));
-                registers.rip = at;
-            }
-        }
-        all.push(registers);
-    }
-    if !code.is_empty() {
-        place_trampolines(puppet, pid, gap, &code)?;
-    }
-    Ok(all)
-}
-
-/// Bytes of the area that holds trampolines for `threads`, whole pages: a slot for each, and one for a mark at each end.
-pub(crate) fn trampoline_area_bytes(threads: usize) -> u64 {
-    (((threads + 2) * TRAMPOLINE_BYTES) as u64).next_multiple_of(PAGE_SIZE)
-}
-
-fn holds_trampolines(puppet: &Puppet, mapping: &Mapping) -> bool {
-    let code = Protection { read: true, write: false, execute: true };
-    let reads_mark = |at: u64| {
-        let mut bytes = [0; TRAMPOLINE_MARK.len()];
-        puppet.read_memory(Addr(at), &mut bytes).is_ok() && bytes == *TRAMPOLINE_MARK
-    };
-    mapping.backing == Backing::Anonymous
-        && mapping.sharing == Sharing::Private
-        && mapping.protection == code
-        && reads_mark(mapping.range.start().0)
-        && reads_mark(mapping.range.end().0 - TRAMPOLINE_MARK.len() as u64)
-}
-
-/// Unmaps trampolines of an earlier restore that every thread has left: each runs through its own once. A thread that is
-/// in a signal handler may have to go back into one, so its stack is searched for such an address.
-pub(crate) fn drop_old_trampolines(script: &mut Script, puppet: &Puppet, body: &ProcessBody) {
-    let old = body.memory.mappings.iter().filter(|mapping| holds_trampolines(puppet, mapping));
-    for mapping in old {
-        let is_used = body.threads.iter().any(|thread| {
-            mapping.range.contains(Addr(thread.registers.rip))
-                || stack_of(puppet, body, thread).chunks_exact(8).any(|word| {
-                    let word = u64::from_le_bytes(word.try_into().expect("eight bytes"));
-                    mapping.range.contains(Addr(word))
-                })
-        });
-        if !is_used {
-            let arguments = [mapping.range.start().0, mapping.range.bytes()];
-            script.must("unmapping old trampolines", libc::SYS_munmap, &arguments);
-        }
-    }
-}
-
-/// What lies above the thread's stack pointer, as far as a handler's frame may be; empty where that is no memory.
-fn stack_of(puppet: &Puppet, body: &ProcessBody, thread: &Thread) -> Vec<u8> {
-    const SEARCHED_BYTES_MAX: u64 = 1 << 20;
-    let from = thread.registers.rsp & !7;
-    let stack = body.memory.mappings.iter().find(|mapping| mapping.range.contains(Addr(from)));
-    let length = stack.map_or(0, |mapping| (mapping.range.end().0 - from).min(SEARCHED_BYTES_MAX));
-    let mut bytes = vec![0; length as usize];
-    match puppet.read_memory(Addr(from), &mut bytes) {
-        Ok(()) => bytes,
-        Err(_) => Vec::new(),
-    }
-}
-
-/// The code by which calls with a relative time-out go on for what remained, between marks by which a later
-/// checkpoint knows it.
-fn place_trampolines(puppet: &mut Puppet, pid: Pid, gap: &Gap, code: &[u8]) -> Result<(), Error> {
-    debug_assert!(code.len().is_multiple_of(TRAMPOLINE_BYTES));
-    let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE) as u64;
-    let protection = (libc::PROT_READ | libc::PROT_EXEC) as u64;
-    let range = gap.trampolines;
-    let call = Call::new(libc::SYS_mmap, &[range.start().0, range.bytes(), protection, flags, u64::MAX, 0]);
-    puppet.batch_all(&[call]).map_err(Error::remote(pid, "mapping trampolines"))?;
-    let mut bytes = vec![0; range.bytes() as usize];
-    let end = bytes.len() - TRAMPOLINE_MARK.len();
-    bytes[..TRAMPOLINE_MARK.len()].copy_from_slice(TRAMPOLINE_MARK);
-    bytes[TRAMPOLINE_BYTES..TRAMPOLINE_BYTES + code.len()].copy_from_slice(code);
-    bytes[end..].copy_from_slice(TRAMPOLINE_MARK);
-    puppet.memory().write_by_force(range.start(), &bytes).map_err(|error| Error::Contents {
-        pid,
-        at: range.start(),
-        error,
-    })
 }
 
 /// Where the components in use stand in an extended state.

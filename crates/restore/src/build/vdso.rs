@@ -12,7 +12,7 @@ use brant_image::model::{AddressSpace, Backing, Checkpoint, Thread};
 use brant_kernel::proc::{self, MapEntry, MapKind};
 use brant_kernel::remote::{Call, Puppet, StubPlace};
 
-use super::threads::trampoline_area_bytes;
+use super::trampolines;
 use crate::Error;
 
 /// The kernel's own mappings of this process, data before code, and the code's bytes.
@@ -100,7 +100,8 @@ impl Gap {
         let bodies = checkpoint.processes.iter().filter_map(|process| process.body.as_ref());
         let threads = bodies.clone().map(|body| body.threads.len()).max().unwrap_or(0);
         let vdso_bytes = own.span().map_or(0, PageRange::bytes);
-        let sizes = [StubPlace::PAGES * PAGE_SIZE, vdso_bytes.max(PAGE_SIZE), trampoline_area_bytes(threads)];
+        let sizes =
+            [StubPlace::PAGES * PAGE_SIZE, vdso_bytes.max(PAGE_SIZE), trampolines::area_bytes(threads)];
         let bytes: u64 = sizes.iter().sum();
         let mut taken: Vec<PageRange> =
             bodies.flat_map(|body| body.memory.mappings.iter().map(|mapping| mapping.range)).collect();

@@ -21,7 +21,9 @@ use crate::target::Target;
 
 /// A thread may be in the middle of the bytes that are to be overwritten, by way of a signal's frame.
 const COMMIT_TRIES: u32 = 40;
+/// A thread in the way goes on as soon as it gets a processor: on a busy machine that takes a while.
 const COMMIT_PAUSE: Duration = Duration::from_millis(2);
+const COMMIT_PAUSE_MAX: Duration = Duration::from_millis(50);
 
 /// What a commit took.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +51,7 @@ pub(crate) fn commit<T: Send>(
     let own: Vec<HandThread> = [away].into_iter().chain(others.iter().copied()).collect();
     let memory = &Memory::open(target.pid).map_err(|error| Error::NotAllowed(target.pid, error))?;
     let mut inside = Some(inside);
+    let mut pause_before_next = COMMIT_PAUSE;
     for _ in 0..COMMIT_TRIES {
         let mut attempt = |held: &mut Held<'_>| {
             let maps = proc::maps(target.pid).map_err(|error| Error::looking(target.pid, error))?;
@@ -83,7 +86,8 @@ pub(crate) fn commit<T: Send>(
             }
             return Ok((Committed { pause }, seen));
         }
-        std::thread::sleep(COMMIT_PAUSE);
+        std::thread::sleep(pause_before_next);
+        pause_before_next = (pause_before_next * 2).min(COMMIT_PAUSE_MAX);
     }
     Err(Error::Changed { pid: target.pid, what: "a thread stays in the first instructions of a function" })
 }

@@ -173,8 +173,10 @@ pub struct Unwrapped {
     pub pause: Duration,
 }
 
-/// How long taking a wrapper off waits for calls that are under way.
+/// How long taking a wrapper off waits for calls that are under way, and how often it looks at least: on a busy machine threads
+/// need long to get out.
 const QUIET_TIMEOUT: Duration = Duration::from_secs(2);
+const QUIET_LOOKS: u32 = 20;
 const QUIET_PAUSE: Duration = Duration::from_millis(5);
 const QUIET_PAUSE_MAX: Duration = Duration::from_millis(100);
 /// How long it may take until who has ended is not changing wrappers any more.
@@ -476,6 +478,7 @@ fn wait_until_quiet(target: &Target, wrapper: &Listed) -> Result<bool, Error> {
         Inside { runtime: &runtime, wrapper: wrapper.id, implementation: code_of(target, &memory, wrapper)? };
     let deadline = Instant::now() + QUIET_TIMEOUT;
     let mut pause = QUIET_PAUSE;
+    let mut looks = 0;
     loop {
         std::thread::sleep(pause);
         pause = (pause * 2).min(QUIET_PAUSE_MAX);
@@ -484,7 +487,8 @@ fn wait_until_quiet(target: &Target, wrapper: &Listed) -> Result<bool, Error> {
             let threads: Vec<_> = held.threads().collect();
             Ok(inside.is_empty(target, &memory, &threads, &maps))
         })?;
-        if is_quiet || Instant::now() > deadline {
+        looks += 1;
+        if is_quiet || (looks >= QUIET_LOOKS && Instant::now() > deadline) {
             return Ok(is_quiet);
         }
     }

@@ -118,6 +118,8 @@ fn dist() -> Vec<Step> {
 
 fn e2e(is_full: bool) -> Vec<Step> {
     let build = Step::cargo(&["build", "--package", "brant", "--release", "--quiet"]);
+    // With points of failure: tests would build it while others run.
+    let build_with_faults = Step::cargo(&["build", "--package", "brant", "--bin", "brant", "--quiet"]);
     let brant = target().join("release/brant");
     let skips = target().join("skips.txt");
     let tests = Step::cargo(&[
@@ -136,7 +138,7 @@ fn e2e(is_full: bool) -> Vec<Step> {
     .env("BRANT_KILLS", if is_full { "300" } else { "12" })
     .env("BRANT_FULL", if is_full { "1" } else { "0" });
     let judged = vec![Step::ForgetSkips(skips.clone()), tests, Step::JudgeSkips(skips)];
-    [vec![Step::Packages, build], dist(), judged].concat()
+    [vec![Step::Packages, build, build_with_faults], dist(), judged].concat()
 }
 
 fn windows_of_ci() -> Vec<Step> {

@@ -35,10 +35,18 @@ fn a_program_goes_on_at_the_other_end() {
 }
 
 #[test]
-fn either_end_stops_at_any_point() {
+fn the_source_stops_at_any_point() {
+    one_end_stops("migrate.");
+}
+
+#[test]
+fn the_destination_stops_at_any_point() {
+    one_end_stops("receive.");
+}
+
+fn one_end_stops(its_points: &str) {
     let hosts = Hosts::new(Sandbox::with_faults(Who::Plain));
-    let is_ours = |point: &&&str| point.starts_with("migrate.") || point.starts_with("receive.");
-    for point in POINTS.iter().filter(is_ours) {
+    for point in POINTS.iter().filter(|point| point.starts_with(its_points)) {
         let mut program = hosts.begin("busy");
         let target = program.pid().to_string();
         let fault = format!("{point}=kill");

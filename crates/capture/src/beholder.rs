@@ -27,7 +27,7 @@ pub trait Beholder: Sync + std::fmt::Debug {
         false
     }
 
-    /// Whether one of these processes would better be written down at another moment, if one comes soon. They stand still.
+    /// Whether one of these processes could not go on elsewhere as it stands, and can in another moment. They stand still.
     fn is_unsettled(&self, _processes: &[Pid]) -> bool {
         false
     }

@@ -50,6 +50,10 @@ pub enum Error {
         "the tree under process {0} executes programs all the time, on which brant is just putting wrappers"
     )]
     Passing(Pid),
+    #[error(
+        "the tree under process {0} asks for process numbers, paths or addresses all the time, which `virtual` translates"
+    )]
+    Unsettled(Pid),
     #[error("process {pid} ended while it was looked at")]
     Ended { pid: Pid },
     /// A copy of a process that ran on was killed before all of it was written.
@@ -84,6 +88,7 @@ impl Error {
             Error::Ended { .. } => "B-0702",
             Error::Changed { .. } => "B-0706",
             Error::Passing(_) => "B-0707",
+            Error::Unsettled(_) => "B-0708",
             Error::CopyLost { .. } => "B-0705",
             Error::Image(error) => error.code(),
             _ => "B-0700",

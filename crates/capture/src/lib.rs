@@ -48,11 +48,9 @@ const CHECK_ROUNDS: usize = 4;
 const CHECK_PAUSE: Duration = Duration::from_millis(5);
 /// How long a look waits for a vfork in progress to be over.
 const VFORK_WAIT: Duration = Duration::from_secs(1);
-/// How long all is tried anew because somebody is just changing a process, and the pause between.
+/// How long all is tried anew because somebody is just changing a process, or for a better moment, and the pause between.
 const CHANGE_WAIT: Duration = Duration::from_secs(20);
 const CHANGE_PAUSE: Duration = Duration::from_millis(20);
-/// How long a better moment is looked for.
-const SETTLE_WAIT: Duration = Duration::from_secs(2);
 
 /// How a checkpoint is taken.
 #[derive(Debug, Clone)]
@@ -227,8 +225,10 @@ fn hold_still(roots: &[Pid], facts: &HostFacts, options: &Options) -> Result<Sti
             refusals.0.iter().all(|refusal| ["B-0336", "B-0301"].contains(&refusal.code))
         };
         let was_passing = is_passing(roots, options.beholder);
-        match hold_still_once(roots, facts, options, begin.elapsed() < SETTLE_WAIT) {
-            Err(Error::Passing(_)) if begin.elapsed() < CHANGE_WAIT => std::thread::sleep(CHANGE_PAUSE),
+        match hold_still_once(roots, facts, options) {
+            Err(Error::Passing(_) | Error::Unsettled(_)) if begin.elapsed() < CHANGE_WAIT => {
+                std::thread::sleep(CHANGE_PAUSE)
+            }
             Err(Error::Refused(_) | Error::Seize { .. })
                 if begin.elapsed() < CHANGE_WAIT && (was_passing || is_passing(roots, options.beholder)) =>
             {
@@ -243,21 +243,19 @@ fn hold_still(roots: &[Pid], facts: &HostFacts, options: &Options) -> Result<Sti
     }
 }
 
-/// Freezes the tree and describes it. With an error all of it is let go as it was. `is_patient`: another moment may be a better one.
-fn hold_still_once(
-    roots: &[Pid],
-    facts: &HostFacts,
-    options: &Options,
-    is_patient: bool,
-) -> Result<Still, Error> {
+/// Freezes the tree and describes it. With an error all of it is let go as it was.
+fn hold_still_once(roots: &[Pid], facts: &HostFacts, options: &Options) -> Result<Still, Error> {
     let started = Instant::now();
     let frozen = freeze::freeze(roots, options.freeze_timeout)?;
     fault::reach("capture.frozen");
     let members: Vec<Member> = frozen.processes.iter().map(|process| process.member.clone()).collect();
     let hosts: Vec<Pid> = members.iter().map(|member| member.host).collect();
     let beholder = options.beholder;
-    if beholder.is_passing(&hosts) || (is_patient && beholder.is_unsettled(&hosts)) {
+    if beholder.is_passing(&hosts) {
         return Err(Error::Passing(roots[0]));
+    }
+    if beholder.is_unsettled(&hosts) {
+        return Err(Error::Unsettled(roots[0]));
     }
     let mut tables = Tables::new(options.carry.clone());
     // What has come into being since is found before anything is changed.

@@ -239,6 +239,29 @@ fixtures! {
     deleted_files: Program::fixture("deleted_map");
 }
 
+/// Some thread of it translates a number at nearly every moment. What is written down can be brought back all the same, or
+/// nothing is.
+#[test]
+fn a_program_that_asks_for_numbers_all_the_time() {
+    let Some(sandbox) = denied(false) else { return };
+    sandbox.compile("cc", &["connect/asking.c"], "asking", &["-pthread"]).expect("a compiler starts");
+    let mut command = sandbox.command(sandbox.path("asking"));
+    command.current_dir(sandbox.path(""));
+    let mut program = sandbox.launch(command, true);
+    stop(&sandbox, program.pid());
+    program.wait(TIMEOUT_S);
+    let pid = restore(&sandbox).to_string();
+    let image = path(&sandbox, "x.img");
+    let second = sandbox.brant(&["checkpoint", &pid, "--stop", "--force", "-o", &image]);
+    if second.code == 0 {
+        assert!(wait_until(TIMEOUT_S, || sandbox.leftovers().is_empty()), "left: {:?}", sandbox.leftovers());
+        restore(&sandbox);
+    } else {
+        assert!(second.stderr.contains("B-0708"), "{}", second.stderr);
+    }
+    expect_good_end(&sandbox);
+}
+
 #[test]
 fn a_tree_with_jobs_and_pipes_goes_on() {
     let Some(sandbox) = denied(false) else { return };

@@ -381,6 +381,14 @@ namespaces). While brant puts them on such a program, it is not written down; wi
 no program was being executed. The program runs on. Try again when it executes less.",
     },
     Entry {
+        code: "B-0708",
+        title: "it translates process numbers all the time",
+        text: "\
+The program was restored without namespaces, so the wrapper `virtual` translates what it says and hears of process numbers,
+paths and addresses. A thread that is in the middle of that could not go on elsewhere under other numbers. Within 20 seconds
+there was no moment at which no thread was. The program runs on. Try again when it asks for less.",
+    },
+    Entry {
         code: "B-0703",
         title: "the host could not be looked at",
         text: "brant tries what this host can do in a child process. That child could not be made or did not answer.",

@@ -131,7 +131,9 @@ impl Hosts {
             assert!(out.iter().all(|record| of(record, "whereabouts") == "here"), "{told}");
             let before = self.beat();
             let moves = wait_until(LIFE_TIMEOUT_S, || self.beat() >= before + 2);
-            assert!(moves && !self.sandbox.path("f.result").exists(), "harmed, {told}");
+            let result = self.sandbox.text("f.result");
+            let left = self.sandbox.leftovers();
+            assert!(moves && result.is_empty(), "harmed, moves {moves}, {result:?}, {left:?}, {told}");
         } else {
             if !is_there {
                 let record = out.first().unwrap_or_else(|| panic!("no copy and no word of it, {told}"));

@@ -29,11 +29,22 @@ pub(crate) fn for_image(thread: &FrozenThread, memory: &Memory) -> (UserRegister
     let number = again.rax;
     let form = timeout_form(number as i64, again.arguments());
     let elapsed = thread.sleep.map(|sleep| sleep.elapsed).unwrap_or_default();
-    let call = form.and_then(|form| timeout_ns(form, &again, memory)).map(|timeout_ns| InterruptedCall {
-        number,
-        remaining_ns: timeout_ns.saturating_sub(elapsed.as_nanos() as u64),
+    let remaining_ns = form.and_then(|form| match told_remainder(number, &again) {
+        Some(at) => timespec_ns(at, memory),
+        None => Some(timeout_ns(form, &again, memory)?.saturating_sub(elapsed.as_nanos() as u64)),
     });
-    (again, call)
+    (again, remaining_ns.map(|remaining_ns| InterruptedCall { number, remaining_ns }))
+}
+
+/// Where the kernel has told the program what is left of its sleep: it does so whenever one is interrupted, by our stop too. A
+/// program that sleeps on gives the same place for both, so that what it asked for is no longer there.
+fn told_remainder(number: u64, registers: &UserRegisters) -> Option<u64> {
+    let at = match number as i64 {
+        libc::SYS_nanosleep => registers.rsi,
+        libc::SYS_clock_nanosleep => registers.r10,
+        _ => 0,
+    };
+    (at != 0).then_some(at)
 }
 
 /// The registers of a thread whose call the kernel goes on with under another number, or which is about to.
@@ -52,10 +63,12 @@ fn timeout_ns(form: TimeoutForm, registers: &UserRegisters, memory: &Memory) -> 
     let value = |argument: usize| registers.arguments()[argument];
     match form {
         TimeoutForm::Milliseconds { argument } => Some(value(argument) as u32 as u64 * 1_000_000),
-        TimeoutForm::Timespec { argument } => {
-            let [seconds, nanoseconds] = memory.read_value::<[i64; 2]>(Addr(value(argument))).ok()?;
-            let seconds_ns = u64::try_from(seconds).ok()?.checked_mul(1_000_000_000)?;
-            seconds_ns.checked_add(u64::try_from(nanoseconds).ok()?)
-        }
+        TimeoutForm::Timespec { argument } => timespec_ns(value(argument), memory),
     }
+}
+
+fn timespec_ns(at: u64, memory: &Memory) -> Option<u64> {
+    let [seconds, nanoseconds] = memory.read_value::<[i64; 2]>(Addr(at)).ok()?;
+    let seconds_ns = u64::try_from(seconds).ok()?.checked_mul(1_000_000_000)?;
+    seconds_ns.checked_add(u64::try_from(nanoseconds).ok()?)
 }

@@ -327,3 +327,15 @@ fn sleeps_go_on_after_many_restores() {
     );
     assert_eq!(sandbox.text("f.result"), "ok");
 }
+
+/// The kernel tells some sleepers what is left, at every stop, and may write that over what they asked for.
+#[test]
+fn sleeps_that_are_told_their_rest_are_not_cut_short() {
+    const MOST_OF_IT: Duration = Duration::from_millis(2500);
+    let sandbox = Sandbox::new(Who::Plain);
+    let mut program = sandbox.start_ready(&Program::fixture("sleeps"));
+    std::thread::sleep(MOST_OF_IT);
+    let image = sandbox.stop(&mut program, &[]);
+    sandbox.brant(&["restore", "-d", &image]).expect(0);
+    sandbox.finish_fixture();
+}

@@ -91,7 +91,8 @@ fn original_number(tid: Tid, number: u64, arguments: [u64; 6], instruction: u64)
 /// Which call restart_syscall goes on with, by the code before `behind` its instruction or else by what its arguments can only
 /// be for.
 fn number_gone_on_with(memory: &Memory, arguments: [u64; 6], behind: u64) -> Option<u64> {
-    number_in_code(memory, behind).or_else(|| number_by_arguments(arguments))
+    let is_timespec = |at: u64| at > SMALL && memory.read_value::<[u64; 2]>(Addr(at)).is_ok();
+    number_in_code(memory, behind).or_else(|| number_by_arguments(arguments, is_timespec))
 }
 
 /// The registers with which a stopped thread makes a sleep's call itself, where it has been caught just before or in the
@@ -108,13 +109,24 @@ pub fn with_sleep_again(memory: &Memory, registers: &UserRegisters) -> Option<Us
     Some(UserRegisters { rax: number, ..again })
 }
 
-/// The same where the number came in a register: what the arguments can only be for.
-fn number_by_arguments([first, second, third, ..]: [u64; 6]) -> Option<u64> {
+/// The same where the number came in a register: what the arguments can only be for. `is_timespec` asks whether one can be read
+/// at an address.
+fn number_by_arguments(arguments: [u64; 6], is_timespec: impl Fn(u64) -> bool) -> Option<u64> {
+    const FLAGS: u64 = (libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME) as u64;
     const PRIVATE: u64 = libc::FUTEX_PRIVATE_FLAG as u64;
+    const WAITS: [u64; 2] = [libc::FUTEX_WAIT as u64, libc::FUTEX_WAIT_BITSET as u64];
+    let [first, second, third, fourth, ..] = arguments;
+    let is_wait = WAITS.contains(&(second & !FLAGS));
     match (first > SMALL, second) {
-        (false, 0 | 1) if third > SMALL => Some(CLOCK_NANOSLEEP),
-        (true, operation) if operation <= SMALL && operation & PRIVATE != 0 => Some(FUTEX),
-        (true, rest) if rest == 0 || rest > SMALL => Some(NANOSLEEP),
+        (false, 0 | 1) if is_timespec(third) => Some(CLOCK_NANOSLEEP),
+        // No descriptors, as programs sleep for milliseconds.
+        (false, 0) if first == 0 => Some(POLL),
+        (true, 0) => Some(NANOSLEEP),
+        (true, rest) if rest > SMALL => Some(NANOSLEEP),
+        (true, operation) if is_wait && operation & PRIVATE != 0 && is_timespec(fourth) => Some(FUTEX),
+        // Of a futex that processes share, or of so many descriptors.
+        (true, _) if is_wait && second & PRIVATE == 0 => None,
+        (true, _) if third as i32 > 0 => Some(POLL),
         _ => None,
     }
 }
@@ -193,6 +205,23 @@ mod tests {
 
     use super::*;
     use crate::ptrace::{Options, Waiter};
+
+    #[test]
+    fn arguments_tell_calls_apart() {
+        const MEMORY: u64 = 0x7fff_0000_0000;
+        let told = |arguments| number_by_arguments(arguments, |at| at >= MEMORY);
+        assert_eq!(told([0, 0, MEMORY, 0, 0, 0]), Some(CLOCK_NANOSLEEP));
+        assert_eq!(told([1, 0, MEMORY, MEMORY, 0, 0]), Some(CLOCK_NANOSLEEP));
+        assert_eq!(told([MEMORY, MEMORY, 0, 0, 0, 0]), Some(NANOSLEEP));
+        assert_eq!(told([MEMORY, 0, 7, 7, 0, 0]), Some(NANOSLEEP));
+        assert_eq!(told([MEMORY, 128, 5, MEMORY, 0, 0]), Some(FUTEX));
+        assert_eq!(told([MEMORY, 128 | 9 | 256, 5, MEMORY, 0, u32::MAX.into()]), Some(FUTEX));
+        assert_eq!(told([0, 0, 5000, 0, 0, 0]), Some(POLL));
+        assert_eq!(told([0, 0, 60_000, MEMORY, 0, 0]), Some(POLL));
+        assert_eq!(told([MEMORY, 1, 5000, 0, 0, 0]), Some(POLL));
+        assert_eq!(told([MEMORY, 200, 60_000, MEMORY, 0, 0]), Some(POLL));
+        assert_eq!(told([MEMORY, 9, 5000, MEMORY, 0, 0]), None);
+    }
 
     #[test]
     fn what_has_elapsed_counts_only_if_the_thread_slept_on() {

@@ -60,7 +60,7 @@ pub enum WaitError {
 ///
 /// A blocking wait is the fastest way to meet a tracee, but it has no limit of its own. So a timer of the
 /// calling thread ticks while a `Waiter` lives, and each tick ends the wait for a look at the clock. Its signal is
-/// open meanwhile, whatever the thread blocks otherwise: a tick that is blocked would end no wait.
+/// open during a wait, whatever the thread blocks otherwise, and blocked between waits: it would end other calls with EINTR.
 pub struct Waiter {
     timer: libc::timer_t,
     was_blocked: bool,
@@ -96,7 +96,7 @@ fn block_tick(how: i32) -> io::Result<bool> {
 }
 
 impl Waiter {
-    /// Starts the tick for the calling thread.
+    /// Starts the tick for the calling thread, which does not feel it before it waits.
     pub fn new() -> io::Result<Waiter> {
         // SAFETY: an all-zero sigaction is valid; the handler does nothing and so is async-signal-safe.
         unsafe {
@@ -118,7 +118,7 @@ impl Waiter {
             }
             timer
         };
-        let waiter = Waiter { timer, was_blocked: block_tick(libc::SIG_UNBLOCK)? };
+        let waiter = Waiter { timer, was_blocked: block_tick(libc::SIG_BLOCK)? };
         let tick = libc::timespec { tv_sec: 0, tv_nsec: TICK_MS * 1_000_000 };
         let setting = libc::itimerspec { it_interval: tick, it_value: tick };
         // SAFETY: the timer was just made and `setting` is valid.
@@ -130,6 +130,7 @@ impl Waiter {
 
     /// Waits until `tid` stops or ends.
     pub fn wait(&self, tid: Tid, timeout: Duration) -> Result<Stop, WaitError> {
+        let _open = OpenTick::new().map_err(|error| WaitError::Wait(tid, error))?;
         let started = Instant::now();
         loop {
             match self.wait_once(tid, libc::__WALL) {
@@ -214,9 +215,25 @@ impl Drop for Waiter {
     fn drop(&mut self) {
         // SAFETY: the timer was made by `new` and is deleted once.
         unsafe { libc::timer_delete(self.timer) };
-        if self.was_blocked {
-            let _ = block_tick(libc::SIG_BLOCK);
+        if !self.was_blocked {
+            let _ = block_tick(libc::SIG_UNBLOCK);
         }
+    }
+}
+
+/// As long as it lives, the calling thread feels the tick. One that was on its way goes by before the wait begins; the next one
+/// ends that.
+struct OpenTick;
+
+impl OpenTick {
+    fn new() -> io::Result<OpenTick> {
+        block_tick(libc::SIG_UNBLOCK).map(|_| OpenTick)
+    }
+}
+
+impl Drop for OpenTick {
+    fn drop(&mut self) {
+        let _ = block_tick(libc::SIG_BLOCK);
     }
 }
 
@@ -249,6 +266,18 @@ mod tests {
         child.kill().unwrap();
         let signal = status.and_then(|status| std::os::unix::process::ExitStatusExt::signal(&status));
         assert_eq!(signal, Some(libc::SIGUSR1));
+    }
+
+    /// Whoever waits for tracees also locks files, and talks to others.
+    #[test]
+    fn the_tick_ends_no_other_calls() {
+        let waiter = Waiter::new().unwrap();
+        let mut poll = libc::pollfd { fd: -1, events: 0, revents: 0 };
+        let ms = 10 * TICK_MS as i32;
+        // SAFETY: `poll` outlives the call.
+        assert_eq!(unsafe { libc::poll(&mut poll, 1, ms) }, 0, "{}", io::Error::last_os_error());
+        drop(waiter);
+        assert!(!block_tick(libc::SIG_UNBLOCK).unwrap(), "it is as it was before");
     }
 
     /// A client of a job in the foreground blocks all signals, and the builder of a restore is its child.

@@ -1,7 +1,7 @@
 //! What brant keeps of wrapped programs in their images, and what of their memory need not be written: the engine knows
 //! nothing of wrappers, and asks here while a tree stands still.
 
-use brant_base::{PageRange, Pid};
+use brant_base::{PageRange, Pid, Tid};
 use brant_capture::{Beheld, Beholder};
 
 /// The notes with records.
@@ -28,7 +28,7 @@ impl Beholder for Binary {
     }
 
     /// One that translates a number could not go on under other numbers.
-    fn is_unsettled(&self, processes: &[Pid]) -> bool {
-        processes.iter().any(|pid| brant_connect::is_translating(*pid))
+    fn unsettled(&self, processes: &[Pid]) -> Vec<Tid> {
+        processes.iter().flat_map(|pid| brant_connect::translating(*pid)).collect()
     }
 }

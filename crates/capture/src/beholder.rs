@@ -3,7 +3,7 @@
 //! The engine does not know who that is, nor what it keeps: the binary supplies it. Nothing that it says can make a
 //! checkpoint fail or a restored program differ, but for pages that it vouches nobody will read.
 
-use brant_base::{PageRange, Pid};
+use brant_base::{PageRange, Pid, Tid};
 use brant_image::model::*;
 
 use crate::tree::Member;
@@ -27,9 +27,10 @@ pub trait Beholder: Sync + std::fmt::Debug {
         false
     }
 
-    /// Whether one of these processes could not go on elsewhere as it stands, and can in another moment. They stand still.
-    fn is_unsettled(&self, _processes: &[Pid]) -> bool {
-        false
+    /// The threads of these processes, by their numbers here, that could not go on elsewhere as they stand, and can in another
+    /// moment. They stand still.
+    fn unsettled(&self, _processes: &[Pid]) -> Vec<Tid> {
+        Vec::new()
     }
 }
 

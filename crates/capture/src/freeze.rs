@@ -68,11 +68,17 @@ const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
 pub(crate) fn freeze(roots: &[Pid], freeze_timeout: Duration) -> Result<Frozen, Error> {
     let waiter = Waiter::new().map_err(Error::Waiter)?;
     let deadline = Instant::now() + freeze_timeout;
-    let mut tracees = Tracees { waiter, deadline, threads: BTreeMap::new(), sentinel: Sentinel::start() };
+    let tracees = Tracees { waiter, deadline, threads: BTreeMap::new(), sentinel: Sentinel::start() };
+    freeze_rest(roots, freeze_timeout, tracees)
+}
+
+/// Stops what runs beside the tracees that stand.
+fn freeze_rest(roots: &[Pid], freeze_timeout: Duration, mut tracees: Tracees) -> Result<Frozen, Error> {
+    let deadline = tracees.deadline;
     let give_up = |stuck| Error::DoesNotStop { tid: stuck, timeout: freeze_timeout, place: wchan(stuck) };
     loop {
         let mut members = tree::discover(roots);
-        if tracees.seize_new(&members)? == 0 && tracees.recheck() {
+        if tracees.seize_new(&members)? == 0 && tracees.recheck() && tracees.running().next().is_none() {
             return Frozen::gather(members, tracees);
         }
         if Instant::now() > deadline {
@@ -83,7 +89,7 @@ pub(crate) fn freeze(roots: &[Pid], freeze_timeout: Duration) -> Result<Frozen, 
             if Instant::now() > deadline {
                 return Err(give_up(stuck));
             }
-            tracees.run_for(ROUND_PAUSE)?;
+            tracees.run_for(ROUND_PAUSE, |_| true)?;
             members = tree::discover(roots);
             tracees.seize_new(&members)?;
         }
@@ -307,10 +313,11 @@ impl Tracees {
         Ok(())
     }
 
-    /// Lets the stopped ones run for a moment, but those that job control has stopped.
-    fn run_for(&mut self, pause: Duration) -> Result<(), Error> {
+    /// Lets those of the stopped ones run for a moment that are to, but none that job control has stopped.
+    fn run_for(&mut self, pause: Duration, is_to: impl Fn(Tid) -> bool) -> Result<(), Error> {
         for (tid, tracee) in &mut self.threads {
-            if tracee.stop == Some(Stop::Interrupt) && ptrace::resume(*tid, 0).is_ok() {
+            let may = tracee.stop == Some(Stop::Interrupt) && is_to(*tid);
+            if may && ptrace::resume(*tid, 0).is_ok() {
                 *tracee = Tracee::default();
             }
         }
@@ -385,9 +392,32 @@ impl Frozen {
         Ok(Frozen { processes, tracees })
     }
 
+    pub(crate) fn members(&self) -> Vec<Member> {
+        self.processes.iter().map(|process| process.member.clone()).collect()
+    }
+
+    /// The numbers of the processes here.
+    pub(crate) fn hosts(&self) -> Vec<Pid> {
+        self.processes.iter().map(|process| process.member.host).collect()
+    }
+
     /// What waits for our tracees.
     pub(crate) fn waiter(&self) -> &Waiter {
         &self.tracees.waiter
+    }
+
+    /// Lets some threads run for a moment while all others stand, and stops them again, with all that has come into being
+    /// meanwhile. After an error the tree goes on.
+    pub(crate) fn run_some(
+        mut self,
+        roots: &[Pid],
+        threads: &[Tid],
+        pause: Duration,
+        freeze_timeout: Duration,
+    ) -> Result<Frozen, Error> {
+        self.tracees.deadline = Instant::now() + freeze_timeout;
+        self.tracees.run_for(pause, |tid| threads.contains(&tid))?;
+        freeze_rest(roots, freeze_timeout, self.tracees)
     }
 
     /// Lets everything go on where it was.

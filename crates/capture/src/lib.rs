@@ -51,6 +51,11 @@ const VFORK_WAIT: Duration = Duration::from_secs(1);
 /// How long all is tried anew because somebody is just changing a process, or for a better moment, and the pause between.
 const CHANGE_WAIT: Duration = Duration::from_secs(20);
 const CHANGE_PAUSE: Duration = Duration::from_millis(20);
+/// How often a better moment is looked for in a tree that stands, and for how long threads run for it each time: on a busy
+/// machine they need long to get a processor.
+const SETTLE_ROUNDS: u32 = 16;
+const SETTLE_PAUSE: Duration = Duration::from_micros(100);
+const SETTLE_PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// How a checkpoint is taken.
 #[derive(Debug, Clone)]
@@ -246,15 +251,13 @@ fn hold_still(roots: &[Pid], facts: &HostFacts, options: &Options) -> Result<Sti
 /// Freezes the tree and describes it. With an error all of it is let go as it was.
 fn hold_still_once(roots: &[Pid], facts: &HostFacts, options: &Options) -> Result<Still, Error> {
     let started = Instant::now();
-    let frozen = freeze::freeze(roots, options.freeze_timeout)?;
+    let (frozen, is_settled) = settle(freeze::freeze(roots, options.freeze_timeout)?, roots, options)?;
     fault::reach("capture.frozen");
-    let members: Vec<Member> = frozen.processes.iter().map(|process| process.member.clone()).collect();
-    let hosts: Vec<Pid> = members.iter().map(|member| member.host).collect();
-    let beholder = options.beholder;
-    if beholder.is_passing(&hosts) {
+    let members = frozen.members();
+    if options.beholder.is_passing(&frozen.hosts()) {
         return Err(Error::Passing(roots[0]));
     }
-    if beholder.is_unsettled(&hosts) {
+    if !is_settled {
         return Err(Error::Unsettled(roots[0]));
     }
     let mut tables = Tables::new(options.carry.clone());
@@ -273,6 +276,22 @@ fn hold_still_once(roots: &[Pid], facts: &HostFacts, options: &Options) -> Resul
     };
     let said = members.iter().zip(&checkpoint.processes).map(ask).collect();
     Ok(Still { frozen, members, said, tables, checkpoint, started })
+}
+
+/// Lets threads that stand at a bad moment go on to a better one while all others stand, as a moment that is good for each of many
+/// may never come. Also tells whether all stand well then.
+fn settle(mut frozen: Frozen, roots: &[Pid], options: &Options) -> Result<(Frozen, bool), Error> {
+    let mut pause = SETTLE_PAUSE;
+    for _ in 0..SETTLE_ROUNDS {
+        let unsettled = options.beholder.unsettled(&frozen.hosts());
+        if unsettled.is_empty() {
+            return Ok((frozen, true));
+        }
+        frozen = frozen.run_some(roots, &unsettled, pause, options.freeze_timeout)?;
+        pause = (pause * 2).min(SETTLE_PAUSE_MAX);
+    }
+    let is_settled = options.beholder.unsettled(&frozen.hosts()).is_empty();
+    Ok((frozen, is_settled))
 }
 
 fn found(roots: &[Pid]) -> Result<Vec<Member>, Error> {

@@ -202,15 +202,16 @@ pub(crate) fn revise(pid: Pid, threads: &[Tid], now: &dyn Fn(i32) -> Option<i32>
     Ok(())
 }
 
-/// Whether a process could not go on under other numbers as it stands: a thread, stopped by the caller, is in the middle of a
-/// mediator that handles one.
-pub fn is_translating(pid: Pid) -> bool {
+/// The threads of a process that could not go on under other numbers as they stand, stopped by the caller: each is in the middle of
+/// a mediator that handles one.
+pub fn translating(pid: Pid) -> Vec<Tid> {
     let maps = std::fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
     if !maps.windows(NAME.len()).any(|part| part == NAME.as_bytes()) {
-        return false;
+        return Vec::new();
     }
-    let threads = proc::tasks(pid).unwrap_or_default();
-    matches!(revised(pid, &threads, &|_| None), Err(Error::InMediator(_)))
+    let Ok(process) = Mediated::look(pid) else { return Vec::new() };
+    let is_translating = |tid: &Tid| matches!(process.revised(*tid, &|_| None), Err(Error::InMediator(_)));
+    proc::tasks(pid).unwrap_or_default().into_iter().filter(is_translating).collect()
 }
 
 /// The threads that must go on with other registers, and these.
@@ -219,56 +220,80 @@ fn revised(
     threads: &[Tid],
     now: &dyn Fn(i32) -> Option<i32>,
 ) -> Result<Vec<(Tid, UserRegisters)>, Error> {
+    let process = Mediated::look(pid)?;
     let mut all = Vec::new();
-    let memory = Memory::open(pid).map_err(|error| Error::NotAllowed(pid, error))?;
-    let maps = proc::maps(pid).map_err(|error| Error::looking(pid, error))?;
-    let runtime = Runtime::find(pid)?;
-    let places = Places::find(&memory, &maps, runtime.as_ref());
-    let descriptions = Descriptions::default();
-    let leads = any_table(&memory, &maps, |table| table.has_addresses());
-    let stacks = Stacks { memory: &memory, maps: &maps, descriptions: &descriptions };
     for tid in threads {
-        let failed = |operation| move |error| Error::thread(*tid, operation, error);
-        let registers = ptrace::registers(*tid).map_err(failed("reading registers"))?;
-        let mask = ptrace::signal_mask(*tid).map_err(failed("reading its signal mask"))?;
-        let thread = HandThread { tid: *tid, registers, mask };
-        let is_inside = || {
-            let over = calls_under(&memory, &maps, &places, &registers);
-            let is_harmless = |interrupted: &UserRegisters| {
-                let has_called = makes_call(&memory, &places, interrupted, SYSCALL.len() as u64);
-                let part = places.mediator(&memory, interrupted).map(|name| part(name, leads));
-                // One that gives the call's result as it is may be on the stack no more.
-                part == Some(Part::None) || (matches!(part, None | Some(Part::Given)) && has_called)
-            };
-            over.is_none_or(|over| !over.iter().all(is_harmless))
-                && stacks.is_inside(&thread, |address| Places::is_in(&places.mediators, address))
-        };
-        let about_to = makes_call(&memory, &places, &registers, 0);
+        all.extend(process.revised(*tid, now)?.map(|registers| (*tid, registers)));
+    }
+    Ok(all)
+}
+
+/// What is looked at in a process whose threads may be in mediators.
+struct Mediated {
+    pid: Pid,
+    memory: Memory,
+    maps: Vec<MapEntry>,
+    places: Places,
+    descriptions: Descriptions,
+    /// Whether any address leads to another.
+    leads: bool,
+}
+
+impl Mediated {
+    fn look(pid: Pid) -> Result<Mediated, Error> {
+        let memory = Memory::open(pid).map_err(|error| Error::NotAllowed(pid, error))?;
+        let maps = proc::maps(pid).map_err(|error| Error::looking(pid, error))?;
+        let runtime = Runtime::find(pid)?;
+        let places = Places::find(&memory, &maps, runtime.as_ref());
+        let leads = any_table(&memory, &maps, |table| table.has_addresses());
+        Ok(Mediated { pid, memory, maps, places, descriptions: Descriptions::default(), leads })
+    }
+
+    /// The registers that a thread must go on with, where these are others than it has.
+    fn revised(&self, tid: Tid, now: &dyn Fn(i32) -> Option<i32>) -> Result<Option<UserRegisters>, Error> {
+        let Mediated { pid, memory, maps, places, leads, .. } = self;
+        let (pid, leads) = (*pid, *leads);
+        let failed = |operation| move |error| Error::thread(tid, operation, error);
+        let registers = ptrace::registers(tid).map_err(failed("reading registers"))?;
+        let about_to = makes_call(memory, places, &registers, 0);
         let is_known = !is_unknown(registers.rax)
-            && !names_process(&memory, &registers)
-            && !names_address(&memory, &registers);
+            && !names_process(memory, &registers)
+            && !names_address(memory, &registers);
         let is_execution = [libc::SYS_execve, libc::SYS_execveat].contains(&(registers.rax as i64));
         if about_to && is_execution && !is_known {
             return Err(Error::InMediator(pid));
         }
-        let revised = if about_to && is_known {
-            numbers(registers.rax).and_then(|kind| translated(&registers, kind, now))
-        } else if waits_for_time(&memory, &maps, registers.rip) || !is_inside() {
-            None
-        } else {
-            let has_called = makes_call(&memory, &places, &registers, SYSCALL.len() as u64);
-            match (
-                places.mediator(&memory, &registers).map_or(Part::Elsewhere, |name| part(name, leads)),
-                has_called,
-            ) {
-                (Part::None, _) | (Part::Given, true) => None,
-                (Part::Result, true) => with_result(&registers, now),
-                _ => return Err(Error::InMediator(pid)),
-            }
-        };
-        all.extend(revised.map(|registers| (*tid, registers)));
+        if about_to && is_known {
+            return Ok(numbers(registers.rax).and_then(|kind| translated(&registers, kind, now)));
+        }
+        let mask = ptrace::signal_mask(tid).map_err(failed("reading its signal mask"))?;
+        let thread = HandThread { tid, registers, mask };
+        if waits_for_time(memory, maps, registers.rip) || !self.is_inside(&thread) {
+            return Ok(None);
+        }
+        let has_called = makes_call(memory, places, &registers, SYSCALL.len() as u64);
+        let part = places.mediator(memory, &registers).map_or(Part::Elsewhere, |name| part(name, leads));
+        match (part, has_called) {
+            (Part::None, _) | (Part::Given, true) => Ok(None),
+            (Part::Result, true) => Ok(with_result(&registers, now)),
+            _ => Err(Error::InMediator(pid)),
+        }
     }
-    Ok(all)
+
+    /// Whether a thread is in a mediator, and not only in one that no harm comes to.
+    fn is_inside(&self, thread: &HandThread) -> bool {
+        let Mediated { memory, maps, places, leads, descriptions, .. } = self;
+        let over = calls_under(memory, maps, places, &thread.registers);
+        let is_harmless = |interrupted: &UserRegisters| {
+            let has_called = makes_call(memory, places, interrupted, SYSCALL.len() as u64);
+            let part = places.mediator(memory, interrupted).map(|name| part(name, *leads));
+            // One that gives the call's result as it is may be on the stack no more.
+            part == Some(Part::None) || (matches!(part, None | Some(Part::Given)) && has_called)
+        };
+        let stacks = Stacks { memory, maps, descriptions };
+        over.is_none_or(|over| !over.iter().all(is_harmless))
+            && stacks.is_inside(thread, |address| Places::is_in(&places.mediators, address))
+    }
 }
 
 /// The calls of mediators that a thread is in without being at them, as signals have interrupted them; `None` where it may be at one.

@@ -55,7 +55,7 @@ use brant_kernel::remote::Memory;
 use commit::{Inside, commit};
 pub use error::{Error, Unhookable};
 pub use free_memory::free_memory;
-pub use in_flight::is_translating;
+pub use in_flight::translating;
 pub use launch::Launch;
 pub use log::{Log, VARIABLE as LOG_VARIABLE};
 pub use numbers::call_name;

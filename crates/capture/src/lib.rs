@@ -12,6 +12,7 @@ mod error;
 mod files;
 mod freeze;
 mod headroom;
+mod mounts;
 mod preflight;
 mod refusals;
 mod sleep;

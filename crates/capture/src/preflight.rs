@@ -12,6 +12,7 @@ use brant_kernel::{descriptor, thread};
 
 use crate::error::Error;
 use crate::files::{self, Survey};
+use crate::mounts;
 use crate::refusals;
 use crate::tables::Tables;
 use crate::tree::{self, Member};
@@ -391,16 +392,20 @@ fn namespaces(member: &Member, root: &Member, refusals: &mut Refusals) -> Result
     if member == root {
         let own = proc::namespaces(Pid(std::process::id() as i32))?;
         for (name, ours, theirs) in kinds(&own, &theirs) {
-            let may_differ =
-                matches!(name, "user" | "pid" | "time") || (name == "mnt" && same_mounts(member.task())?);
-            if ours != theirs && !may_differ {
-                refuse(
-                    "B-0309",
-                    format!("a {name} namespace that is not this one"),
-                    "it would have to be rebuilt around the program",
-                    "run brant inside of it",
-                );
+            if ours == theirs || matches!(name, "user" | "pid" | "time") {
+                continue;
             }
+            let mut resource = format!("a {name} namespace that is not this one");
+            if name == "mnt" {
+                let Some(point) = mounts::foreign_point(member.task())? else { continue };
+                resource.push_str(&format!(": what it has at {} is not here", point.escape_ascii()));
+            }
+            refuse(
+                "B-0309",
+                resource,
+                "it would have to be rebuilt around the program",
+                "run brant inside of it",
+            );
         }
         return Ok(());
     }
@@ -428,28 +433,6 @@ fn kinds(a: &Namespaces, b: &Namespaces) -> [(&'static str, u64, u64); 8] {
         ("uts", a.uts, b.uts),
         ("cgroup", a.cgroup, b.cgroup),
     ]
-}
-
-/// Whether a process sees the same file systems at the same places as we do, but for /proc and terminals: a
-/// restored job has those of its own.
-fn same_mounts(pid: Pid) -> Result<bool, Error> {
-    let of = |pid: Pid| -> Result<Vec<_>, Error> {
-        let mut mounts: Vec<_> = proc::mounts(pid)?
-            .into_iter()
-            .filter(|mount| {
-                let point = mount.point.as_slice();
-                !(point == b"/proc"
-                    || point.starts_with(b"/proc/")
-                    || point.starts_with(b"/dev/pts")
-                    || point == b"/dev/ptmx")
-            })
-            .map(|mount| (mount.point, mount.root, mount.device))
-            .collect();
-        mounts.sort();
-        mounts.dedup();
-        Ok(mounts)
-    };
-    Ok(of(pid)? == of(Pid(std::process::id() as i32))?)
 }
 
 /// Processes and threads that share a part of themselves in a way that fork and pthread_create do not make.

@@ -93,35 +93,56 @@ fn call_within(puppet: &Puppet, body: &ProcessBody, address: u64) -> Option<Prog
 }
 
 /// Unmaps trampolines of an earlier restore that every thread has left: each runs through its own once. A thread that is
-/// in a signal handler may have to go back into one, so its stack is searched for such an address; from the alternate stack
-/// it may go back to another one, which is not.
+/// in a signal handler may have to go back into one, so its stacks are searched for such an address.
 pub(crate) fn drop_old(script: &mut Script, puppet: &Puppet, body: &ProcessBody, own: &[Registers]) {
-    let old = body.memory.mappings.iter().filter(|mapping| holds_trampolines(puppet, mapping));
+    let is_old = |mapping: &&Mapping| holds_trampolines(puppet, mapping);
+    let mut old: Vec<&Mapping> = body.memory.mappings.iter().filter(is_old).collect();
+    for (thread, own) in body.threads.iter().zip(own) {
+        old.retain(|mapping| !mapping.range.contains(Addr(own.rip)));
+        if !old.is_empty() {
+            visit_stacks(puppet, body, thread.registers.rsp, |word| {
+                old.retain(|mapping| !mapping.range.contains(Addr(word)));
+            });
+        }
+    }
     for mapping in old {
-        let is_used = body.threads.iter().zip(own).any(|(thread, own)| {
-            mapping.range.contains(Addr(own.rip))
-                || is_on_alternate_stack(thread)
-                || stack_of(puppet, body, thread).chunks_exact(8).any(|word| {
-                    let word = u64::from_le_bytes(word.try_into().expect("eight bytes"));
-                    mapping.range.contains(Addr(word))
-                })
-        });
-        if !is_used {
-            let arguments = [mapping.range.start().0, mapping.range.bytes()];
-            script.must("unmapping old trampolines", libc::SYS_munmap, &arguments);
+        let arguments = [mapping.range.start().0, mapping.range.bytes()];
+        script.must("unmapping old trampolines", libc::SYS_munmap, &arguments);
+    }
+}
+
+/// Shows every word of the stack that a thread is on, and of those that signals have interrupted it on: a handler may run on a
+/// stack of its own.
+fn visit_stacks(puppet: &Puppet, body: &ProcessBody, stack_pointer: u64, mut visit: impl FnMut(u64)) {
+    /// What lies before the segments in the frame of a signal: the stack pointer, the instruction's place, flags.
+    const BEFORE_SEGMENTS: usize = 3;
+    /// Of code and of the stack, as the kernel writes them since 4.6.
+    const USER_SEGMENTS: u64 = 0x2b_0000_0000_0033;
+    const STACKS_MAX: usize = 64;
+    let mut known = vec![stack_pointer];
+    let mut next = 0;
+    while let Some(from) = known.get(next).copied() {
+        next += 1;
+        let bytes = stack_from(puppet, body, from);
+        let words =
+            bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")));
+        let words: Vec<u64> = words.collect();
+        words.iter().for_each(|word| visit(*word));
+        for frame in words.windows(BEFORE_SEGMENTS + 1) {
+            if frame[BEFORE_SEGMENTS] == USER_SEGMENTS
+                && known.len() < STACKS_MAX
+                && !known.contains(&frame[0])
+            {
+                known.push(frame[0]);
+            }
         }
     }
 }
 
-fn is_on_alternate_stack(thread: &Thread) -> bool {
-    let stack = thread.alternate_stack;
-    stack.flags & libc::SS_DISABLE == 0 && thread.registers.rsp.wrapping_sub(stack.base.0) <= stack.bytes
-}
-
-/// What lies above the thread's stack pointer, as far as a handler's frame may be; empty where that is no memory.
-fn stack_of(puppet: &Puppet, body: &ProcessBody, thread: &Thread) -> Vec<u8> {
-    const SEARCHED_BYTES_MAX: u64 = 1 << 20;
-    let from = thread.registers.rsp & !7;
+/// What lies above a stack pointer, as far as a handler's frame may be; empty where that is no memory.
+fn stack_from(puppet: &Puppet, body: &ProcessBody, stack_pointer: u64) -> Vec<u8> {
+    const SEARCHED_BYTES_MAX: u64 = 8 << 20;
+    let from = stack_pointer & !7;
     let stack = body.memory.mappings.iter().find(|mapping| mapping.range.contains(Addr(from)));
     let length = stack.map_or(0, |mapping| (mapping.range.end().0 - from).min(SEARCHED_BYTES_MAX));
     let mut bytes = vec![0; length as usize];

@@ -115,7 +115,7 @@ pub const EXPLANATIONS: &[(&str, &str)] = &[
     ),
     (
         "B-1334",
-        "A checkpoint needs all threads of the program to stand still, and one of them was in a function that brant cannot interrupt for \
+        "A checkpoint needs all threads of the program to stand still, and one of them was in a function that brant cannot interrupt, or began or ended, for \
          longer than five seconds. The program goes on; try again.",
     ),
     (

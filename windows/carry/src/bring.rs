@@ -17,7 +17,7 @@ use windows_sys::Win32::System::Memory::{
 };
 use windows_sys::Win32::System::Threading::{
     CreateEventW, CreateMutexW, CreateSemaphoreW, CreateThread, CreateWaitableTimerW, SetWaitableTimer,
-    WaitForSingleObject,
+    SuspendThread, TerminateThread, WaitForSingleObject,
 };
 
 use crate::calls::{clocks, console, files, heaps, libraries, process};
@@ -25,7 +25,10 @@ use crate::objects::{self, Kind};
 use crate::places::{PRIVATE_MODULE_BYTES, PRIVATE_MODULES, PRIVATE_MODULES_MAX, STATE};
 use crate::state::{self, Object, State, state, store};
 use crate::thread::{Thread, threads};
-use crate::{entry, freeze, raw, registers, reserve, thunk};
+use crate::{entry, freeze, gather, raw, registers, reserve, thunk};
+
+/// How long a thread that is ended may take.
+const END_LIMIT_MS: u32 = 60_000;
 
 fn failed(what: impl Into<String>) -> Refused {
     Refused::new(Code::NotRestored, what)
@@ -39,16 +42,14 @@ pub(crate) fn restore(path: &Path) -> Result<(), Refused> {
     check(&image, &windows)?;
     reserve::all()?;
     let heaps = heaps_in_place(&image, &windows)?;
-    // The loader tells the executable of each new thread: of these it is told while its memory is still its own.
-    let count = windows.threads.len();
-    let natives =
-        (0..state::THREADS_MAX.min(count)).map(|_| native_thread()).collect::<Result<Vec<_>, _>>()?;
+    let natives = native_threads(windows.threads.len().min(state::THREADS_MAX))?;
     fill(&image, &windows)?;
     if state().bytes.load(Ordering::Acquire) != size_of::<State>() as u64 {
         return Err(failed("the image was made by another agent"));
     }
     heaps.iter().try_for_each(raw::Made::finish)?;
     clocks_go_on(&image);
+    heaps::remember_process_heap();
     if !heaps::bring_space_back() || !thunk::make() {
         return Err(failed("there is no memory for thunks"));
     }
@@ -60,10 +61,11 @@ pub(crate) fn restore(path: &Path) -> Result<(), Refused> {
     for object in objects::all() {
         bring_object(object)?;
     }
-    assign(natives);
+    let spare = assign(natives)?;
     process::bring_back();
     console::bring_back();
     entry::resume_at_entry();
+    spare.into_iter().for_each(end);
     Ok(())
 }
 
@@ -106,6 +108,26 @@ fn check(image: &Image, windows: &Windows) -> Result<(), Refused> {
         )));
     }
     Ok(())
+}
+
+/// Native threads for so many of the program, and one that becomes none. The loader tells the executable of each new thread: of these it has been told, while its
+/// memory is still its own.
+fn native_threads(count: usize) -> Result<Vec<HANDLE>, Refused> {
+    let natives = (0..=count).map(|_| native_thread()).collect::<Result<Vec<_>, _>>()?;
+    if gather::wait_for_here(natives.len() as u32) {
+        return Ok(natives);
+    }
+    Err(failed("a new thread does not begin"))
+}
+
+/// Ends a thread that becomes none of the program's: the mutexes that it has are abandoned then. By force, as the loader would tell the program's code of
+/// a thread that this does not know.
+fn end(native: HANDLE) {
+    // SAFETY: a thread of ours that only sleeps, with no lock.
+    unsafe { TerminateThread(native, 0) };
+    // SAFETY: as above: it ends.
+    unsafe { WaitForSingleObject(native, END_LIMIT_MS) };
+    freeze::close(native);
 }
 
 /// A native thread that waits to be one of the program's.
@@ -265,18 +287,22 @@ fn timer(object: &Object, real: HANDLE) -> HANDLE {
         return real;
     }
     let remaining_ms = due_ms as i64 - clocks::GetTickCount64() as i64;
-    // One that has rung stays so; one with a period rings on.
-    if remaining_ms <= 0 && !was_set && period_ms == 0 {
-        return real;
-    }
-    let due = if was_set { 0 } else { -remaining_ms.max(1) * 10_000 };
+    // One that has rung stays so; one with a period rings on, when it would have.
+    let next_ms = match period_ms {
+        0 if remaining_ms <= 0 && !was_set => return real,
+        1.. if remaining_ms <= 0 => i64::from(period_ms) - (-remaining_ms % i64::from(period_ms)),
+        _ => remaining_ms.max(1),
+    };
+    let due = if was_set { 0 } else { -next_ms * 10_000 };
     // SAFETY: the timer was just made.
     unsafe { SetWaitableTimer(real, &raw const due, period_ms, None, std::ptr::null(), 0) };
     real
 }
 
-/// Gives each thread of the program a native one. The first thread of the process is the one that was the first, if it is there.
-fn assign(mut natives: Vec<HANDLE>) {
+/// Gives each thread of the program a native one, which then takes what was its own. The first thread of the process is the one that was the first, if it is there.
+/// What is left.
+fn assign(mut natives: Vec<HANDLE>) -> Result<Vec<HANDLE>, Refused> {
+    let mut count = 0;
     for thread in threads() {
         thread.parked.store(0, Ordering::Release);
         thread.inside.store(crate::thread::IN_BETWEEN, Ordering::Release);
@@ -292,6 +318,27 @@ fn assign(mut natives: Vec<HANDLE>) {
             object.kind() == Some(Kind::Thread) && object.number(0) == thread.index() as u64 + 1
         };
         objects::all().filter(own).for_each(|object| store(&object.real, freeze::duplicate(native) as u64));
+        // Before any other one may resume it.
+        let suspended = thread.suspended.load(Ordering::Acquire);
+        for _ in 0..suspended {
+            // SAFETY: the thread's handle; it waits in our own code.
+            unsafe { SuspendThread(native) };
+        }
+        count += u32::from(suspended == 0);
+    }
+    if gather::assign(count + natives.len() as u32) {
+        return Ok(natives);
+    }
+    Err(failed("not all threads of the program come back"))
+}
+
+/// Gives the calling thread the mutexes that threads had which have ended.
+pub(crate) fn take_abandoned() {
+    for object in objects::all()
+        .filter(|object| object.kind() == Some(Kind::Mutex) && object.number(0) == objects::ABANDONED)
+    {
+        // SAFETY: a mutex that was just made; one of another handle of it was there before.
+        unsafe { WaitForSingleObject(object.real(), 0) };
     }
 }
 

@@ -18,7 +18,7 @@ use windows_sys::Win32::System::Memory::{
     VirtualQuery,
 };
 
-use crate::calls::{clocks, environment, libraries, process};
+use crate::calls::{clocks, environment, input, libraries, process};
 use crate::freeze::{self, Frozen};
 use crate::objects::{self, Kind};
 use crate::pe::Module;
@@ -59,8 +59,12 @@ pub(crate) fn checkpoint(path: &Path, stop: bool) -> Result<u64, Refused> {
     refused(refusals())?;
     let frozen = freeze::freeze()?;
     refused(refusals())?;
-    let bytes = write(path, &frozen)?;
+    let mut bytes = write(path, &frozen)?;
     if stop {
+        // What was read from the standard input meanwhile would be lost.
+        while !input::hold() {
+            bytes = write(path, &frozen)?;
+        }
         end_now();
     }
     drop(frozen);
@@ -78,6 +82,7 @@ fn end_now() {
 }
 
 fn write(path: &Path, _frozen: &Frozen) -> Result<u64, Refused> {
+    input::deliver();
     threads().for_each(registers::settle);
     settle_objects()?;
     raw::settle()?;
@@ -403,6 +408,7 @@ fn handle_line(object: &state::Object) -> WindowsHandle {
             yes(object.number(0), "manual", "automatic"),
             yes(object.number(1), "set", "not set")
         ),
+        Some(Kind::Mutex) if object.number(0) == objects::ABANDONED => "mutex, abandoned".to_owned(),
         Some(Kind::Mutex) => format!("mutex, {}", yes(object.number(0), "owned", "free")),
         Some(Kind::Semaphore) => format!("semaphore, {} of {}", object.number(0), object.number(1)),
         Some(Kind::Timer) => format!("timer, {}", yes(object.number(1), "running", "not set")),

@@ -11,9 +11,8 @@ use windows_sys::Win32::System::Memory::{PAGE_EXECUTE_READWRITE, VirtualProtect}
 use windows_sys::Win32::System::Threading::{ExitThread, GetCurrentProcess, GetCurrentThreadId, GetThreadId};
 
 use crate::calls::{libraries, threads};
-use crate::freeze;
-use crate::switch;
 use crate::thread::Thread;
+use crate::{bring, gather, switch};
 
 /// `jmp [rip]` and an address.
 const JUMP_BYTES: usize = 14;
@@ -86,19 +85,19 @@ unsafe extern "system" fn first(_argument: usize) -> u32 {
     code
 }
 
-/// The same for a program that an image has brought.
+/// The same for a program that an image has brought: with it all others go on.
 unsafe extern "system" fn resumed(_argument: usize) -> u32 {
     restore_entry();
     let main = MAIN.load(Ordering::Acquire);
     if main == 1 {
-        freeze::go();
+        gather::go();
         // The process goes on with the other threads.
         // SAFETY: this thread's end.
         unsafe { ExitThread(0) };
     }
     // SAFETY: `set_main` was given a record.
     let thread: &'static Thread = unsafe { &*(main as *const Thread) };
-    threads::go_on(thread, freeze::go)
+    threads::go_on(thread, gather::go)
 }
 
 /// The record that the process's first thread becomes.
@@ -115,14 +114,20 @@ pub(crate) fn give(native: HANDLE, thread: &Thread) {
 
 /// A native thread that becomes one of the program's when all is there.
 pub(crate) unsafe extern "system" fn waiting(_argument: *mut c_void) -> u32 {
-    freeze::wait_to_go();
+    gather::here();
     // SAFETY: a call without arguments.
     let number = unsafe { GetCurrentThreadId() };
     let record = given().get_or_insert_default().get(&number).copied();
-    match record {
-        // SAFETY: `give` was given a record.
-        Some(record) => threads::go_on(unsafe { &*(record as *const Thread) }, || {}),
-        // The image's first thread is the process's own; this one was one too many.
-        None => 0,
-    }
+    let Some(record) = record else {
+        bring::take_abandoned();
+        gather::ready_for_ever();
+    };
+    // SAFETY: `give` was given a record.
+    let thread = unsafe { &*(record as *const Thread) };
+    threads::go_on(thread, || {
+        // One that the program made suspended comes here when it is resumed.
+        if thread.has_begun.load(Ordering::Acquire) == 1 {
+            gather::ready();
+        }
+    })
 }

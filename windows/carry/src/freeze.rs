@@ -4,7 +4,7 @@
 //! park ([`crate::switch::stand`]), which keeps all of its registers. One that is in a function of the system's is waited for. Nothing but these threads' own
 //! standing has to be undone, and they are let go by an event: whoever asked for the freeze may end at any instant.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -28,9 +28,21 @@ use crate::state::{TLS_SLOTS, load, state, store};
 use crate::thread::{IN_BETWEEN, Registers, Thread, threads};
 use crate::{switch, thunk};
 
-/// How long threads have to come to a stand.
+/// How long threads have to come to a stand, from when the last one did.
 const FREEZE_LIMIT: Duration = Duration::from_secs(5);
+/// And how often it was looked at them: on a busy machine neither they nor we have had a processor for long.
+const LOOKS_MIN: u32 = 2000;
+/// The program does not stand longer for a checkpoint that may come to nothing.
+const FREEZE_LIMIT_MAX: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(1);
+
+/// Another number with each thread that is made or begins: a look at all threads that meets this has not seen all.
+static BEGUN: AtomicU32 = AtomicU32::new(0);
+
+/// A thread has been made, or let begin.
+pub(crate) fn begun() {
+    BEGUN.fetch_add(1, Ordering::SeqCst);
+}
 
 /// A new event without a name.
 pub(crate) fn event(manual: bool) -> HANDLE {
@@ -67,7 +79,6 @@ pub(crate) fn own_handle() -> HANDLE {
 struct Events {
     begins: HANDLE,
     over: HANDLE,
-    go: HANDLE,
 }
 
 // SAFETY: handles of events, which are never closed.
@@ -77,22 +88,12 @@ unsafe impl Sync for Events {}
 
 fn events() -> &'static Events {
     static EVENTS: OnceLock<Events> = OnceLock::new();
-    EVENTS.get_or_init(|| Events { begins: event(true), over: event(true), go: event(true) })
+    EVENTS.get_or_init(|| Events { begins: event(true), over: event(true) })
 }
 
 /// Set while the program is to stand still.
 pub(crate) fn begins() -> HANDLE {
     events().begins
-}
-
-/// Threads of an image wait here until all is there.
-pub(crate) fn wait_to_go() {
-    // SAFETY: an event of ours.
-    unsafe { WaitForSingleObject(events().go, INFINITE) };
-}
-
-pub(crate) fn go() {
-    set(events().go);
 }
 
 /// Whoever has it keeps the program from being captured: for threads of ours that change what travels.
@@ -101,10 +102,12 @@ pub(crate) fn still() -> MutexGuard<'static, ()> {
     STILL.lock().unwrap_or_else(|broken| broken.into_inner())
 }
 
-/// Whether the calling thread's frame is that of the function that it waits in.
+/// Whether the calling thread's frame is that of the function that it waits in. One that begins or ends is waited for: what C libraries do about a thread then is
+/// done once, and would be done again in the next process.
 pub(crate) fn is_in_call(thread: &Thread) -> bool {
     let inside = thread.inside.load(Ordering::Acquire);
-    inside != IN_BETWEEN
+    thread.has_begun.load(Ordering::Acquire) == 1
+        && inside != IN_BETWEEN
         && inside != 0
         && catalog::how(&thunk::name_of(inside as usize - 1).1) == How::Waiting
 }
@@ -126,6 +129,21 @@ pub(crate) fn park(thread: &Thread) {
     unsafe { SetLastError(error) };
 }
 
+/// Stops a thread of ours. It stands only once its state can be told.
+pub(crate) fn suspend(native: HANDLE) {
+    // SAFETY: a thread of ours.
+    unsafe { SuspendThread(native) };
+    let mut room = Aligned(CONTEXT { ContextFlags: CONTEXT_CONTROL_AMD64, ..Default::default() });
+    // SAFETY: a suspended thread, and room for its context.
+    unsafe { GetThreadContext(native, &raw mut room.0) };
+}
+
+/// Lets it go on.
+pub(crate) fn resume(native: HANDLE) {
+    // SAFETY: a thread of ours.
+    unsafe { ResumeThread(native) };
+}
+
 /// Called by `switch` on the native stack of a thread that was sent there.
 #[unsafe(no_mangle)]
 extern "system" fn brant_carry_stood(thread: *mut Thread) {
@@ -142,13 +160,20 @@ pub(crate) fn freeze() -> Result<Frozen, Refused> {
     // SAFETY: an event of ours.
     unsafe { ResetEvent(events().over) };
     set(events().begins);
-    let begin = Instant::now();
+    let (begin, mut looks) = (Instant::now(), 0);
+    let mut progress = (usize::MAX, begin);
     loop {
+        let begun = BEGUN.load(Ordering::SeqCst);
         let moving: Vec<&Thread> = threads().filter(|thread| !stands(thread)).collect();
-        if moving.is_empty() {
+        if moving.is_empty() && begun == BEGUN.load(Ordering::SeqCst) {
             return Ok(frozen);
         }
-        if begin.elapsed() > FREEZE_LIMIT {
+        looks += 1;
+        if moving.len() < progress.0 {
+            progress = (moving.len(), Instant::now());
+        }
+        let is_too_long = progress.1.elapsed() > FREEZE_LIMIT && looks > LOOKS_MIN;
+        if is_too_long || begin.elapsed() > FREEZE_LIMIT_MAX {
             let all: Vec<String> = moving.iter().map(|thread| whereabouts(thread)).collect();
             return Err(Refused::new(Code::Moving, "not all threads come to a stand").why(all.join("\n")));
         }
@@ -180,6 +205,9 @@ pub(crate) fn is_not_begun(thread: &Thread) -> bool {
 
 fn whereabouts(thread: &Thread) -> String {
     let number = thread.number.load(Ordering::Acquire);
+    if thread.has_begun.load(Ordering::Acquire) != 1 {
+        return format!("thread {number} is beginning or ending");
+    }
     match thread.inside.load(Ordering::Acquire) {
         0 => format!("thread {number} is in code of the system"),
         IN_BETWEEN => format!("thread {number} is beginning or ending"),

@@ -15,6 +15,7 @@ mod capture;
 mod catalog;
 mod entry;
 mod freeze;
+mod gather;
 mod objects;
 mod pe;
 mod places;

@@ -14,7 +14,7 @@ pub(crate) enum Kind {
     File = 1,
     /// 1 for one that stays set, whether it was set when it was captured. Its name, as for those below.
     Event = 2,
-    /// The owner's index and 1, how often it has it.
+    /// The owner's index and 1, or [`ABANDONED`]; how often it has it.
     Mutex = 3,
     /// Its count when it was captured, its maximum.
     Semaphore = 4,
@@ -158,12 +158,20 @@ pub(crate) fn close(object: &Object) -> bool {
     !is_ours || real.is_null() || unsafe { CloseHandle(real) } != 0
 }
 
-/// The objects of a thread that has ended.
+/// In the place of a mutex's owner: it has ended, and the next one who gets the mutex is told.
+pub(crate) const ABANDONED: u64 = u64::MAX;
+
+/// The objects of a thread that has ended, and the mutexes that it has left.
 pub(crate) fn thread_ended(index: usize, code: u32) {
-    for object in all().filter(|object| object.kind() == Some(Kind::Thread)) {
-        if object.number(0) == index as u64 + 1 {
-            object.set_number(1, u64::from(code));
-            object.set_number(0, 0);
+    let own = index as u64 + 1;
+    for object in all().filter(|object| object.number(0) == own) {
+        match object.kind() {
+            Some(Kind::Thread) => {
+                object.set_number(1, u64::from(code));
+                object.set_number(0, 0);
+            }
+            Some(Kind::Mutex) => object.set_number(0, ABANDONED),
+            _ => {}
         }
     }
 }

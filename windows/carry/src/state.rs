@@ -11,13 +11,14 @@ use crate::places;
 use crate::thread::Thread;
 
 /// Raised when a record changes.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 pub(crate) const OBJECTS_MAX: usize = 2048;
 pub(crate) const THREADS_MAX: usize = 256;
 pub(crate) const INPUT_BYTES: usize = 4096;
 pub(crate) const TLS_SLOTS: usize = 64;
 pub(crate) const CTRL_HANDLERS_MAX: usize = 16;
+pub(crate) const PROCESS_HEAPS_MAX: usize = 64;
 pub(crate) const RAW_HEAPS_MAX: usize = 64;
 pub(crate) const RAW_OWN_MAX: usize = 8;
 
@@ -122,7 +123,6 @@ pub(crate) struct State {
     /// Time that the program spent in earlier processes, in 100 ns: in the kernel, and in its own code.
     pub(crate) spent: [AtomicU64; 2],
     pub(crate) functions: AtomicU32,
-    pub(crate) threads_begun: AtomicU32,
     /// The standard handles as the program knows them: input, output, errors.
     pub(crate) standard: [AtomicU64; 3],
     pub(crate) command_line_a: AtomicU64,
@@ -142,6 +142,8 @@ pub(crate) struct State {
     pub(crate) has_raw_heaps: AtomicU32,
     /// Where the system's process heap was when the program began.
     pub(crate) process_heap: AtomicU64,
+    /// Where it was in this process and in all before, once each: the program may have kept its address in any of them.
+    pub(crate) process_heaps: [AtomicU64; PROCESS_HEAPS_MAX],
     pub(crate) raw_heaps: [RawHeap; RAW_HEAPS_MAX],
     pub(crate) input: [AtomicU8; INPUT_BYTES],
     /// Whether a function was called.

@@ -1,6 +1,4 @@
-//! Files on disk, standard handles, and reading from what may keep a reader waiting.
-
-use std::sync::atomic::{AtomicUsize, Ordering};
+//! Files on disk and standard handles.
 
 use windows_sys::Win32::Foundation::{
     ERROR_BROKEN_PIPE, ERROR_INVALID_HANDLE, GENERIC_READ, GENERIC_WRITE, GetLastError, HANDLE,
@@ -14,13 +12,12 @@ use windows_sys::Win32::System::Console::{
     GetStdHandle as native_standard, STD_ERROR_HANDLE, STD_INPUT_HANDLE, STD_OUTPUT_HANDLE,
     SetStdHandle as native_set_standard,
 };
-use windows_sys::Win32::System::Threading::{CreateThread, INFINITE, WaitForSingleObject};
 
 use super::objects::narrow;
-use super::{fails, ours, waits};
+use super::{fails, input, ours};
 use crate::objects::{self, Kind};
-use crate::state::{INPUT_BYTES, Object, block, load, lock, state, store};
-use crate::{freeze, text};
+use crate::state::{Object, block, load, state, store};
+use crate::text;
 
 ours! {
     CreateFileA CreateFileW GetStdHandle SetStdHandle LockFile UnlockFile LockFileEx UnlockFileEx
@@ -315,7 +312,7 @@ extern "system" fn ReadFile(handle: u64, into: *mut u8, room: u32, read: *mut u3
         // SAFETY: the program's call, with the system's handle.
         return unsafe { native_read(real, into, room, read, overlapped as *mut _) };
     }
-    match read_input(into, room as usize) {
+    match input::read(into, room as usize) {
         Some(count) => {
             // SAFETY: the program has room for the number.
             unsafe { read.write(count as u32) };
@@ -358,7 +355,7 @@ extern "system" fn NtReadFile(
         // SAFETY: the program's call, with the system's handles.
         return unsafe { native::NtReadFile(real, event, routine, context, status, into, room, offset, key) };
     }
-    let count = read_input(into, room as usize);
+    let count = input::read(into, room as usize);
     let result = if count.is_some() { 0 } else { STATUS_END_OF_FILE };
     // SAFETY: the program has room for the record.
     unsafe { status.write(Status { status: result, padding: 0, bytes: count.unwrap_or(0) }) };
@@ -385,85 +382,4 @@ mod native {
 
 fn is_standard_input(handle: u64) -> bool {
     objects::of(handle).is_some_and(|object| object.kind() == Some(Kind::Standard) && object.number(0) == 0)
-}
-
-/// The event that says that there is input, once there is somebody who reads it.
-static ARRIVED: AtomicUsize = AtomicUsize::new(0);
-static WANTED: AtomicUsize = AtomicUsize::new(0);
-
-/// Reads from the standard input, which cannot be taken back from a read: a thread of ours reads as much as the program wants, into memory that
-/// travels. Nothing where the input has ended.
-fn read_input(into: *mut u8, room: usize) -> Option<usize> {
-    loop {
-        {
-            let _held = lock();
-            let (begin, end) =
-                (state().input_begin.load(Ordering::Acquire), state().input_end.load(Ordering::Acquire));
-            let count = ((end - begin) as usize).min(room);
-            for index in 0..count {
-                let byte = state().input[begin as usize + index].load(Ordering::Acquire);
-                // SAFETY: the program has room for so many bytes.
-                unsafe { into.add(index).write(byte) };
-            }
-            state().input_begin.store(begin + count as u32, Ordering::Release);
-            if count > 0 || room == 0 {
-                return Some(count);
-            }
-            if state().input_over.load(Ordering::Acquire) == 1 {
-                return None;
-            }
-        }
-        let arrived = reader();
-        freeze::set(WANTED.load(Ordering::Acquire) as HANDLE);
-        waits::wait(&[arrived], INFINITE, |_, _| {});
-    }
-}
-
-/// The reader's event; it is started when it is first needed in a process.
-fn reader() -> HANDLE {
-    let held = lock();
-    let known = ARRIVED.load(Ordering::Acquire);
-    if known != 0 {
-        return known as HANDLE;
-    }
-    let arrived = freeze::event(false);
-    WANTED.store(freeze::event(false) as usize, Ordering::Release);
-    ARRIVED.store(arrived as usize, Ordering::Release);
-    // SAFETY: a thread of ours, which ends with the process.
-    let thread = unsafe {
-        CreateThread(std::ptr::null(), 0, Some(read_on), std::ptr::null(), 0, std::ptr::null_mut())
-    };
-    freeze::close(thread);
-    drop(held);
-    arrived
-}
-
-unsafe extern "system" fn read_on(_argument: *mut core::ffi::c_void) -> u32 {
-    let mut room = [0; INPUT_BYTES];
-    loop {
-        // SAFETY: the event is ours.
-        unsafe { WaitForSingleObject(WANTED.load(Ordering::Acquire) as HANDLE, INFINITE) };
-        let mut count = 0;
-        // SAFETY: there is room for so many bytes.
-        let is_read = unsafe {
-            native_read(
-                native_handle(0),
-                room.as_mut_ptr(),
-                INPUT_BYTES as u32,
-                &raw mut count,
-                std::ptr::null_mut(),
-            )
-        };
-        let _turn = freeze::still();
-        let _held = lock();
-        if is_read == 0 || count == 0 {
-            state().input_over.store(1, Ordering::Release);
-        }
-        for (index, byte) in room[..count as usize].iter().enumerate() {
-            state().input[index].store(*byte, Ordering::Release);
-        }
-        state().input_begin.store(0, Ordering::Release);
-        state().input_end.store(count, Ordering::Release);
-        freeze::set(ARRIVED.load(Ordering::Acquire) as HANDLE);
-    }
 }

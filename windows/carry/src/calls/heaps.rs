@@ -17,7 +17,7 @@ use windows_sys::Win32::System::Threading::SwitchToThread;
 use super::{fails, ours};
 use crate::places::{SPACE, SPACE_BYTES};
 use crate::raw;
-use crate::state::{load, state, store};
+use crate::state::{block, load, state, store};
 
 /// Memory of the range, from the system.
 #[derive(Debug)]
@@ -71,12 +71,23 @@ pub(crate) fn process_heap() -> HeapId {
 pub(crate) fn begin() {
     // SAFETY: a call without arguments.
     store(&state().process_heap, unsafe { native_process_heap() } as u64);
+    remember_process_heap();
 }
 
-/// C libraries read the handle of the process heap from the process's block (the PEB), and keep it: it may be the one of the process in which the program began.
-pub(crate) fn is_system_process_heap(handle: usize) -> bool {
+/// C libraries read the handle of the process heap from the process's block (the PEB), and keep it: it may be the one of any process that the program has been.
+pub(crate) fn remember_process_heap() {
     // SAFETY: a call without arguments.
-    handle == load(&state().process_heap) as usize || handle == unsafe { native_process_heap() } as usize
+    let here = unsafe { native_process_heap() } as u64;
+    let place = state().process_heaps.iter().find(|place| [0, here].contains(&load(place)));
+    match place {
+        Some(place) => store(place, here),
+        None => block("the system's process heap was at more than 64 places"),
+    }
+}
+
+pub(crate) fn is_system_process_heap(handle: usize) -> bool {
+    handle != 0
+        && state().process_heaps.iter().map(load).take_while(|&at| at != 0).any(|at| at == handle as u64)
 }
 
 /// Values of heap handles.

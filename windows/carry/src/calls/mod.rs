@@ -11,6 +11,7 @@ pub(crate) mod environment;
 pub(crate) mod files;
 mod handles;
 pub(crate) mod heaps;
+pub(crate) mod input;
 pub(crate) mod libraries;
 mod locks;
 mod memory;

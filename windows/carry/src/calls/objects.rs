@@ -123,18 +123,22 @@ extern "system" fn CreateMutexExW(_security: usize, name: *const u16, flags: u32
 }
 
 extern "system" fn ReleaseMutex(handle: u64) -> i32 {
+    // What is known of it changes first: with the release it is another thread's, which says so by itself.
+    let own = own().map_or(0, |thread| thread.index() as u64 + 1);
+    let mutex = objects::of(handle)
+        .filter(|object| own != 0 && object.kind() == Some(Kind::Mutex) && object.number(0) == own);
+    let count = mutex.map_or(0, |object| object.number(1));
+    let owned = |times: u64| {
+        for same in mutex.into_iter().flat_map(objects::same) {
+            same.set_number(1, times);
+            same.set_number(0, if times == 0 { 0 } else { own });
+        }
+    };
+    owned(count.saturating_sub(1));
     // SAFETY: the system refuses what is no mutex.
     let released = unsafe { native_release(objects::real(handle)) };
-    if released != 0
-        && let Some(object) = objects::of(handle)
-    {
-        for same in objects::same(object) {
-            let count = same.number(1).saturating_sub(1);
-            same.set_number(1, count);
-            if count == 0 {
-                same.set_number(0, 0);
-            }
-        }
+    if released == 0 {
+        owned(count);
     }
     released
 }

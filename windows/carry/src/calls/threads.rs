@@ -15,6 +15,7 @@ use windows_sys::Win32::System::Threading::{
 
 use super::heaps::{process_heap, space};
 use super::{fails, libraries, ours};
+use crate::freeze;
 use crate::objects::{self, Kind};
 use crate::pe::Module;
 use crate::state::{TLS_SLOTS, block, load, lock, state, store};
@@ -101,7 +102,8 @@ fn new_record(stack_bytes: usize) -> Option<&'static Thread> {
     store(&thread.real, 0);
     store(&thread.tls_block, 0);
     thread.fls.iter().for_each(|value| store(value, 0));
-    thread.is_there.store(1, Ordering::Release);
+    thread.is_there.store(1, Ordering::SeqCst);
+    freeze::begun();
     drop(held);
     Some(thread)
 }
@@ -122,7 +124,7 @@ pub(crate) fn begin_native(thread: &'static Thread) {
     // SAFETY: a call without arguments.
     thread.real_number.store(unsafe { native_number() }, Ordering::Release);
     if load(&thread.real) == 0 {
-        store(&thread.real, crate::freeze::own_handle() as u64);
+        store(&thread.real, freeze::own_handle() as u64);
     }
     if thread.number.load(Ordering::Acquire) == 0 {
         thread.number.store(thread.real_number.load(Ordering::Acquire), Ordering::Release);
@@ -180,7 +182,7 @@ unsafe extern "system" fn body(record: *mut c_void) -> u32 {
     code
 }
 
-/// Lets the calling thread be the record's, from where it stood on. `ready` is called once it has what is its own. Its exit code.
+/// Lets the calling thread be the record's, from where it stood on. `ready` is called once it has what is its own, and comes back when all go on. Its exit code.
 pub(crate) fn go_on(thread: &'static Thread, ready: impl FnOnce()) -> u32 {
     begin_native(thread);
     for which in 0..TLS_SLOTS {
@@ -195,10 +197,6 @@ pub(crate) fn go_on(thread: &'static Thread, ready: impl FnOnce()) -> u32 {
     if priority != 0 {
         // SAFETY: a call without pointers.
         unsafe { native_priority(GetCurrentThread(), priority) };
-    }
-    for _ in 0..thread.suspended.load(Ordering::Acquire) {
-        // SAFETY: a call without pointers. It goes on when another thread resumes it.
-        unsafe { native_suspend(GetCurrentThread()) };
     }
     if thread.has_begun.load(Ordering::Acquire) == 0 {
         libraries::tell_private(thread, THREAD_BEGINS);
@@ -278,7 +276,7 @@ extern "system" fn CreateThread(
         thread.is_there.store(0, Ordering::Release);
         return 0;
     }
-    store(&thread.real, crate::freeze::duplicate(real) as u64);
+    store(&thread.real, freeze::duplicate(real) as u64);
     thread.real_number.store(real_number, Ordering::Release);
     // A number that another thread of the program has had before a restore must not be given twice.
     thread.number.store(free_number(thread, real_number), Ordering::Release);
@@ -328,7 +326,8 @@ extern "system" fn ResumeThread(handle: u64) -> u32 {
     // SAFETY: the program's call, with the system's handle.
     let count = unsafe { native_resume(objects::real(handle)) };
     if let Some(thread) = thread.filter(|_| count != u32::MAX && count > 0) {
-        thread.suspended.store(count - 1, Ordering::Release);
+        thread.suspended.store(count - 1, Ordering::SeqCst);
+        freeze::begun();
     }
     count
 }

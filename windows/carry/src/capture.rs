@@ -109,7 +109,12 @@ fn write_settled(path: &Path) -> Result<u64, Refused> {
             Refused::new(Code::NotWritten, format!("the image {path} was not written: {what}")).why(error)
         }
     };
-    let result = write_file(&partial, &checkpoint).map_err(|error| failed("writing")(&error));
+    let result = write_file(&partial, &checkpoint).map_err(|error| match &error {
+        WriteError::Address { .. } => Refused::new(Code::NotCarried, "the program cannot be carried")
+            .why(&error)
+            .next("the program goes on; brant.exe explain B-1330"),
+        _ => failed("writing")(&error),
+    });
     let bytes = match result.and_then(|bytes| {
         std::fs::rename(&partial, path).map_err(|error| failed("naming")(&error))?;
         Ok(bytes)

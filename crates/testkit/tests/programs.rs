@@ -1,12 +1,14 @@
 //! Real programs: each is run undisturbed, then checkpointed in mid-work and left running, then stopped and brought
-//! back; what it has written in the end must be the same each time.
+//! back; what it has written in the end must be the same each time. With `BRANT_FULL=1` they are also brought back again and again.
 #![forbid(unsafe_code)]
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use brant_testkit::{Sandbox, Started, Who, fixture_binary, have_command, repository, skip, wait_until};
+use brant_testkit::{
+    Sandbox, Started, Who, fixture_binary, have_command, is_full, repository, skip, wait_until,
+};
 
 const MIDPOINT_TIMEOUT_S: u64 = 120;
 const END_TIMEOUT_S: u64 = 180;
@@ -30,7 +32,12 @@ enum Way {
     Undisturbed,
     LeftRunning,
     Restored,
+    /// Checkpointed twice, then stopped and brought back at once, and all of that again.
+    RestoredAgainAndAgain,
 }
+
+/// How often at most.
+const RESTORES: usize = 6;
 
 fn same_result_each_way(work: &Work) {
     if let Some(missing) = work.needs.iter().find(|command| !have_command(command)) {
@@ -38,7 +45,8 @@ fn same_result_each_way(work: &Work) {
     }
     let expected = run(work, Way::Undisturbed);
     assert!(!expected.is_empty(), "the undisturbed run has no result");
-    for way in [Way::LeftRunning, Way::Restored] {
+    let chain = is_full().then_some(Way::RestoredAgainAndAgain);
+    for way in [Way::LeftRunning, Way::Restored].into_iter().chain(chain) {
         let got = run(work, way);
         if got != expected {
             let (expected, got) = (String::from_utf8_lossy(&expected), String::from_utf8_lossy(&got));
@@ -64,8 +72,13 @@ fn run(work: &Work, way: Way) -> Vec<u8> {
         tail(&sandbox, "out"),
         tail(&sandbox, "err")
     );
-    if way != Way::Undisturbed {
-        carry(&sandbox, &mut started, way == Way::Restored);
+    match way {
+        Way::Undisturbed => {}
+        Way::LeftRunning | Way::Restored => carry(&sandbox, &mut started, way == Way::Restored),
+        Way::RestoredAgainAndAgain => {
+            let restored = (0..RESTORES).take_while(|_| carry_on(&sandbox, &mut started)).count();
+            assert!(restored > 1, "it was over before there was a chain");
+        }
     }
     (work.go_on)(&sandbox);
     let ended = wait_until(END_TIMEOUT_S, || {
@@ -100,6 +113,32 @@ fn carry(sandbox: &Sandbox, started: &mut Started, stop: bool) {
         let outcome = sandbox.brant(&["restore", "-d", &image]);
         assert_eq!(outcome.code, 0, "restore: {}", outcome.stderr);
     }
+}
+
+/// Checkpoints the program twice, ends it, and brings it back; false where it has come to its end by itself.
+fn carry_on(sandbox: &Sandbox, started: &mut Started) -> bool {
+    const NO_TARGET: i32 = 4;
+    let path = |name| sandbox.path(name).to_str().expect("test paths are UTF-8").to_owned();
+    let (image, file) = (path("x.img"), path("pid"));
+    let pid = std::fs::read_to_string(&file)
+        .map_or_else(|_| started.pid().to_string(), |text| text.trim().to_owned());
+    for options in [&[][..], &[], &["--stop"]] {
+        let outcome = sandbox.brant(&[&["checkpoint", &pid, "--force", "-o", &image], options].concat());
+        if outcome.code == NO_TARGET && wait_until(10, || is_over(sandbox, started)) {
+            return false;
+        }
+        assert_eq!(outcome.code, 0, "checkpoint: {}", outcome.stderr);
+    }
+    assert!(wait_until(20, || is_over(sandbox, started)), "--stop left {:?}", sandbox.leftovers());
+    let _ = std::fs::remove_file(&file);
+    let outcome = sandbox.brant(&["restore", "-d", "--files", "keep", "--pid-file", &file, &image]);
+    assert_eq!(outcome.code, 0, "restore: {}", outcome.stderr);
+    true
+}
+
+fn is_over(sandbox: &Sandbox, started: &mut Started) -> bool {
+    started.ended();
+    sandbox.leftovers().is_empty()
 }
 
 fn tail(sandbox: &Sandbox, name: &str) -> String {

@@ -10,6 +10,7 @@ pub mod executable;
 pub mod facts;
 pub mod make;
 pub mod namespace;
+pub mod patience;
 pub mod proc;
 pub mod ptrace;
 pub mod remote;

@@ -8,8 +8,11 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use brant_base::Pid;
+
+use crate::patience::Patience;
 
 /// Which side of a fork one is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,14 +36,15 @@ pub fn fork() -> io::Result<Fork> {
 
 /// A thread that was joined may take a moment to leave the list.
 fn require_single_thread() -> io::Result<()> {
-    const TRIES_MAX: u32 = 200;
-    for _ in 0..TRIES_MAX {
-        if std::fs::read_dir("/proc/self/task")?.count() == 1 {
-            return Ok(());
+    const TIMEOUT: Duration = Duration::from_secs(2);
+    let mut patience = Patience::new(TIMEOUT);
+    while std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        if patience.is_over() {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "fork with several threads"));
         }
-        std::thread::sleep(std::time::Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(1));
     }
-    Err(io::Error::new(io::ErrorKind::Unsupported, "fork with several threads"))
+    Ok(())
 }
 
 /// Closes every descriptor from 3 up but `keep`, then runs `body`, for ever; returns only where

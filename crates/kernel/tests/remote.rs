@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use brant_base::{Addr, PageRange, Pid, Tid};
 use brant_kernel::ptrace::{self, Options, Stop, UserRegisters, Waiter};
-use brant_kernel::remote::{Call, Fork, Hand, HandThread, Puppet, StubPlace};
+use brant_kernel::remote::{Call, Errand, Fork, Hand, HandThread, Puppet, StubPlace};
 
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -65,6 +65,38 @@ fn a_thread_let_go_in_the_middle_of_a_call_finds_its_own_way_back() {
     hand.call(0, libc::SYS_getpid, [0; 6]).unwrap();
     std::mem::forget(hand);
     // As the kernel does for a tracer that was killed.
+    ptrace::detach(pid.into(), 0).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+/// Where the C library begins in a process.
+fn library_of(pid: u32) -> u64 {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let line = maps.lines().find(|line| line.contains("libc.so.6") || line.contains("/libc-")).unwrap();
+    u64::from_str_radix(line.split('-').next().unwrap(), 16).unwrap()
+}
+
+/// It may hold a lock in the middle of its function, which nobody else would ever give back.
+#[test]
+fn a_thread_that_does_not_come_back_in_time_ends_its_call_before_it_goes_on() {
+    let waiter = Waiter::new().unwrap();
+    let mut child = sleeper();
+    let pid = Pid(child.id() as i32);
+    let thread = freeze(&waiter, pid.into());
+    let (mut errand, ()) = Errand::open(&waiter, pid, thread, &[vdso_of(pid.0)], 4096, |_| Ok(())).unwrap();
+    let sleep = libc::sleep as *const () as u64 - library_of(std::process::id()) + library_of(child.id());
+    let call =
+        |errand: &mut Errand<'_>| errand.call(Addr(sleep), [1, 0, 0, 0, 0, 0], Duration::from_millis(100));
+    assert!(call(&mut errand).is_err());
+    assert!(errand.is_lost());
+    // In the stops of its call, too, it is left where it is.
+    assert!(call(&mut errand).is_err());
+    let called = ptrace::interrupt(pid.into())
+        .and_then(|()| waiter.wait(pid.into(), STOP_TIMEOUT).map_err(std::io::Error::other));
+    assert!(called.is_ok(), "{called:?}");
+    let before = ptrace::registers(pid.into()).unwrap();
+    assert!(errand.close(|_| Ok(())).is_err());
+    assert_eq!(ptrace::registers(pid.into()).unwrap(), before);
     ptrace::detach(pid.into(), 0).unwrap();
     assert!(child.wait().unwrap().success());
 }

@@ -11,11 +11,12 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use libc::{c_int, termios2};
 
 use super::checked;
+use crate::patience::Patience;
 
 /// Bytes in both queues of a terminal.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -35,7 +36,7 @@ const ARRIVED_BYTES_MAX: usize = 4095;
 /// So much place has to be left in a queue that is not taken for full.
 const SPARE_BYTES: usize = 64;
 /// How long the child may take, and how long we wait for it.
-const STEP_TIMEOUT_MS: u64 = 1_000;
+const STEP_TIMEOUT: Duration = Duration::from_secs(1);
 const CHILD_TIMEOUT_MS: c_int = 10_000;
 /// For the kernel's worker to take in half a line where nothing can show it.
 const HALF_LINE_PAUSE: Duration = Duration::from_millis(5);
@@ -351,9 +352,9 @@ fn type_in(master: c_int, slave: c_int, usual: &termios2, input: &[u8], ends: &[
 /// one that stops output.
 fn await_taken_in(master: c_int, slave: c_int, stop: u8, start: u8) -> Result<(), c_int> {
     let await_output = |goes_on: bool| {
-        let deadline = Instant::now() + Duration::from_millis(STEP_TIMEOUT_MS);
+        let mut patience = Patience::new(STEP_TIMEOUT);
         while is_ready(slave, libc::POLLOUT, libc::POLLOUT) != goes_on {
-            if Instant::now() > deadline {
+            if patience.is_over() {
                 return Err(libc::ETIMEDOUT);
             }
             std::thread::sleep(Duration::from_micros(20));
@@ -372,9 +373,9 @@ fn await_arrival(slave: c_int, usual: &termios2, input: &[u8], ends: &[bool]) ->
     let whole = if canonical { last.map_or(0, |at| at + 1) } else { input.len() };
     // FIONREAD counts no ends of files.
     let counted = ends[..whole].iter().filter(|end| !**end).count();
-    let deadline = Instant::now() + Duration::from_millis(STEP_TIMEOUT_MS);
+    let mut patience = Patience::new(STEP_TIMEOUT);
     while readable(slave) < counted.min(ARRIVED_BYTES_MAX) {
-        if Instant::now() > deadline {
+        if patience.is_over() {
             return Err(libc::ETIMEDOUT);
         }
         is_ready(slave, libc::POLLIN, 0);
@@ -399,11 +400,11 @@ fn plain(usual: &termios2) -> termios2 {
 }
 
 fn write_all(fd: c_int, bytes: &[u8]) -> Result<(), c_int> {
-    let deadline = Instant::now() + Duration::from_millis(STEP_TIMEOUT_MS);
+    let mut patience = Patience::new(STEP_TIMEOUT);
     let mut rest = bytes;
     while !rest.is_empty() {
         if !is_ready(fd, libc::POLLOUT, libc::POLLOUT) {
-            if Instant::now() > deadline {
+            if patience.is_over() {
                 return Err(libc::ETIMEDOUT);
             }
             std::thread::sleep(Duration::from_micros(50));
@@ -416,7 +417,7 @@ fn write_all(fd: c_int, bytes: &[u8]) -> Result<(), c_int> {
             if error != libc::EAGAIN && error != libc::EINTR {
                 return Err(error);
             }
-            if Instant::now() > deadline {
+            if patience.is_over() {
                 return Err(error);
             }
             continue;

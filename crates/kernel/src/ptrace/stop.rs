@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use brant_base::{Pid, Tid};
 
+use crate::patience::Patience;
 use crate::proc;
 
 /// Why a tracee stopped or ended.
@@ -128,10 +129,11 @@ impl Waiter {
         Ok(waiter)
     }
 
-    /// Waits until `tid` stops or ends.
+    /// Waits until `tid` stops or ends. One that has by the time that this gives up is not given up.
     pub fn wait(&self, tid: Tid, timeout: Duration) -> Result<Stop, WaitError> {
         let _open = OpenTick::new().map_err(|error| WaitError::Wait(tid, error))?;
         let started = Instant::now();
+        let mut patience = Patience::new(timeout);
         loop {
             match self.wait_once(tid, libc::__WALL) {
                 Ok(Some(stop)) => return Ok(stop),
@@ -143,8 +145,8 @@ impl Waiter {
             if started.elapsed() >= DEAD_LEADER_AFTER && is_zombie(tid) {
                 return Ok(Stop::Ended(libc::SIGKILL));
             }
-            if started.elapsed() >= timeout {
-                return Err(WaitError::TimedOut(tid, timeout));
+            if patience.is_over() {
+                return self.poll(tid)?.ok_or(WaitError::TimedOut(tid, timeout));
             }
         }
     }

@@ -12,13 +12,14 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use brant_base::{PAGE_SIZE, PageRange, Pid, Tid, fault};
 
 use super::hand::{Hand, ROOM_BYTES, ptrace_error};
 use super::thunk::thunk;
 use super::{CALL_TIMEOUT, Memory, RemoteError, call_result};
+use crate::patience::Patience;
 use crate::ptrace::{self, Options, Stop, UserRegisters, Waiter};
 use crate::thread;
 
@@ -89,8 +90,8 @@ impl Drop for Copied {
 /// Ends a tracee of ours that is no part of any program, and takes note of its end.
 fn end(tid: Tid) {
     let _ = thread::kill(Pid(tid.0));
-    let deadline = Instant::now() + END_TIMEOUT;
-    while !ptrace::reap_ended(tid) && Instant::now() < deadline {
+    let mut patience = Patience::new(END_TIMEOUT);
+    while !ptrace::reap_ended(tid) && !patience.is_over() {
         std::thread::sleep(END_PAUSE);
     }
 }

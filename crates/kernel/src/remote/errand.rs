@@ -49,6 +49,8 @@ pub struct Errand<'w> {
     is_out: bool,
     /// It stands at the entry of a report.
     is_reported: bool,
+    /// A call did not return in time: the thread is in the middle of it, and must come back by itself.
+    is_lost: bool,
 }
 
 impl<'w> Errand<'w> {
@@ -100,6 +102,7 @@ impl<'w> Errand<'w> {
             reported_at: stub.reported_at,
             is_out: false,
             is_reported: false,
+            is_lost: false,
         };
         errand.write_by_force(code.start(), &stub.code)?;
         errand.write(Addr(data.start().0 + ALL_SIGNALS_AT), &u64::MAX.to_le_bytes())?;
@@ -122,7 +125,7 @@ impl<'w> Errand<'w> {
     }
 
     /// Calls the function at `function`. Where it does not return in time, it is left to itself: the thread goes on with
-    /// its own work after it.
+    /// its own work after it, as soon as whoever holds it lets it go. Until then nothing else can be done with it.
     pub fn call(
         &mut self,
         function: Addr,
@@ -130,6 +133,7 @@ impl<'w> Errand<'w> {
         timeout: Duration,
     ) -> Result<u64, RemoteError> {
         let tid = self.thread.tid;
+        self.check_is_here()?;
         let mut parameters = Vec::with_capacity(56);
         parameters.extend(function.0.to_le_bytes());
         arguments.iter().for_each(|argument| parameters.extend(argument.to_le_bytes()));
@@ -151,10 +155,25 @@ impl<'w> Errand<'w> {
         }
         ptrace::set_registers(tid, &foreign).map_err(|e| ptrace_error(tid, "setting registers", e))?;
         self.is_out = true;
+        // Whatever is met but the report: the function's frames are on the stack, and it may hold locks.
+        self.is_lost = true;
         self.run_to_report(timeout)?;
+        self.is_lost = false;
         self.memory
             .read_value::<u64>(Addr(self.data.start().0 + RESULT_AT))
             .map_err(|e| ptrace_error(tid, "reading a result", e))
+    }
+
+    /// Whether the thread is in the middle of a call that did not return in time.
+    pub fn is_lost(&self) -> bool {
+        self.is_lost
+    }
+
+    fn check_is_here(&self) -> Result<(), RemoteError> {
+        match self.is_lost {
+            true => Err(ptrace_error(self.thread.tid, "bringing it back", io::ErrorKind::TimedOut.into())),
+            false => Ok(()),
+        }
     }
 
     /// Runs to the entry of the system call that reports the function's return.
@@ -188,6 +207,7 @@ impl<'w> Errand<'w> {
 
     /// Changes where the thread goes on when it comes back: there it must find what it would have found where it was.
     pub fn move_to(&mut self, rip: u64) -> Result<(), RemoteError> {
+        self.check_is_here()?;
         let tid = self.thread.tid;
         self.thread.registers.rip = rip;
         // The thread is stopped before the part that is other now, and a write within one page is done as a whole.
@@ -200,11 +220,12 @@ impl<'w> Errand<'w> {
     }
 
     /// Puts the thread's true state back and unmaps what was mapped; `last` makes further system calls before that. The
-    /// thread stays stopped.
+    /// thread stays stopped. One that is lost stays where it is.
     pub fn close<T>(
         mut self,
         last: impl FnOnce(&mut Hand<'w>) -> Result<T, RemoteError>,
     ) -> Result<T, RemoteError> {
+        self.check_is_here()?;
         self.come_back()?;
         let mut hand = Hand::open(self.waiter, self.pid, &[self.thread], &self.executable)?;
         let done = last(&mut hand);

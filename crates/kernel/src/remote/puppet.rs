@@ -2,6 +2,7 @@
 //! nothing is kept for a way back.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use brant_base::{Addr, PAGE_SIZE, PageRange, Pid, Tid, fault};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -9,6 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::stub::{StubEntry, own_stub, stub_code};
 use super::{CALL_TIMEOUT, Memory, RemoteError, call_result};
 
+use crate::patience::Patience;
 use crate::proc;
 use crate::ptrace::{self, Options, Stop, UserRegisters, Waiter};
 
@@ -478,19 +480,22 @@ impl Puppet {
 
     /// Ends this thread alone. A main thread stays as a zombie until its process ends, and nothing reports its end.
     pub fn end_thread(mut self) -> Result<(), RemoteError> {
-        const EXIT_WAIT_MS: u32 = 10_000;
+        const TIMEOUT: Duration = Duration::from_secs(10);
+        let mut patience = Patience::new(TIMEOUT);
         let tid = self.tid;
         self.start_call(libc::SYS_exit, &[0])?;
         ptrace::resume(tid, 0).map_err(self.failed("ending it"))?;
-        for _ in 0..EXIT_WAIT_MS {
+        loop {
             let stat = proc::stat((Pid(tid.0), tid))
                 .map_err(|error| self.failed("looking whether it has ended")(std::io::Error::other(error)))?;
             if matches!(stat.state, b'Z' | b'X') {
                 return Ok(());
             }
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            if patience.is_over() {
+                return Err(RemoteError::Unexpected { tid, stop: Stop::Unknown(0) });
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
-        Err(RemoteError::Unexpected { tid, stop: Stop::Unknown(0) })
     }
 
     /// Its registers as calls start from them: segments and bases of a fresh task.

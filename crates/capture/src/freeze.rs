@@ -5,10 +5,11 @@
 //! order, and so does dropping it. A call that our stop alone ended with EINTR is made again.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use brant_base::{Addr, Pid, Refusals, Tid, fault};
 use brant_kernel::ending::{self, Mortal};
+use brant_kernel::patience::Patience;
 use brant_kernel::proc;
 use brant_kernel::ptrace::{self, Options, Sentinel, Stop, UserRegisters, Waiter};
 use brant_kernel::remote::Memory;
@@ -48,11 +49,13 @@ pub(crate) struct FrozenThread {
 }
 
 /// How long one round waits for every thread to stop. A process in vfork cannot stop while its child lives in it, so
-/// the others run for a moment after a round, and another one begins.
+/// the others run for a moment after a round, and another one begins. Where all that do not stop only wait for a processor, that
+/// would keep them from it, and the round goes on.
 const ROUND_TIMEOUT: Duration = Duration::from_millis(300);
+const ROUND_MORE: Duration = Duration::from_millis(30);
 const ROUND_PAUSE: Duration = Duration::from_millis(20);
 /// A thread that executes another program, or has just been let go by somebody, cannot be seized for a moment.
-const SEIZE_TRIES: u32 = 50;
+const SEIZE_TIMEOUT: Duration = Duration::from_secs(1);
 const SEIZE_PAUSE: Duration = Duration::from_millis(2);
 /// After this a thread that has not stopped is looked up: it may have ended.
 const PATIENCE: Duration = Duration::from_millis(10);
@@ -67,26 +70,25 @@ const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Stops every thread of every process that descends from `roots` (host numbers).
 pub(crate) fn freeze(roots: &[Pid], freeze_timeout: Duration) -> Result<Frozen, Error> {
     let waiter = Waiter::new().map_err(Error::Waiter)?;
-    let deadline = Instant::now() + freeze_timeout;
-    let tracees = Tracees { waiter, deadline, threads: BTreeMap::new(), sentinel: Sentinel::start() };
+    let patience = Patience::new(freeze_timeout);
+    let tracees = Tracees { waiter, patience, threads: BTreeMap::new(), sentinel: Sentinel::start() };
     freeze_rest(roots, freeze_timeout, tracees)
 }
 
 /// Stops what runs beside the tracees that stand.
 fn freeze_rest(roots: &[Pid], freeze_timeout: Duration, mut tracees: Tracees) -> Result<Frozen, Error> {
-    let deadline = tracees.deadline;
     let give_up = |stuck| Error::DoesNotStop { tid: stuck, timeout: freeze_timeout, place: wchan(stuck) };
     loop {
         let mut members = tree::discover(roots);
         if tracees.seize_new(&members)? == 0 && tracees.recheck() && tracees.running().next().is_none() {
             return Frozen::gather(members, tracees);
         }
-        if Instant::now() > deadline {
+        if tracees.patience.is_over() {
             // It grows faster than it can be stopped.
             return Err(give_up(roots[0].into()));
         }
         while let Err(stuck) = tracees.stop_all(ROUND_TIMEOUT)? {
-            if Instant::now() > deadline {
+            if tracees.patience.is_over() {
                 return Err(give_up(stuck));
             }
             tracees.run_for(ROUND_PAUSE, |_| true)?;
@@ -94,6 +96,11 @@ fn freeze_rest(roots: &[Pid], freeze_timeout: Duration, mut tracees: Tracees) ->
             tracees.seize_new(&members)?;
         }
     }
+}
+
+/// Whether a thread will stop as soon as it gets a processor: it hangs in nothing.
+fn waits_for_processor(tid: Tid) -> bool {
+    proc::stat((Pid(tid.0), tid)).is_ok_and(|stat| stat.state == b'R')
 }
 
 /// Where in the kernel a thread hangs, for people.
@@ -118,8 +125,8 @@ struct Tracee {
 /// Every thread that we hold. Dropping lets all of them go.
 struct Tracees {
     waiter: Waiter,
-    /// When all must stand still.
-    deadline: Instant,
+    /// For all to stand still; asked at every look.
+    patience: Patience,
     threads: BTreeMap<Tid, Tracee>,
     sentinel: Sentinel,
 }
@@ -164,7 +171,7 @@ impl Tracees {
     fn seize(&mut self, process: Pid, tid: Tid) -> Result<bool, Error> {
         let sleep = sleep::measure(process, tid);
         let _stuck_is_freed = self.sentinel.watch();
-        let mut tries_left = SEIZE_TRIES;
+        let mut moment = Patience::new(SEIZE_TIMEOUT);
         loop {
             let error = match ptrace::seize(tid, Options::default()) {
                 Ok(()) => {
@@ -175,14 +182,13 @@ impl Tracees {
                 Err(error) => error,
             };
             // One that is on its way out need not be held, but it has descriptors yet: it is waited for.
-            if tree::thread_ends(process, tid) && Instant::now() < self.deadline {
+            if tree::thread_ends(process, tid) && !self.patience.is_over() {
                 std::thread::sleep(SEIZE_PAUSE);
                 continue;
             }
-            if tries_left == 0 {
+            if moment.is_over() {
                 return Err(Error::Seize { tid, error });
             }
-            tries_left -= 1;
             match proc::status((process, tid)) {
                 // An exec has given it the number of a main thread.
                 Ok(status) if preflight::is_own_thread(status.tracer) => {
@@ -227,7 +233,6 @@ impl Tracees {
 
     /// Waits until all are stopped, or names one that was not within `timeout`.
     fn stop_all(&mut self, timeout: Duration) -> Result<Result<(), Tid>, Error> {
-        let deadline = Instant::now() + timeout;
         let running: Vec<Tid> = self.running().collect();
         for tid in running {
             if self.threads.get(&tid).is_some_and(|tracee| !tracee.interrupted) {
@@ -238,15 +243,18 @@ impl Tracees {
                 }
             }
         }
-        let patient_until = Instant::now() + PATIENCE;
+        let (mut round, mut at_once) = (Patience::new(timeout), Patience::new(PATIENCE));
         loop {
             self.poll()?;
             let Some(stuck) = self.running().next() else { return Ok(Ok(())) };
-            let now = Instant::now();
-            if now > deadline {
-                return Ok(Err(stuck));
+            let is_over = self.patience.is_over();
+            if round.is_over() {
+                if is_over || !self.running().all(waits_for_processor) {
+                    return Ok(Err(stuck));
+                }
+                round = Patience::new(ROUND_MORE);
             }
-            if now > patient_until {
+            if at_once.is_over() {
                 self.recheck();
                 self.note_ended();
             }
@@ -257,9 +265,8 @@ impl Tracees {
     /// Stays with one thread whose call a stop ends with EINTR: as long as that is not put back, our own end would let the
     /// program see it.
     fn await_stop(&mut self, tid: Tid) -> Result<(), Error> {
-        let deadline = Instant::now() + NOTICED_STOP_TIMEOUT;
-        while self.threads.get(&tid).is_some_and(|tracee| tracee.stop.is_none()) && Instant::now() < deadline
-        {
+        let mut patience = Patience::new(NOTICED_STOP_TIMEOUT);
+        while self.threads.get(&tid).is_some_and(|tracee| tracee.stop.is_none()) && !patience.is_over() {
             self.poll_thread(tid)?;
             std::thread::yield_now();
         }
@@ -321,8 +328,9 @@ impl Tracees {
                 *tracee = Tracee::default();
             }
         }
-        let until = Instant::now() + pause;
-        while Instant::now() < until {
+        let mut moment = Patience::new(pause);
+        while !moment.is_over() {
+            self.patience.is_over();
             self.poll()?;
             std::thread::sleep(POLL_PAUSE);
         }
@@ -332,11 +340,11 @@ impl Tracees {
     /// Lets go of all. Only a stopped thread can be let go, so one that runs is waited for; where it does not stop in
     /// time (it hangs in the kernel), the kernel lets it go when we end.
     fn release(&mut self) {
-        let deadline = Instant::now() + RELEASE_TIMEOUT;
+        let mut patience = Patience::new(RELEASE_TIMEOUT);
         self.threads.retain(|_, tracee| !tracee.ended);
         while !self.threads.is_empty() {
             self.threads.retain(|tid, tracee| tracee.stop.is_none() || ptrace::detach(*tid, 0).is_err());
-            if self.poll().is_err() || Instant::now() > deadline {
+            if self.poll().is_err() || patience.is_over() {
                 break;
             }
             self.threads.retain(|tid, tracee| tracee.stop.is_none() || ptrace::detach(*tid, 0).is_err());
@@ -351,8 +359,8 @@ impl Tracees {
 impl Tracees {
     /// Waits for the end of all, which were killed.
     fn reap(&mut self, timeout: Duration) {
-        let deadline = Instant::now() + timeout;
-        while !self.threads.is_empty() && Instant::now() < deadline {
+        let mut patience = Patience::new(timeout);
+        while !self.threads.is_empty() && !patience.is_over() {
             self.threads.values_mut().for_each(|tracee| tracee.stop = None);
             if self.poll().is_err() {
                 return;
@@ -415,7 +423,7 @@ impl Frozen {
         pause: Duration,
         freeze_timeout: Duration,
     ) -> Result<Frozen, Error> {
-        self.tracees.deadline = Instant::now() + freeze_timeout;
+        self.tracees.patience = Patience::new(freeze_timeout);
         self.tracees.run_for(pause, |tid| threads.contains(&tid))?;
         freeze_rest(roots, freeze_timeout, self.tracees)
     }

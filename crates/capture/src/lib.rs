@@ -217,14 +217,16 @@ struct Still {
     started: Instant,
 }
 
-/// How often a tree is let go again because something was on its way (B-0336), or traced (B-0301), just then, and for how long.
+/// How often a tree is let go again because something was on its way (B-0336), or traced (B-0301), just then, and for how long: longer
+/// and longer, as it may need a processor to fetch it.
 const PASSING_ROUNDS: u32 = 10;
 const PASSING_PAUSE: Duration = Duration::from_millis(30);
+const PASSING_PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// Freezes the tree and describes it. On failure it runs on.
 fn hold_still(roots: &[Pid], facts: &HostFacts, options: &Options) -> Result<Still, Error> {
     let begin = Instant::now();
-    let mut rounds = 1;
+    let (mut rounds, mut pause) = (1, PASSING_PAUSE);
     loop {
         // A tracer that was not there before, too, may be done already with what it had begun.
         let passes = |refusals: &Refusals| {
@@ -242,7 +244,8 @@ fn hold_still(roots: &[Pid], facts: &HostFacts, options: &Options) -> Result<Sti
             }
             Err(Error::Refused(refusals)) if passes(&refusals) && rounds < PASSING_ROUNDS => {
                 rounds += 1;
-                std::thread::sleep(PASSING_PAUSE);
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(PASSING_PAUSE_MAX);
             }
             other => return other,
         }

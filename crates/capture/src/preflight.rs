@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use brant_base::{Pid, Refusal, Refusals};
 use brant_kernel::facts::HostFacts;
+use brant_kernel::patience::Patience;
 use brant_kernel::proc::{self, MapEntry, MapKind, Namespaces, PageKind, Status, VmFlags};
 use brant_kernel::remote::{Hand, Memory};
 use brant_kernel::{descriptor, thread};
@@ -42,9 +43,9 @@ pub(crate) fn look(
 /// the freeze waits for what is not gone yet. One that executes another program, or whose main thread ends, is half there
 /// for a moment.
 fn look_at(member: &Member, root: &Member, tables: &mut Tables) -> Result<Refusals, Error> {
-    const TRIES_MAX: u32 = 50;
+    const TIMEOUT: Duration = Duration::from_millis(500);
     const PAUSE: Duration = Duration::from_millis(2);
-    let mut tries = 0;
+    let mut patience = Patience::new(TIMEOUT);
     loop {
         let mut refusals = Refusals::default();
         let looked = may_trace(member)
@@ -52,11 +53,10 @@ fn look_at(member: &Member, root: &Member, tables: &mut Tables) -> Result<Refusa
             .and_then(|()| room(member, &mut refusals))
             .and_then(|()| mappings(member, tables, &mut refusals))
             .and_then(|()| namespaces(member, root, &mut refusals));
-        tries += 1;
         match looked {
             Ok(()) => return Ok(refusals),
             Err(_) if tree::ends(member.host) => return Ok(Refusals::default()),
-            Err(error) if tries == TRIES_MAX => return Err(error),
+            Err(error) if patience.is_over() => return Err(error),
             Err(_) => std::thread::sleep(PAUSE),
         }
     }

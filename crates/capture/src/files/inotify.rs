@@ -7,11 +7,12 @@ use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use brant_base::Refusal;
 use brant_image::model::InotifyWatch;
 use brant_kernel::descriptor::{self, DescriptorKind};
+use brant_kernel::patience::Patience;
 use brant_kernel::proc::{self, Device, InotifyMark};
 
 use super::{Description, Survey, on_its_way};
@@ -56,12 +57,14 @@ pub(super) fn watches(survey: &Survey, description: &Description) -> Result<Vec<
 /// For each mark a path, where one was found.
 fn search(survey: &Survey, description: &Description, marks: &[InotifyMark]) -> Vec<Option<PathBuf>> {
     let mut found = vec![None; marks.len()];
-    let deadline = Instant::now() + SEARCH_TIMEOUT;
+    let mut patience = Patience::new(SEARCH_TIMEOUT);
     let mut seen = HashSet::new();
     let mut queue: VecDeque<(PathBuf, usize)> =
         likely(survey, description).into_iter().map(|path| (path, 0)).collect();
     while let Some((path, depth)) = queue.pop_front() {
-        if found.iter().all(Option::is_some) || seen.len() > PATHS_MAX || Instant::now() > deadline {
+        // The likely ones are looked at in any case, however slow the machine is.
+        let is_over = depth > 0 && patience.is_over();
+        if found.iter().all(Option::is_some) || seen.len() > PATHS_MAX || is_over {
             break;
         }
         if !seen.insert(path.clone()) {

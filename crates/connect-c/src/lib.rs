@@ -1,6 +1,6 @@
 //! The two calls of mediating connectors for C: `include/brant/connect.h` declares them.
 //!
-//! Both drive the process by ptrace from the calling thread and return when that is done.
+//! Both drive the process by ptrace from a thread of their own and return when that is done.
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, OsStr, c_char, c_int};

@@ -13,15 +13,16 @@ use brant_kernel::proc::{self, MapEntry};
 use brant_kernel::remote::{HandThread, Memory};
 
 use crate::error::Error;
+use crate::progress::Progress;
 use crate::runtime::Runtime;
 use crate::session::Session;
 use crate::stack::Stacks;
 use crate::stop::{Held, while_stopped};
 use crate::target::Target;
 
-/// A thread may be in the middle of the bytes that are to be overwritten, by way of a signal's frame.
+/// A thread may be in the middle of the bytes that are to be overwritten, by way of a signal's frame. A try counts where one in the way has
+/// moved since the last.
 const COMMIT_TRIES: u32 = 40;
-/// A thread in the way goes on as soon as it gets a processor: on a busy machine that takes a while.
 const COMMIT_PAUSE: Duration = Duration::from_millis(2);
 const COMMIT_PAUSE_MAX: Duration = Duration::from_millis(50);
 
@@ -51,18 +52,22 @@ pub(crate) fn commit<T: Send>(
     let own: Vec<HandThread> = [away].into_iter().chain(others.iter().copied()).collect();
     let memory = &Memory::open(target.pid).map_err(|error| Error::NotAllowed(target.pid, error))?;
     let mut inside = Some(inside);
-    let mut pause_before_next = COMMIT_PAUSE;
-    for _ in 0..COMMIT_TRIES {
+    let mut progress = Progress::new(COMMIT_PAUSE);
+    let (mut tries, mut is_made) = (0, false);
+    loop {
         let mut attempt = |held: &mut Held<'_>| {
             let maps = proc::maps(target.pid).map_err(|error| Error::looking(target.pid, error))?;
             let threads: Vec<HandThread> = held.threads().chain(own.iter().copied()).collect();
             let stacks = Stacks { memory, maps: &maps, descriptions: &target.descriptions };
-            let is_clear = threads.iter().all(|thread| match place_of(thread, moves) {
-                Some(_) => !stacks.returns_inside(thread, is_interior),
-                // Where only pointers are written nobody is in the way.
-                None => interiors.ranges.is_empty() || !stacks.is_inside(thread, is_interior),
-            });
-            if !is_clear {
+            let is_in_the_way = |thread: &&HandThread| match place_of(thread, moves) {
+                Some(_) => stacks.returns_inside(thread, is_interior),
+                // Where only pointers are written nobody is.
+                None => !interiors.ranges.is_empty() && stacks.is_inside(thread, is_interior),
+            };
+            let in_the_way: Vec<&HandThread> = threads.iter().filter(is_in_the_way).collect();
+            if !in_the_way.is_empty() {
+                is_made = progress.is_made(memory, in_the_way);
+                tries += u32::from(is_made);
                 return Ok(None);
             }
             check_old(memory, target, writes)?;
@@ -86,8 +91,9 @@ pub(crate) fn commit<T: Send>(
             }
             return Ok((Committed { pause }, seen));
         }
-        std::thread::sleep(pause_before_next);
-        pause_before_next = (pause_before_next * 2).min(COMMIT_PAUSE_MAX);
+        if tries == COMMIT_TRIES || !progress.wait(is_made, COMMIT_PAUSE_MAX) {
+            break;
+        }
     }
     Err(Error::Changed { pid: target.pid, what: "a thread stays in the first instructions of a function" })
 }
@@ -162,7 +168,25 @@ impl Inside<'_> {
         threads: &[HandThread],
         maps: &[MapEntry],
     ) -> bool {
-        let Some(code) = self.runtime.code(memory) else { return false };
+        self.threads(target, memory, threads, maps).is_some_and(|inside| inside.is_empty())
+            && self.is_unaccounted(memory)
+    }
+
+    /// Whether the runtime knows of nobody inside.
+    pub(crate) fn is_unaccounted(&self, memory: &Memory) -> bool {
+        self.runtime.calls_under_way(memory, self.wrapper) == Some(0)
+            && self.runtime.is_loading(memory) == Some(false)
+    }
+
+    /// The threads that can be seen to be inside; `None` where that cannot be told.
+    pub(crate) fn threads<'t>(
+        &self,
+        target: &Target,
+        memory: &Memory,
+        threads: &'t [HandThread],
+        maps: &[MapEntry],
+    ) -> Option<Vec<&'t HandThread>> {
+        let code = self.runtime.code(memory)?;
         let stacks = Stacks { memory, maps, descriptions: &target.descriptions };
         let is_in = |ranges: &[Range<u64>], address: u64| ranges.iter().any(|range| range.contains(&address));
         let is_entering = |address: u64| {
@@ -170,11 +194,9 @@ impl Inside<'_> {
                 || is_in(&self.implementation, address)
                 || self.runtime.is_thunk(address) && !self.runtime.is_return(address)
         };
-        let is_outside = |thread: &HandThread| {
-            !self.runtime.is_thunk(thread.registers.rip) && !stacks.is_inside(thread, is_entering)
+        let is_in = |thread: &&HandThread| {
+            self.runtime.is_thunk(thread.registers.rip) || stacks.is_inside(thread, is_entering)
         };
-        threads.iter().all(is_outside)
-            && self.runtime.calls_under_way(memory, self.wrapper) == Some(0)
-            && self.runtime.is_loading(memory) == Some(false)
+        Some(threads.iter().filter(is_in).collect())
     }
 }

@@ -16,9 +16,10 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use brant_base::{Pid, Tid};
+use brant_kernel::patience::Patience;
 use brant_kernel::ptrace::{self, Options, Stop, Waiter};
 use brant_kernel::{executable, proc};
 use brant_wrappers::follow::{DONE, GO, NOT, NUMBERS_BYTES, PERMIT, WAIT_S};
@@ -42,7 +43,7 @@ const PATH_BYTES_MAX: usize = 4096;
 const EXEC_PAUSE: Duration = Duration::from_micros(50);
 const EXEC_PAUSE_MAX: Duration = Duration::from_millis(2);
 /// How long another tracer, such as a checkpoint, may hold the thread; less than it waits for us.
-const SEIZE_TIMEOUT: Duration = Duration::from_secs(WAIT_S - 4);
+const SEIZE_TIMEOUT: Duration = Duration::from_secs(6);
 const SEIZE_PAUSE: Duration = Duration::from_millis(5);
 /// How long somebody else may change the wrappers of the new program.
 const TURN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -248,7 +249,7 @@ fn seize(caller: &Caller) -> Result<(), Error> {
     let Caller { pid, tid, .. } = *caller;
     let options = Options { stop_at_exec: true, ..Options::default() };
     let not_allowed = |error| Error::NotAllowed(pid, error);
-    let deadline = Instant::now() + SEIZE_TIMEOUT;
+    let mut patience = Patience::new(SEIZE_TIMEOUT);
     let mut has_asked = false;
     loop {
         let error = match ptrace::seize(tid, options) {
@@ -259,7 +260,7 @@ fn seize(caller: &Caller) -> Result<(), Error> {
         let tracer = proc::status((pid, tid)).map_or(Pid(0), |status| status.tracer);
         if tracer != Pid(0) {
             // Another one of us does it already, or it is traced for good.
-            if under_way::followed_by(tracer).is_some() || Instant::now() > deadline {
+            if under_way::followed_by(tracer).is_some() || patience.is_over() {
                 return Err(not_allowed(error));
             }
             std::thread::sleep(SEIZE_PAUSE);
@@ -285,9 +286,9 @@ fn wait_for_exec(caller: &Caller, waiter: &Waiter) -> Result<bool, Error> {
     let Caller { pid, tid, .. } = *caller;
     let failed = |error| Error::thread(tid, "waiting for its execve", error);
     caller.socket.set_nonblocking(true).map_err(failed)?;
-    let deadline = Instant::now() + EXEC_TIMEOUT;
+    let mut patience = Patience::new(EXEC_TIMEOUT);
     let mut pause = EXEC_PAUSE;
-    while Instant::now() < deadline {
+    while !patience.is_over() {
         // A thread that executes gets the number of its process.
         let stop = [tid, tid_of(pid)]
             .into_iter()

@@ -18,6 +18,7 @@ mod free_memory;
 mod go;
 mod log;
 mod numbers;
+mod progress;
 mod shape;
 mod target;
 
@@ -41,13 +42,14 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use brant_base::{Addr, Pid, Tid};
 use brant_hook::exchange::{Event, INNER_PREFIX, NO_EVENTS, Reply, Request};
 pub use brant_hook::exchange::{
     Function, Listed, Mediation, MissedSite, Missing, Outcome, Shape, SiteCounts, Word,
 };
+use brant_kernel::patience::Patience;
 use brant_kernel::proc;
 use brant_kernel::ptrace::Waiter;
 use brant_kernel::remote::Memory;
@@ -59,10 +61,11 @@ pub use in_flight::translating;
 pub use launch::Launch;
 pub use log::{Log, VARIABLE as LOG_VARIABLE};
 pub use numbers::call_name;
+use progress::Progress;
 pub use saving::tell_of_checkpoint;
 use session::Session;
 pub use standing::{revise_standing, wrap_standing};
-use stop::while_stopped;
+use stop::{by_thread_that_ends, while_stopped};
 use target::Target;
 
 /// A set of mediators and the functions that they are for.
@@ -173,14 +176,13 @@ pub struct Unwrapped {
     pub pause: Duration,
 }
 
-/// How long taking a wrapper off waits for calls that are under way, and how often it looks at least: on a busy machine threads
-/// need long to get out.
-const QUIET_TIMEOUT: Duration = Duration::from_secs(2);
-const QUIET_LOOKS: u32 = 20;
+/// How often taking a wrapper off looks for calls that are under way, two seconds or so. A look counts where a thread that is inside has
+/// moved since the last, and so had a chance to get out.
+const QUIET_LOOKS: u32 = 25;
 const QUIET_PAUSE: Duration = Duration::from_millis(5);
 const QUIET_PAUSE_MAX: Duration = Duration::from_millis(100);
-/// How long it may take until who has ended is not changing wrappers any more.
-const TURN_PATIENCE: Duration = Duration::from_millis(300);
+/// How long another brant may change the wrappers of the same program before that is refused.
+const TURN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often a plan is made anew because a library has come or gone meanwhile, and after which pauses.
 const PLAN_TRIES: u32 = 100;
 const PLAN_PAUSE: Duration = Duration::from_millis(1);
@@ -199,14 +201,14 @@ pub fn unwrap_process(name: &str, pid: Pid) -> Result<Unwrapped, Error> {
 
 /// Puts a wrapper on a running process: on every function that it names, or on none.
 pub fn wrap(wrapper: &Wrapper, pid: Pid, log: &Log) -> Result<Wrapped, Error> {
-    let done = wrap_running(wrapper, pid);
+    let done = by_thread_that_ends(|| wrap_running(wrapper, pid));
     log.put_on(pid, &wrapper.name, &done);
     done
 }
 
 /// Takes a wrapper off a running process.
 pub fn unwrap(name: &str, pid: Pid, log: &Log) -> Result<Unwrapped, Error> {
-    let done = unwrap_running(name, pid);
+    let done = by_thread_that_ends(|| unwrap_running(name, pid));
     log.taken_off(pid, name, &done.as_ref().map(|(unwrapped, _)| unwrapped));
     let (unwrapped, following) = done?;
     // What it hands on to programs that it executes.
@@ -476,22 +478,24 @@ fn wait_until_quiet(target: &Target, wrapper: &Listed) -> Result<bool, Error> {
     let memory = Memory::open(target.pid).map_err(|error| Error::NotAllowed(target.pid, error))?;
     let inside =
         Inside { runtime: &runtime, wrapper: wrapper.id, implementation: code_of(target, &memory, wrapper)? };
-    let deadline = Instant::now() + QUIET_TIMEOUT;
-    let mut pause = QUIET_PAUSE;
-    let mut looks = 0;
-    loop {
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(QUIET_PAUSE_MAX);
+    let mut progress = Progress::new(QUIET_PAUSE);
+    let (mut looks, mut is_made) = (0, true);
+    // What was seen when it was taken off was the first look.
+    while looks < QUIET_LOOKS && progress.wait(is_made, QUIET_PAUSE_MAX) {
         let (is_quiet, _) = while_stopped(target.pid, &[], |held| {
             let maps = proc::maps(target.pid).map_err(|error| Error::looking(target.pid, error))?;
             let threads: Vec<_> = held.threads().collect();
-            Ok(inside.is_empty(target, &memory, &threads, &maps))
+            let Some(seen) = inside.threads(target, &memory, &threads, &maps) else { return Ok(false) };
+            let is_quiet = seen.is_empty() && inside.is_unaccounted(&memory);
+            is_made = progress.is_made(&memory, seen);
+            looks += u32::from(is_made);
+            Ok(is_quiet)
         })?;
-        looks += 1;
-        if is_quiet || (looks >= QUIET_LOOKS && Instant::now() > deadline) {
-            return Ok(is_quiet);
+        if is_quiet {
+            return Ok(true);
         }
     }
+    Ok(false)
 }
 
 /// Unloads an implementation in which no thread is.
@@ -530,6 +534,10 @@ fn code_of(target: &Target, memory: &Memory, wrapper: &Listed) -> Result<Vec<std
 
 /// The wrappers that are in a process, the dormant ones too.
 pub fn wrappers(pid: Pid) -> Result<Vec<Listed>, Error> {
+    by_thread_that_ends(|| wrappers_of(pid))
+}
+
+fn wrappers_of(pid: Pid) -> Result<Vec<Listed>, Error> {
     let _turn = Turn::take(pid)?;
     let waiter = waiter(pid)?;
     let target = Target::inspect(pid)?;
@@ -558,9 +566,10 @@ struct Turn {
 }
 
 impl Turn {
-    /// Somebody who reads the descriptors of all processes may hold that of a brant which has ended, for a moment longer.
+    /// Another brant is done soon; and somebody who reads the descriptors of all processes may hold that of a brant which has ended,
+    /// for a moment longer.
     fn take(pid: Pid) -> Result<Turn, Error> {
-        Turn::wait(pid, TURN_PATIENCE)
+        Turn::wait(pid, TURN_TIMEOUT)
     }
 
     fn try_to_take(pid: Pid) -> Result<Turn, Error> {
@@ -573,12 +582,13 @@ impl Turn {
 
     /// Waits for whoever has it.
     fn wait(pid: Pid, timeout: Duration) -> Result<Turn, Error> {
-        let deadline = Instant::now() + timeout;
+        let (mut patience, mut pause) = (Patience::new(timeout), PLAN_PAUSE);
         loop {
             match Turn::try_to_take(pid) {
-                Err(Error::Busy(_)) if Instant::now() < deadline => std::thread::sleep(PLAN_PAUSE),
+                Err(Error::Busy(_)) if !patience.is_over() => std::thread::sleep(pause),
                 other => return other,
             }
+            pause = (pause * 2).min(PLAN_PAUSE_MAX);
         }
     }
 }

@@ -8,6 +8,7 @@ use brant_hook::exchange::{Event, Reply, Request};
 use crate::error::Error;
 use crate::runtime::Runtime;
 use crate::session::Session;
+use crate::stop::by_thread_that_ends;
 use crate::target::Target;
 use crate::{Turn, listed, waiter};
 
@@ -16,6 +17,10 @@ pub fn tell_of_checkpoint(pid: Pid) -> Result<usize, Error> {
     if Runtime::find(pid)?.is_none() {
         return Ok(0);
     }
+    by_thread_that_ends(|| tell_wrappers_of(pid))
+}
+
+fn tell_wrappers_of(pid: Pid) -> Result<usize, Error> {
     let _turn = Turn::take(pid)?;
     let waiter = waiter(pid)?;
     let target = Target::inspect(pid)?;

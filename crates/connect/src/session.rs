@@ -12,7 +12,7 @@
 //! State of the target: while a session is open the thread is away; it comes back by itself if brant is killed
 //! (`kernel::remote::Errand`). A library that was loaded stays loaded then.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use brant_base::{Addr, PAGE_SIZE, Pid, Tid};
 use brant_hook::exchange::{MESSAGE_BYTES_MAX, RUNTIME_NAME, Reply, Request};
@@ -25,6 +25,7 @@ use crate::allocator::{Allocator, is_at_rest, is_waiting};
 use crate::by_hand::{self, Library, is_by_hand};
 use crate::carried::{self, Carried};
 use crate::error::Error;
+use crate::progress::Progress;
 use crate::runtime::{self, Runtime};
 use crate::stack::Stacks;
 use crate::stop::{Held, is_in_sequence};
@@ -33,13 +34,16 @@ use crate::target::{self, Target};
 /// How long a library may take to load: its constructors are the user's.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(30);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// The gate is tried at each thread in turn, with pauses that grow to the last.
+/// The gate is tried at each thread in turn, with pauses that grow to the last. A try counts where a thread has moved since the last.
 const GATE_TRIES: u32 = 60;
 /// Before these, one that is at work in the C library will not do; it may be all that a program does.
 const GATE_TRIES_STRICT: u32 = 60;
 const GATE_PAUSE_STRICT: Duration = Duration::from_millis(4);
 const GATE_PAUSE: Duration = Duration::from_micros(500);
 const GATE_PAUSE_MAX: Duration = Duration::from_millis(50);
+/// How long no thread may come to a stop. One that waits for a processor only will get one.
+const STUCK_TIMEOUT: Duration = Duration::from_secs(20);
+const STARVED_TIMEOUT: Duration = Duration::from_secs(200);
 
 /// Half for what goes in, half for what comes out.
 const ROOM_BYTES: u64 = 2 * MESSAGE_BYTES_MAX as u64;
@@ -281,6 +285,9 @@ impl<'w> Session<'w> {
         arguments: [u64; 6],
         timeout: Duration,
     ) -> Result<u64, Error> {
+        if self.errand.is_lost() {
+            return Err(Error::Slow(self.target.pid));
+        }
         match self.errand.call(function, arguments, timeout) {
             Err(RemoteError::Ended { .. }) => Err(Error::Gone(self.target.pid)),
             Err(RemoteError::Wait(_)) => Err(Error::Slow(self.target.pid)),
@@ -317,9 +324,12 @@ impl<'w> Session<'w> {
         closed.map(|()| done)
     }
 
-    /// Gives the thread back and lets it go.
+    /// Gives the thread back and lets it go. One that is in the middle of a call goes on with that.
     pub(crate) fn close(self) -> Result<(), Error> {
-        let Session { errand, mut held, file, carried, .. } = self;
+        let Session { errand, mut held, file, carried, thread, .. } = self;
+        if errand.is_lost() {
+            held.is_running_again(thread.tid);
+        }
         let closed =
             errand.close(|hand| file.into_iter().chain(carried).try_for_each(|made| made.give_back(hand)));
         held.release();
@@ -349,29 +359,45 @@ fn map_iteration(hand: &mut Hand<'_>, tid: Tid, modules: &[[u64; 8]]) -> Result<
 pub(crate) fn pass_gate<'w>(waiter: &'w Waiter, target: &Target) -> Result<(Held<'w>, HandThread), Error> {
     let memory = Memory::open(target.pid).map_err(|error| Error::NotAllowed(target.pid, error))?;
     let mut why = "it has no thread that could be stopped";
-    let mut pause = GATE_PAUSE;
-    for attempt in 0..GATE_TRIES_STRICT + GATE_TRIES {
+    let mut progress = Progress::new(GATE_PAUSE);
+    let (mut tries, mut begun) = (0, Instant::now());
+    for round in 0.. {
         let tasks = proc::tasks(target.pid).map_err(|error| Error::looking(target.pid, error))?;
         let count = tasks.len();
-        let is_strict = attempt < GATE_TRIES_STRICT;
+        let is_strict = tries < GATE_TRIES_STRICT;
+        let mut seen = Vec::new();
         // Another thread first each time.
-        for tid in tasks.into_iter().cycle().skip(attempt as usize % count.max(1)).take(count.min(8)) {
+        for tid in tasks.into_iter().cycle().skip(round % count.max(1)).take(count.min(8)) {
             let mut held = Held::none(waiter, target.pid);
             let thread = match held.stop_one(tid) {
                 Ok(Some(thread)) => thread,
-                // It has ended, or hangs in the kernel: another one will do.
-                Ok(None) | Err(Error::DoesNotStop(_)) => continue,
+                // It has ended: another one will do.
+                Ok(None) => continue,
+                // It hangs in the kernel. Each one takes long to be found so.
+                Err(Error::DoesNotStop(_)) => {
+                    let is_starved = proc::stat((target.pid, tid)).is_ok_and(|stat| stat.state == b'R');
+                    if begun.elapsed() > if is_starved { STARVED_TIMEOUT } else { STUCK_TIMEOUT } {
+                        return Err(Error::Gate { pid: target.pid, why });
+                    }
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
+            begun = Instant::now();
             let maps = proc::maps(target.pid).map_err(|error| Error::looking(target.pid, error))?;
             match look(&memory, &maps, target, &thread) {
                 None if is_strict && is_at_work(&memory, &maps, target, &thread) => {}
                 None => return Ok((held, thread)),
                 Some(reason) => why = reason,
             }
+            seen.push(thread);
         }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(if is_strict { GATE_PAUSE_STRICT } else { GATE_PAUSE_MAX });
+        let is_made = progress.is_made(&memory, &seen);
+        tries += u32::from(is_made);
+        let pause_max = if is_strict { GATE_PAUSE_STRICT } else { GATE_PAUSE_MAX };
+        if tries == GATE_TRIES_STRICT + GATE_TRIES || !progress.wait(is_made, pause_max) {
+            break;
+        }
     }
     Err(Error::Gate { pid: target.pid, why })
 }

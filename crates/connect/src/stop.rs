@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use brant_base::{Addr, Pid, Tid};
+use brant_kernel::patience::Patience;
 use brant_kernel::proc;
 use brant_kernel::ptrace::{self, Options, Sentinel, Stop, Waiter};
 use brant_kernel::remote::{HandThread, Memory};
@@ -49,13 +50,20 @@ pub(crate) fn while_stopped<T: Send>(
         let done = act(&mut held)?;
         Ok((done, held.leave()))
     };
+    by_thread_that_ends(stand_still)
+}
+
+/// Acts in a thread of ours. When it has ended, the kernel has let go of every thread that it held, also of those that did not come to
+/// a stop in time and so could not be let go: they would come to it later, and stand there for as long as the one that holds them
+/// lives.
+pub(crate) fn by_thread_that_ends<T: Send>(act: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
-        let holder = scope.spawn(move || (nix::unistd::gettid(), stand_still()));
+        let holder = scope.spawn(move || (nix::unistd::gettid(), act()));
         let (tid, done) = holder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // It is joined a moment before the kernel lets go of what it traces, and gone a moment after that.
         let own = format!("/proc/self/task/{tid}");
-        let deadline = Instant::now() + END_TIMEOUT;
-        while std::path::Path::new(&own).exists() && Instant::now() < deadline {
+        let mut patience = Patience::new(END_TIMEOUT);
+        while std::path::Path::new(&own).exists() && !patience.is_over() {
             std::thread::yield_now();
         }
         done
@@ -93,13 +101,13 @@ impl<'w> Held<'w> {
             return Ok(None);
         }
         self.ask_to_stop();
-        let deadline = Instant::now() + STOP_TIMEOUT;
+        let mut patience = Patience::new(STOP_TIMEOUT);
         loop {
             self.poll(tid)?;
             match self.threads.get(&tid) {
                 None => return Ok(None),
                 Some(Thread { stopped: Some(stopped), .. }) => return Ok(Some(*stopped)),
-                Some(_) if Instant::now() > deadline => return Err(Error::DoesNotStop(tid)),
+                Some(_) if patience.is_over() => return Err(Error::DoesNotStop(tid)),
                 Some(_) => std::thread::sleep(POLL_PAUSE),
             }
         }
@@ -126,7 +134,7 @@ impl<'w> Held<'w> {
     }
 
     fn try_to_stop_all(&mut self, but: &[Tid]) -> Result<bool, Error> {
-        let deadline = Instant::now() + STOP_TIMEOUT;
+        let mut patience = Patience::new(STOP_TIMEOUT);
         loop {
             let mut is_all = true;
             // While nothing stands still, those that come meanwhile cost the program nothing.
@@ -146,7 +154,7 @@ impl<'w> Held<'w> {
                 if self.running().next().is_none() {
                     break;
                 }
-                if Instant::now() > deadline {
+                if patience.is_over() {
                     return Ok(false);
                 }
                 std::thread::sleep(POLL_PAUSE);
@@ -200,7 +208,8 @@ impl<'w> Held<'w> {
         self.threads.iter().filter(|(_, thread)| thread.stopped.is_none()).map(|(tid, _)| *tid)
     }
 
-    /// Seizes a thread, which runs on. Tells whether it is there.
+    /// Seizes a thread, which runs on. Tells whether it is there: one on its way out executes nothing of the program any more, and may
+    /// need long for the rest where processors are busy.
     fn seize(&mut self, tid: Tid) -> Result<bool, Error> {
         if self.sentinel.is_none() && !self.threads.is_empty() {
             self.watch(&[]);
@@ -209,8 +218,12 @@ impl<'w> Held<'w> {
         let mut tries_left = SEIZE_TRIES;
         while let Err(error) = ptrace::seize(tid, Options::default()) {
             let Ok(status) = proc::status((self.pid, tid)) else { return Ok(false) };
-            if status.is_zombie() || status.state == b'X' {
+            if proc::stat((self.pid, tid)).map_or(true, |stat| stat.is_ending()) {
                 return Ok(false);
+            }
+            // It did not stop before, and so could not be let go.
+            if status.tracer.0 == nix::unistd::gettid().as_raw() {
+                break;
             }
             if status.tracer != Pid(0) {
                 return Err(Error::Traced { pid: self.pid, tracer: status.tracer });
@@ -260,6 +273,13 @@ impl<'w> Held<'w> {
         self.threads.values().filter_map(|thread| thread.stopped)
     }
 
+    /// One that was stopped was let run, and does not stand where it stood.
+    pub(crate) fn is_running_again(&mut self, tid: Tid) {
+        if let Some(thread) = self.threads.get_mut(&tid) {
+            *thread = Thread { stopped: None, is_asked: false, sleep: None };
+        }
+    }
+
     /// Lets a stopped thread go on somewhere else.
     pub(crate) fn move_to(&mut self, tid: Tid, rip: u64) -> Result<(), Error> {
         let Some(stopped) = self.threads.get_mut(&tid).and_then(|thread| thread.stopped.as_mut()) else {
@@ -273,11 +293,11 @@ impl<'w> Held<'w> {
     pub(crate) fn release(&mut self) {
         // Who was seized only cannot be let go before it stops.
         self.ask_to_stop();
-        let deadline = Instant::now() + STOP_TIMEOUT;
+        let mut patience = Patience::new(STOP_TIMEOUT);
         loop {
             self.threads.retain(|tid, thread| thread.stopped.is_none() || ptrace::detach(*tid, 0).is_err());
             let left: Vec<Tid> = self.threads.keys().copied().collect();
-            if left.is_empty() || Instant::now() > deadline {
+            if left.is_empty() || patience.is_over() {
                 break;
             }
             for tid in left {

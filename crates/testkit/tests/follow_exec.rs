@@ -292,8 +292,9 @@ fn running_programs_hand_wrappers_on() {
     let listed = sandbox.brant(&["wrappers", &pid]);
     assert!(listed.stdout.contains("execve in libc.so.6"), "{}", listed.stdout);
     done(sandbox.brant(&["unwrap", "again", &pid]));
-    // One may have been started before.
-    std::thread::sleep(Duration::from_secs(1));
+    // One may have been started before; they are executed one after the other.
+    let off = seen("one.txt");
+    assert!(wait_until(PROMPT_S, || seen("one.txt") > off + 1), "{}", sandbox.text("err"));
     let before = (seen("one.txt"), seen("two.txt"));
     assert!(wait_until(PROMPT_S, || seen("one.txt") > before.0 + 3), "{}", sandbox.text("err"));
     assert_eq!(seen("two.txt"), before.1);

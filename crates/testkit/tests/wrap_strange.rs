@@ -1,5 +1,5 @@
 //! Programs of which there are few, and which wrapping could harm: with an allocator of their own, without a main thread, with the
-//! smallest stacks, with calls in calls, stopped, or with a library that has been replaced on disk.
+//! smallest stacks, with calls in calls, stopped, with a thread that cannot be, or with a library that has been replaced on disk.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -149,4 +149,22 @@ fn a_library_that_was_replaced_on_disk_is_wrapped() {
     std::fs::remove_file(strange.sandbox.path("libtick.so")).expect("it is ours");
     compile(&strange.sandbox, &["connect/stress_mediators.c"], "libtick.so", &[]);
     strange.rounds(2);
+}
+
+/// Neither does it stop, nor can it be let go, for longer than one try takes; as with a thread that gets no processor.
+#[test]
+fn a_program_that_does_not_stop_for_a_while_is_wrapped_then() {
+    let sandbox = Sandbox::new(Who::Plain);
+    let program = compile(&sandbox, &["connect/vforking.c"], "vforking", &[]);
+    let program = sandbox.launch(sandbox.command(program), false);
+    assert!(wait_until(PROMPT_S, || sandbox.text("out").contains("up")), "{}", sandbox.text("err"));
+    let wrapper = format!("procs:out={}", sandbox.path("procs.txt").display());
+    let pid = program.pid().to_string();
+    // The child of vfork is found by its parent.
+    let children = format!("/proc/{pid}/task/{pid}/children");
+    let is_in_vfork = || std::fs::read_to_string(&children).is_ok_and(|children| !children.is_empty());
+    assert!(wait_until(PROMPT_S, is_in_vfork));
+    sandbox.brant(&["wrap", &wrapper, &pid]).expect(0);
+    assert!(wait_until(PROMPT_S, || sandbox.text("out").contains("back")), "{}", sandbox.text("err"));
+    sandbox.brant(&["unwrap", "procs", &pid]).expect(0);
 }

@@ -22,5 +22,6 @@ pub const NOT: u8 = b'n';
 /// Two numbers of four bytes, little-endian.
 pub const NUMBERS_BYTES: usize = 8;
 
-/// How long the mediator waits for a byte.
-pub const WAIT_S: u64 = 10;
+/// How long the mediator waits for a byte. A brant that has ended closes its end of the connection, which shows at once; so this is for one that
+/// hangs or was stopped, and long enough for one that gets hardly a processor: without it the program that is executed has no wrappers.
+pub const WAIT_S: u64 = 60;

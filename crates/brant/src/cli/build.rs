@@ -27,7 +27,7 @@ use crate::report::Report;
 /// No signal.
 const NONE: i32 = 0;
 /// How long a keeper whose builder was killed before the commit may take to end.
-const ORPHAN_TIMEOUT: Duration = Duration::from_secs(1);
+const ORPHAN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Before the program's first instruction: what both processes need.
 pub(super) struct Prepared {

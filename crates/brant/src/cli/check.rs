@@ -12,7 +12,7 @@ use crate::report::{Report, refusal_lines};
 use crate::target::Target;
 
 /// How long after an unexpected failure the target is watched: its end may be the reason.
-const END_WAIT: Duration = Duration::from_millis(200);
+const END_WAIT: Duration = Duration::from_secs(2);
 const END_PAUSE: Duration = Duration::from_millis(5);
 
 /// Say whether a target can be checkpointed, and name everything that stands in the way; change nothing

@@ -11,7 +11,7 @@ use crate::job::{Job, Meta, State, connect};
 use crate::target::ended;
 
 /// How long a keeper that has closed its socket may take to be gone.
-const END_TIMEOUT: Duration = Duration::from_secs(5);
+const END_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Connects to the keeper of a job that runs.
 pub(super) fn reach(job: &Job) -> Result<Link, Failure> {

@@ -10,7 +10,7 @@ use crate::job::{descendants, stat};
 use crate::report::Report;
 
 /// How long others may be at the wrappers of the processes: brants that put them on programs that are executed.
-const OTHERS_TIMEOUT: Duration = Duration::from_secs(3);
+const OTHERS_TIMEOUT: Duration = Duration::from_secs(10);
 const OTHERS_PAUSE: Duration = Duration::from_millis(10);
 
 /// Tells the wrappers in all processes of these trees to write what waits in their buffers. Where one cannot be told, the

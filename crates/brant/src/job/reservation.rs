@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::meta::{boot_id, unix_ms};
 use super::runtime::{check_name, unusable};
-use super::{Job, Meta, Process, Runtime, State};
+use super::{Job, Meta, Process, Runtime, State, descendants};
 use crate::failure::{Failure, exit};
 
 /// Where a keeper listens, in its job's folder.
@@ -133,9 +133,16 @@ impl Runtime {
 /// Who was told that a job has ended may use its name at once, although its keeper is not gone yet. One that has processes
 /// left to keep stays.
 fn wait_for_end(job: &Job) {
-    const END_TIMEOUT: Duration = Duration::from_secs(1);
-    if matches!(job.state, State::Orphans(_)) {
-        job.meta.keeper.ends_before(Instant::now() + END_TIMEOUT);
+    const END_TIMEOUT: Duration = Duration::from_secs(10);
+    const LOOK_PAUSE: Duration = Duration::from_secs(1);
+    if !matches!(job.state, State::Orphans(_)) {
+        return;
+    }
+    let deadline = Instant::now() + END_TIMEOUT;
+    while !job.meta.keeper.ends_before(Instant::now() + LOOK_PAUSE) {
+        if Instant::now() > deadline || !descendants(job.meta.keeper.pid()).is_empty() {
+            return;
+        }
     }
 }
 

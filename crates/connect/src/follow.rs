@@ -144,9 +144,9 @@ pub fn follow(caller: Caller, options: &[u8]) {
         // Nothing was executed.
         Ok(()) | Err(Error::Gone(_)) => {}
         Err(error) => {
-            // It waits for us, unless it was executed.
-            let _ = say(&caller.socket, NOT);
             log.unfollowed(caller.pid, &program, &error);
+            // It waits for us, unless it was executed. What it does next finds the line in the log.
+            let _ = say(&caller.socket, NOT);
         }
     }
 }

@@ -57,6 +57,7 @@ const CHANGE_PAUSE: Duration = Duration::from_millis(20);
 const SETTLE_ROUNDS: u32 = 16;
 const SETTLE_PAUSE: Duration = Duration::from_micros(100);
 const SETTLE_PAUSE_MAX: Duration = Duration::from_millis(20);
+const SETTLE_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a checkpoint is taken.
 #[derive(Debug, Clone)]
@@ -291,7 +292,14 @@ fn settle(mut frozen: Frozen, roots: &[Pid], options: &Options) -> Result<(Froze
         if unsettled.is_empty() {
             return Ok((frozen, true));
         }
-        frozen = frozen.run_some(roots, &unsettled, pause, options.freeze_timeout)?;
+        if options.beholder.is_passing(&frozen.hosts()) {
+            return Err(Error::Passing(roots[0]));
+        }
+        frozen = match frozen.run_some(roots, &unsettled, pause, SETTLE_STOP_TIMEOUT) {
+            // It may wait for one that stands: for a child in vfork, or for who hands wrappers on to what that executes.
+            Err(Error::DoesNotStop { .. }) => return Err(Error::Unsettled(roots[0])),
+            other => other?,
+        };
         pause = (pause * 2).min(SETTLE_PAUSE_MAX);
     }
     let is_settled = options.beholder.unsettled(&frozen.hosts()).is_empty();

@@ -10,7 +10,7 @@ use brant_base::{Addr, Pid, Tid};
 use brant_hook::exchange::RUNTIME_NAME;
 use brant_identity::{NAME, Table};
 use brant_kernel::proc::{self, MapEntry, MapKind};
-use brant_kernel::ptrace::{self, UserRegisters};
+use brant_kernel::ptrace::{self, Interrupted, UserRegisters};
 use brant_kernel::remote::{HandThread, Memory, TRAMPOLINE_MARK};
 
 use crate::error::Error;
@@ -68,18 +68,22 @@ fn numbers(call: u64) -> Option<Numbers> {
     })
 }
 
-/// Calls with numbers in memory or among other arguments, which are over at once.
-fn is_unknown(call: u64) -> bool {
+/// Calls with numbers in memory or among other arguments, which are over at once: that of a lock, which may wait, has none.
+fn is_unknown(registers: &UserRegisters) -> bool {
+    let locks = [libc::F_SETLK, libc::F_SETLKW, libc::F_OFD_SETLK, libc::F_OFD_SETLKW];
+    let call = registers.rax as i64;
+    if call == libc::SYS_fcntl {
+        return !locks.contains(&(registers.rsi as i32));
+    }
     [
         libc::SYS_getpriority,
         libc::SYS_setpriority,
         libc::SYS_ioprio_get,
         libc::SYS_ioprio_set,
-        libc::SYS_fcntl,
         libc::SYS_ioctl,
         libc::SYS_sendmsg,
     ]
-    .contains(&(call as i64))
+    .contains(&call)
 }
 
 /// Where mediators of this process are.
@@ -210,8 +214,22 @@ pub fn translating(pid: Pid) -> Vec<Tid> {
         return Vec::new();
     }
     let Ok(process) = Mediated::look(pid) else { return Vec::new() };
-    let is_translating = |tid: &Tid| matches!(process.revised(*tid, &|_| None), Err(Error::InMediator(_)));
+    let is_translating = |tid: &Tid| {
+        let registers = ptrace::registers(*tid).map(as_in_image);
+        let revised = registers.map(|registers| process.revised(*tid, registers, &|_| None));
+        matches!(revised, Ok(Err(Error::InMediator(_))))
+    };
     proc::tasks(pid).unwrap_or_default().into_iter().filter(is_translating).collect()
+}
+
+/// The registers with which a thread that stands so is brought back: at its call, where that was interrupted.
+fn as_in_image(registers: UserRegisters) -> UserRegisters {
+    match registers.interrupted() {
+        Interrupted::Restart { number } | Interrupted::RestartBlock { number } => {
+            registers.with_call_again(number)
+        }
+        Interrupted::Eintr { .. } | Interrupted::No => registers,
+    }
 }
 
 /// The threads that must go on with other registers, and these.
@@ -223,7 +241,9 @@ fn revised(
     let process = Mediated::look(pid)?;
     let mut all = Vec::new();
     for tid in threads {
-        all.extend(process.revised(*tid, now)?.map(|registers| (*tid, registers)));
+        let registers =
+            ptrace::registers(*tid).map_err(|error| Error::thread(*tid, "reading registers", error))?;
+        all.extend(process.revised(*tid, registers, now)?.map(|registers| (*tid, registers)));
     }
     Ok(all)
 }
@@ -249,14 +269,17 @@ impl Mediated {
         Ok(Mediated { pid, memory, maps, places, descriptions: Descriptions::default(), leads })
     }
 
-    /// The registers that a thread must go on with, where these are others than it has.
-    fn revised(&self, tid: Tid, now: &dyn Fn(i32) -> Option<i32>) -> Result<Option<UserRegisters>, Error> {
+    /// The registers that a thread must go on with, where these are others than `registers`.
+    fn revised(
+        &self,
+        tid: Tid,
+        registers: UserRegisters,
+        now: &dyn Fn(i32) -> Option<i32>,
+    ) -> Result<Option<UserRegisters>, Error> {
         let Mediated { pid, memory, maps, places, leads, .. } = self;
         let (pid, leads) = (*pid, *leads);
-        let failed = |operation| move |error| Error::thread(tid, operation, error);
-        let registers = ptrace::registers(tid).map_err(failed("reading registers"))?;
         let about_to = makes_call(memory, places, &registers, 0);
-        let is_known = !is_unknown(registers.rax)
+        let is_known = !is_unknown(&registers)
             && !names_process(memory, &registers)
             && !names_address(memory, &registers);
         let is_execution = [libc::SYS_execve, libc::SYS_execveat].contains(&(registers.rax as i64));
@@ -266,7 +289,8 @@ impl Mediated {
         if about_to && is_known {
             return Ok(numbers(registers.rax).and_then(|kind| translated(&registers, kind, now)));
         }
-        let mask = ptrace::signal_mask(tid).map_err(failed("reading its signal mask"))?;
+        let mask =
+            ptrace::signal_mask(tid).map_err(|error| Error::thread(tid, "reading its signal mask", error))?;
         let thread = HandThread { tid, registers, mask };
         if waits_for_time(memory, maps, registers.rip) || !self.is_inside(&thread) {
             return Ok(None);

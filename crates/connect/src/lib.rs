@@ -183,6 +183,9 @@ const QUIET_PAUSE: Duration = Duration::from_millis(5);
 const QUIET_PAUSE_MAX: Duration = Duration::from_millis(100);
 /// How long another brant may change the wrappers of the same program before that is refused.
 const TURN_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a program may take to have its C library loaded.
+const LOADING_TIMEOUT: Duration = Duration::from_secs(1);
+const LOADING_PAUSE: Duration = Duration::from_millis(5);
 /// How often a plan is made anew because a library has come or gone meanwhile, and after which pauses.
 const PLAN_TRIES: u32 = 100;
 const PLAN_PAUSE: Duration = Duration::from_millis(1);
@@ -233,12 +236,23 @@ pub fn wrap_and_follow(wrapper: &Wrapper, pid: Pid, brant: &Path, log: &Log) -> 
 fn wrap_running(wrapper: &Wrapper, pid: Pid) -> Result<Wrapped, Error> {
     let _turn = Turn::take(pid)?;
     let waiter = waiter(pid)?;
-    let target = Target::inspect(pid)?;
+    let target = inspect_loaded(pid)?;
     if target.is_alone {
         return alone::wrap(&waiter, &target, wrapper);
     }
     let session = Session::open(&waiter, &target, true, std::slice::from_ref(wrapper))?;
     put_on_and_close(&target, session, wrapper)
+}
+
+/// A program that was executed a moment ago may not have its C library yet.
+fn inspect_loaded(pid: Pid) -> Result<Target, Error> {
+    let mut patience = Patience::new(LOADING_TIMEOUT);
+    loop {
+        match Target::inspect(pid) {
+            Err(Error::NoLoader(_)) if !patience.is_over() => std::thread::sleep(LOADING_PAUSE),
+            other => return other,
+        }
+    }
 }
 
 fn put_on_and_close(target: &Target, mut session: Session<'_>, wrapper: &Wrapper) -> Result<Wrapped, Error> {

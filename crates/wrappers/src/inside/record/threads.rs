@@ -92,8 +92,44 @@ fn free(tables: Tables) -> Option<usize> {
     })
 }
 
+/// A thread that tells of itself before pthread_create has given its handle: whoever made it may get no processor for long.
+fn put_early(tables: Tables, handle: usize, tid: u32, change: impl FnOnce(&mut Thread)) {
+    if tid != system::thread() {
+        return;
+    }
+    let mut new = empty();
+    (new.tid, new.handle, new.call) = (tid, handle as u64, call::pthread_create);
+    new.begun_ns = system::wall_ns();
+    change(&mut new);
+    if let Some(index) = free(tables) {
+        tables.change(THREADS, index, |thread: &mut Thread| *thread = new);
+    }
+}
+
+/// Adds to what a new thread has told of itself. Tells whether it had.
+fn complete_early(tables: Tables, new: &Thread) -> bool {
+    let is_it = |thread: &Thread| {
+        (thread.call, thread.creator) == (call::pthread_create, 0)
+            && (thread.handle, new.call) == (new.handle, call::pthread_create)
+            && thread.begun_ns >= new.begun_ns
+    };
+    let Some(index) = (0..tables.used(THREADS)).find(|index| is_it(&at(tables, *index))) else {
+        return false;
+    };
+    tables.change(THREADS, index, |thread: &mut Thread| {
+        (thread.creator, thread.routine, thread.begun_ns) = (new.creator, new.routine, new.begun_ns);
+        if thread.state == RUNNING {
+            (thread.state, thread.ended_ns) = (new.state, new.ended_ns);
+        }
+    });
+    true
+}
+
 fn add(tables: Tables, new: Thread) {
     tables.alone(THREADS, || {
+        if complete_early(tables, &new) {
+            return;
+        }
         // Whoever had the same handle or number has ended, which was not seen.
         while let Some(index) = find(tables, |thread| {
             new.handle != 0 && thread.handle == new.handle || new.tid != 0 && thread.tid == new.tid
@@ -139,8 +175,9 @@ fn ended(tables: Tables, handle: usize, tid: u32) {
     tables.alone(THREADS, || {
         let by_handle = find(tables, |thread| handle != 0 && thread.handle == handle as u64);
         let index = by_handle.or_else(|| find(tables, |thread| tid != 0 && thread.tid == tid));
-        if let Some(index) = index {
-            end_at(tables, index, now);
+        match index {
+            Some(index) => end_at(tables, index, now),
+            None => put_early(tables, handle, tid, |new| (new.state, new.ended_ns) = (ENDED, now)),
         }
     });
 }
@@ -151,12 +188,11 @@ fn named(tables: Tables, handle: usize, tid: u32, name: *const c_char) {
     let (bytes, _) = unsafe { put_c_text(name, &mut room[..15]) };
     tables.alone(THREADS, || {
         let by_handle = find(tables, |thread| handle != 0 && thread.handle == handle as u64);
-        let Some(index) = by_handle.or_else(|| find(tables, |thread| tid != 0 && thread.tid == tid)) else {
-            return;
-        };
-        tables.change(THREADS, index, |thread: &mut Thread| {
-            (thread.name, thread.name_bytes) = (room, bytes as u8)
-        });
+        let name = |thread: &mut Thread| (thread.name, thread.name_bytes) = (room, bytes as u8);
+        match by_handle.or_else(|| find(tables, |thread| tid != 0 && thread.tid == tid)) {
+            Some(index) => drop(tables.change(THREADS, index, name)),
+            None => put_early(tables, handle, tid, name),
+        }
     });
 }
 

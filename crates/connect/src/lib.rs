@@ -37,10 +37,9 @@ mod runtime;
 mod saving;
 mod session;
 mod standing;
+mod turn;
 
-use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -67,6 +66,7 @@ use session::Session;
 pub use standing::{revise_standing, wrap_standing};
 use stop::{by_thread_that_ends, while_stopped};
 use target::Target;
+use turn::Turn;
 
 /// A set of mediators and the functions that they are for.
 #[derive(Debug, Clone)]
@@ -181,8 +181,6 @@ pub struct Unwrapped {
 const QUIET_LOOKS: u32 = 25;
 const QUIET_PAUSE: Duration = Duration::from_millis(5);
 const QUIET_PAUSE_MAX: Duration = Duration::from_millis(100);
-/// How long another brant may change the wrappers of the same program before that is refused.
-const TURN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a program may take to have its C library loaded.
 const LOADING_TIMEOUT: Duration = Duration::from_secs(1);
 const LOADING_PAUSE: Duration = Duration::from_millis(5);
@@ -572,37 +570,4 @@ fn listed(session: &mut Session<'_>) -> Result<Vec<Listed>, Error> {
 
 fn waiter(pid: Pid) -> Result<Waiter, Error> {
     Waiter::new().map_err(|error| Error::thread(Tid(pid.0), "starting the clock of waits", error))
-}
-
-/// The right to change the wrappers of a process: a name that the kernel takes back whatever happens to us.
-struct Turn {
-    _name: UnixListener,
-}
-
-impl Turn {
-    /// Another brant is done soon; and somebody who reads the descriptors of all processes may hold that of a brant which has ended,
-    /// for a moment longer.
-    fn take(pid: Pid) -> Result<Turn, Error> {
-        Turn::wait(pid, TURN_TIMEOUT)
-    }
-
-    fn try_to_take(pid: Pid) -> Result<Turn, Error> {
-        let address = SocketAddr::from_abstract_name(format!("brant-connect-{pid}"));
-        match address.and_then(|address| UnixListener::bind_addr(&address)) {
-            Ok(name) => Ok(Turn { _name: name }),
-            Err(_) => Err(Error::Busy(pid)),
-        }
-    }
-
-    /// Waits for whoever has it.
-    fn wait(pid: Pid, timeout: Duration) -> Result<Turn, Error> {
-        let (mut patience, mut pause) = (Patience::new(timeout), PLAN_PAUSE);
-        loop {
-            match Turn::try_to_take(pid) {
-                Err(Error::Busy(_)) if !patience.is_over() => std::thread::sleep(pause),
-                other => return other,
-            }
-            pause = (pause * 2).min(PLAN_PAUSE_MAX);
-        }
-    }
 }

@@ -67,16 +67,26 @@ const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long letting go waits for a thread that is neither stopped nor ended.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Stops every thread of every process that descends from `roots` (host numbers).
-pub(crate) fn freeze(roots: &[Pid], freeze_timeout: Duration) -> Result<Frozen, Error> {
+/// Stops every thread of every process that descends from `roots` (host numbers). `is_passing`: whether somebody else is about to
+/// change one of them, who may wait for us as we do for what they have in hand.
+pub(crate) fn freeze(
+    roots: &[Pid],
+    freeze_timeout: Duration,
+    is_passing: &dyn Fn() -> bool,
+) -> Result<Frozen, Error> {
     let waiter = Waiter::new().map_err(Error::Waiter)?;
     let patience = Patience::new(freeze_timeout);
     let tracees = Tracees { waiter, patience, threads: BTreeMap::new(), sentinel: Sentinel::start() };
-    freeze_rest(roots, freeze_timeout, tracees)
+    freeze_rest(roots, freeze_timeout, is_passing, tracees)
 }
 
 /// Stops what runs beside the tracees that stand.
-fn freeze_rest(roots: &[Pid], freeze_timeout: Duration, mut tracees: Tracees) -> Result<Frozen, Error> {
+fn freeze_rest(
+    roots: &[Pid],
+    freeze_timeout: Duration,
+    is_passing: &dyn Fn() -> bool,
+    mut tracees: Tracees,
+) -> Result<Frozen, Error> {
     let give_up = |stuck| Error::DoesNotStop { tid: stuck, timeout: freeze_timeout, place: wchan(stuck) };
     loop {
         let mut members = tree::discover(roots);
@@ -90,6 +100,9 @@ fn freeze_rest(roots: &[Pid], freeze_timeout: Duration, mut tracees: Tracees) ->
         while let Err(stuck) = tracees.stop_all(ROUND_TIMEOUT)? {
             if tracees.patience.is_over() {
                 return Err(give_up(stuck));
+            }
+            if is_passing() {
+                return Err(Error::Passing(roots[0]));
             }
             tracees.run_for(ROUND_PAUSE, |_| true)?;
             members = tree::discover(roots);
@@ -422,10 +435,11 @@ impl Frozen {
         threads: &[Tid],
         pause: Duration,
         freeze_timeout: Duration,
+        is_passing: &dyn Fn() -> bool,
     ) -> Result<Frozen, Error> {
         self.tracees.patience = Patience::new(freeze_timeout);
         self.tracees.run_for(pause, |tid| threads.contains(&tid))?;
-        freeze_rest(roots, freeze_timeout, self.tracees)
+        freeze_rest(roots, freeze_timeout, is_passing, self.tracees)
     }
 
     /// Lets everything go on where it was.

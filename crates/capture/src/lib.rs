@@ -238,7 +238,7 @@ fn hold_still(roots: &[Pid], facts: &HostFacts, options: &Options) -> Result<Sti
             Err(Error::Passing(_) | Error::Unsettled(_)) if begin.elapsed() < CHANGE_WAIT => {
                 std::thread::sleep(CHANGE_PAUSE)
             }
-            Err(Error::Refused(_) | Error::Seize { .. })
+            Err(Error::Refused(_) | Error::Seize { .. } | Error::DoesNotStop { .. })
                 if begin.elapsed() < CHANGE_WAIT && (was_passing || is_passing(roots, options.beholder)) =>
             {
                 std::thread::sleep(CHANGE_PAUSE);
@@ -256,7 +256,9 @@ fn hold_still(roots: &[Pid], facts: &HostFacts, options: &Options) -> Result<Sti
 /// Freezes the tree and describes it. With an error all of it is let go as it was.
 fn hold_still_once(roots: &[Pid], facts: &HostFacts, options: &Options) -> Result<Still, Error> {
     let started = Instant::now();
-    let (frozen, is_settled) = settle(freeze::freeze(roots, options.freeze_timeout)?, roots, options)?;
+    let is_passing = || is_passing(roots, options.beholder);
+    let frozen = freeze::freeze(roots, options.freeze_timeout, &is_passing)?;
+    let (frozen, is_settled) = settle(frozen, roots, options, &is_passing)?;
     fault::reach("capture.frozen");
     let members = frozen.members();
     if options.beholder.is_passing(&frozen.hosts()) {
@@ -285,7 +287,12 @@ fn hold_still_once(roots: &[Pid], facts: &HostFacts, options: &Options) -> Resul
 
 /// Lets threads that stand at a bad moment go on to a better one while all others stand, as a moment that is good for each of many
 /// may never come. Also tells whether all stand well then.
-fn settle(mut frozen: Frozen, roots: &[Pid], options: &Options) -> Result<(Frozen, bool), Error> {
+fn settle(
+    mut frozen: Frozen,
+    roots: &[Pid],
+    options: &Options,
+    is_passing: &dyn Fn() -> bool,
+) -> Result<(Frozen, bool), Error> {
     let mut pause = SETTLE_PAUSE;
     for _ in 0..SETTLE_ROUNDS {
         let unsettled = options.beholder.unsettled(&frozen.hosts());
@@ -295,7 +302,7 @@ fn settle(mut frozen: Frozen, roots: &[Pid], options: &Options) -> Result<(Froze
         if options.beholder.is_passing(&frozen.hosts()) {
             return Err(Error::Passing(roots[0]));
         }
-        frozen = match frozen.run_some(roots, &unsettled, pause, SETTLE_STOP_TIMEOUT) {
+        frozen = match frozen.run_some(roots, &unsettled, pause, SETTLE_STOP_TIMEOUT, is_passing) {
             // It may wait for one that stands: for a child in vfork, or for who hands wrappers on to what that executes.
             Err(Error::DoesNotStop { .. }) => return Err(Error::Unsettled(roots[0])),
             other => other?,
@@ -311,9 +318,10 @@ fn found(roots: &[Pid]) -> Result<Vec<Member>, Error> {
     if members.iter().any(|member| member.host == Pid(std::process::id() as i32)) {
         return Err(Error::OwnTree(roots[0]));
     }
-    match roots.iter().find(|root| members.iter().all(|member| member.host != **root)) {
-        Some(gone) => Err(Error::NoTarget(*gone)),
-        None => Ok(members),
+    // The others are processes that the tree has left behind, which may end at any time.
+    match members.iter().any(|member| member.host == roots[0]) {
+        true => Ok(members),
+        false => Err(Error::NoTarget(roots[0])),
     }
 }
 

@@ -10,7 +10,7 @@ use brant_base::{Addr, Pid, Tid};
 use brant_hook::exchange::RUNTIME_NAME;
 use brant_identity::{NAME, Table};
 use brant_kernel::proc::{self, MapEntry, MapKind};
-use brant_kernel::ptrace::{self, Interrupted, UserRegisters};
+use brant_kernel::ptrace::{self, UserRegisters};
 use brant_kernel::remote::{HandThread, Memory, TRAMPOLINE_MARK};
 
 use crate::error::Error;
@@ -215,21 +215,12 @@ pub fn translating(pid: Pid) -> Vec<Tid> {
     }
     let Ok(process) = Mediated::look(pid) else { return Vec::new() };
     let is_translating = |tid: &Tid| {
-        let registers = ptrace::registers(*tid).map(as_in_image);
+        // A call that was interrupted is made anew where it is brought back.
+        let registers = ptrace::registers(*tid).map(UserRegisters::as_resumed_by_kernel);
         let revised = registers.map(|registers| process.revised(*tid, registers, &|_| None));
         matches!(revised, Ok(Err(Error::InMediator(_))))
     };
     proc::tasks(pid).unwrap_or_default().into_iter().filter(is_translating).collect()
-}
-
-/// The registers with which a thread that stands so is brought back: at its call, where that was interrupted.
-fn as_in_image(registers: UserRegisters) -> UserRegisters {
-    match registers.interrupted() {
-        Interrupted::Restart { number } | Interrupted::RestartBlock { number } => {
-            registers.with_call_again(number)
-        }
-        Interrupted::Eintr { .. } | Interrupted::No => registers,
-    }
 }
 
 /// The threads that must go on with other registers, and these.

@@ -1,6 +1,6 @@
 //! A wrapper that is put on and taken off many times, on programs whose threads are busy all the time.
 
-use brant_windows_tests::{Built, Folder, Wine, compile};
+use brant_windows_tests::{Built, Folder, Wine, compile, windows_path};
 
 const COUNT: &str = "wrapper count implementation \"count.dll\"
 wrap HeapAlloc in kernel32 with my_alloc size 12
@@ -20,7 +20,7 @@ fn a_busy_program_is_wrapped_and_unwrapped_many_times() {
     compile(&folder, "count", Built::Library, &[]);
     folder.write("count.wrap", COUNT);
     let program = wine.start(&folder, &program, &[""; 0]);
-    let library = format!("Z:{}", wine.bin().join("brant_connect.dll").display());
+    let library = windows_path(&wine.bin().join("brant_connect.dll"));
     let rounds = rounds();
     let said = wine.run(&folder, &connector, &[&library, &program.pid(), &rounds], "").ok();
     assert_eq!(said, format!("{rounds} rounds\n"));

@@ -1,6 +1,6 @@
 //! Wrappers on programs: at their start, while they run, and off again.
 
-use brant_windows_tests::{Built, Folder, Running, Wine, compile};
+use brant_windows_tests::{Built, Folder, Running, Wine, compile, windows_path};
 
 const COUNT: &str = "wrapper count implementation \"count.dll\"
 wrap HeapAlloc in kernel32 with my_alloc size 12
@@ -205,8 +205,8 @@ fn a_program_in_c_wraps_another_one() {
     folder.write("count.wrap", COUNT);
     let program = wine.start(&folder, &program, &[""; 0]);
     let pid = program.pid();
-    let library = wine.bin().join("brant_connect.dll");
-    let said = wine.run(&folder, &connector, &[&format!("Z:{}", library.display()), &pid], "").ok();
+    let library = windows_path(&wine.bin().join("brant_connect.dll"));
+    let said = wine.run(&folder, &connector, &[&library, &pid], "").ok();
     let expected = "0\n0\n1313 B-1313: the process is already wrapped by \"count\"\n0\n1314\n1301\n";
     assert_eq!(said, expected);
     let log = folder.read("connector.log");
